@@ -1,0 +1,192 @@
+"""What one tool call may cost, enforced in any thread.
+
+Two lines of defence. *Guards* refuse a call before it runs, from its arguments and the world alone: they are exact,
+reproducible, and the only thing that stops work inside C (big integers, `decimal`, `mpmath`). The *watchdog* raises
+`CallTimeout` inside a thread whose call overruns the wall clock; it is for what no guard foresaw.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallLimits:
+    """Caps on one call; ours, chosen above everything that the 4,625 official gold calls need."""
+
+    seconds: float = 2.0
+    """Wall clock. Enforced within `_TICK` seconds."""
+    characters: int = 200_000
+    """Length of the answer."""
+    depth: int = 32
+    """Nesting of the arguments."""
+
+
+class CallTimeout(BaseException):
+    """Raised by the watchdog inside the overrunning call; no `except Exception` on the way may swallow it."""
+
+
+Guard: TypeAlias = Callable[[Mapping[str, Any], Any], str | None]
+"""Arguments and the instance that would run them -> why the call is refused, or None."""
+
+_MAX_PRECISION = 5_000
+_MAX_BITS = 1_000_000
+_MAX_PLACES = 5_000
+_MAX_NODES = 20_000
+_MAX_DIRECTORY_DEPTH = 200
+_HUGE_NUMERAL = re.compile(r"[eE][+-]?0*\d{4,}|[\d.]{400,}")
+"""A numeral in text whose value would have thousands of digits; mpmath reads text as a number."""
+
+
+def nesting(value: Any) -> int:
+    """How deep containers are nested in a JSON value; 0 for a scalar."""
+    deepest, pending = 0, [(value, 0)]
+    while pending:
+        node, depth = pending.pop()
+        children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else None
+        if children is None:
+            deepest = max(deepest, depth)
+        else:
+            deepest = max(deepest, depth + 1)
+            pending.extend((child, depth + 1) for child in children)
+    return deepest
+
+
+def _integer(value: Any) -> int:
+    """The integer that `int(value)` would give to a precision, or 0 where it gives an ordinary error."""
+    try:
+        return abs(int(value))
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _guard_precision(arguments: Mapping[str, Any], instance: Any) -> str | None:
+    if _integer(arguments.get("precision")) > _MAX_PRECISION:
+        return f"precision is above {_MAX_PRECISION} digits"
+    if any(isinstance(value, str) and _HUGE_NUMERAL.search(value) for value in arguments.values()):
+        return "a numeral is too long"
+    return None
+
+
+def _guard_power(arguments: Mapping[str, Any], instance: Any) -> str | None:
+    base, exponent = arguments.get("base"), arguments.get("exponent")
+    if isinstance(base, int) and isinstance(exponent, int) and abs(base) > 1:
+        bits = base.bit_length() * abs(exponent)
+        return f"the result would have about {bits} bits, above {_MAX_BITS}" if bits > _MAX_BITS else None
+    return None
+
+
+def _guard_round(arguments: Mapping[str, Any], instance: Any) -> str | None:
+    if _integer(arguments.get("decimal_places")) > _MAX_PLACES:
+        return f"decimal_places is above {_MAX_PLACES}"
+    return None
+
+
+def _guard_tree(arguments: Mapping[str, Any], instance: Any) -> str | None:
+    """Copies share their content, so twenty `cp` can make a tree of a million paths, and `cp a a` an endless one."""
+    pending, nodes = [(instance.root, 0)], 0
+    while pending:
+        directory, depth = pending.pop()
+        nodes += len(directory.contents)
+        if nodes > _MAX_NODES or depth > _MAX_DIRECTORY_DEPTH:
+            return f"the directory tree is above {_MAX_NODES} entries or {_MAX_DIRECTORY_DEPTH} levels"
+        pending.extend((item, depth + 1) for item in directory.contents.values() if hasattr(item, "contents"))
+    return None
+
+
+GUARDS: Mapping[str, Guard] = MappingProxyType(
+    {
+        "logarithm": _guard_precision,
+        "square_root": _guard_precision,
+        "power": _guard_power,
+        "round_number": _guard_round,
+        "find": _guard_tree,
+        "du": _guard_tree,
+    }
+)
+"""The official functions whose cost is not bounded by the size of their arguments and of the world."""
+
+
+@dataclass(slots=True)
+class _Watch:
+    thread: int
+    deadline: float
+    fired: bool = False
+
+
+_TICK = 0.1
+"""Seconds between two looks of the watchdog."""
+
+
+@dataclass(slots=True)
+class _Watchdog:
+    """One daemon thread for the process, started with the first call."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    watches: dict[int, _Watch] = field(default_factory=dict)
+    thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        with self.lock:
+            if self.thread is None:
+                self.thread = threading.Thread(target=self._run, name="bfcl-watchdog", daemon=True)
+                self.thread.start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_TICK)
+            with self.lock:
+                now = time.monotonic()
+                for watch in self.watches.values():
+                    if now > watch.deadline and not watch.fired:
+                        watch.fired = True
+                        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                            ctypes.c_ulong(watch.thread), ctypes.py_object(CallTimeout)
+                        )
+
+
+_watchdog = _Watchdog()
+
+
+def _forget_threads_of_parent() -> None:
+    global _watchdog  # a forked child has neither the thread nor a trustworthy lock
+    _watchdog = _Watchdog()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads_of_parent)
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Run the body under the watchdog, in whatever thread this is; not to be nested.
+
+    Raises:
+        CallTimeout: the body took longer.
+    """
+    watchdog = _watchdog
+    if watchdog.thread is None:
+        watchdog.start()
+    watch = _Watch(threading.get_ident(), time.monotonic() + seconds)
+    with watchdog.lock:
+        watchdog.watches[watch.thread] = watch
+    arrived = False
+    try:
+        yield
+    except CallTimeout:
+        arrived = True
+        raise
+    finally:
+        with watchdog.lock:
+            watchdog.watches.pop(watch.thread, None)
+        while watch.fired and not arrived:  # already sent: it must arrive here and not in our caller's code
+            time.sleep(0)

@@ -1,0 +1,117 @@
+"""Dead-group accounting: how many groups teach nothing, and how many of those fission revived.
+
+Read from `traces.jsonl`, one JSON object a group. A group whose trajectories all fail, or all succeed, gives no
+success to reinforce and no failure to discourage; the paper's case for fission (arXiv:2601.15625) is the first kind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fission_grpo.evaluation.statistics import Rate
+from fission_grpo.types import EndReason
+
+SAME_REWARD = 1e-9
+"""Rewards closer than this are equal: a sum of floats in another order must not bring a dead group to life."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupOutcome:
+    """What the accounting needs to know of one group. Trajectories with a harness fault are left out."""
+
+    group: str
+    parent: str | None
+    """The group whose failed trajectory this one recovers from; None for exploration."""
+    rewards: tuple[float, ...]
+    correct: tuple[bool, ...]
+
+    @property
+    def all_fail(self) -> bool:
+        return not any(self.correct)
+
+    @property
+    def all_right(self) -> bool:
+        return all(self.correct)
+
+    @property
+    def alive(self) -> bool:
+        """Rewards differ, so the group has a gradient; partial credit can keep an all-fail group alive."""
+        return max(self.rewards) - min(self.rewards) > SAME_REWARD
+
+
+def _correct(trajectory: Mapping[str, Any]) -> bool:
+    """The world's verdict where there is one (a recovered error still counts as failed otherwise), else no failure."""
+    verdict = trajectory.get("verdict")
+    return bool(verdict["ok"]) if isinstance(verdict, Mapping) else trajectory.get("failure") is None
+
+
+def group_outcome(trace: Mapping[str, Any]) -> GroupOutcome | None:
+    """Read one line of `traces.jsonl`; None when every trajectory met a harness fault."""
+    sound = [one for one in trace["trajectories"] if one.get("end") != EndReason.HARNESS_FAULT]
+    if not sound:
+        return None
+    parent = trace.get("parent")
+    return GroupOutcome(
+        group=str(trace["group"]),
+        parent=None if parent is None else str(parent["group"]),
+        rewards=tuple(float(one["reward"]["total"]) for one in sound),
+        correct=tuple(map(_correct, sound)),
+    )
+
+
+def read_traces(path: Path) -> Iterator[dict[str, Any]]:
+    """The groups of a `traces.jsonl`, in file order, one at a time."""
+    with path.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadGroups:
+    """The account of one run."""
+
+    all_fail: Rate
+    """Over exploration groups; with `mixed` and `all_right` it adds up to all of them."""
+    mixed: Rate
+    all_right: Rate
+    alive: Rate
+    """Exploration groups with a gradient."""
+    families: Rate
+    """All-fail exploration groups from which a fission family was sampled."""
+    revived: Rate
+    """All-fail exploration groups with at least one success among their fission descendants."""
+    fission_alive: Rate
+    """Fission groups with a gradient."""
+    fission_success: Rate
+    """Fission groups with at least one success."""
+
+
+def _root(group: GroupOutcome, known: Mapping[str, GroupOutcome]) -> str:
+    """The exploration group at the head of the line, through any depth of fission."""
+    while group.parent is not None and group.parent in known:
+        group = known[group.parent]
+    return group.group if group.parent is None else group.parent
+
+
+def count_dead_groups(groups: Iterable[GroupOutcome]) -> DeadGroups:
+    """Account for the groups of one run; order does not matter, and a repeated id counts once, the last one."""
+    known = {group.group: group for group in groups}
+    exploration = [group for group in known.values() if group.parent is None]
+    fission = [group for group in known.values() if group.parent is not None]
+    touched = {_root(group, known) for group in fission}
+    rescued = {_root(group, known) for group in fission if not group.all_fail}
+    dead = [group for group in exploration if group.all_fail]
+    total, families = len(exploration), len(fission)
+    return DeadGroups(
+        all_fail=Rate(len(dead), total),
+        mixed=Rate(sum(not (group.all_fail or group.all_right) for group in exploration), total),
+        all_right=Rate(sum(group.all_right for group in exploration), total),
+        alive=Rate(sum(group.alive for group in exploration), total),
+        families=Rate(sum(group.group in touched for group in dead), len(dead)),
+        revived=Rate(sum(group.group in rescued for group in dead), len(dead)),
+        fission_alive=Rate(sum(group.alive for group in fission), families),
+        fission_success=Rate(sum(not group.all_fail for group in fission), families),
+    )

@@ -1,0 +1,255 @@
+"""What one evaluated episode leaves behind: enough to recompute every metric from the file alone.
+
+One episode is one JSON line. Texts, calls and outcomes are kept as the policy and the world produced them; nothing is
+judged here except whether the first call is one of the calls that were asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from fission_grpo.errors import DataError
+from fission_grpo.types import (
+    EndReason,
+    ErrorClass,
+    FinishReason,
+    OutcomeKind,
+    ParseFailure,
+    Task,
+    ToolCall,
+    ToolOutcome,
+    Turn,
+    Verdict,
+)
+
+
+def call_text(call: ToolCall) -> str:
+    """The call word for word, key order aside: `5` and `5.0` differ, because a changed type can be a repair."""
+    return json.dumps([call.name, dict(call.arguments)], sort_keys=True, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRecord:
+    """One assistant message and its replies."""
+
+    user_turn: int
+    """Which user message it serves, counted from the first of the dialogue."""
+    text: str
+    calls: tuple[ToolCall, ...]
+    failures: tuple[ParseFailure, ...]
+    """Malformed blocks. Not empty: none of `calls` was executed."""
+    outcomes: tuple[ToolOutcome, ...]
+    finish: FinishReason
+    tokens: int
+    """Sampled tokens."""
+
+    @property
+    def is_step(self) -> bool:
+        """It asks for a call, well formed or not; a plain answer is no step."""
+        return bool(self.calls or self.failures)
+
+    @property
+    def answered(self) -> bool:
+        """Words only, and finished: the policy decided that this user turn is done."""
+        return not self.is_step and self.finish is FinishReason.STOP
+
+    @property
+    def erred(self) -> bool:
+        """e(s): an explicit error among the outcomes, or a malformed message. Soft failures are no errors."""
+        return bool(self.failures) or any(outcome.is_error for outcome in self.outcomes)
+
+    @property
+    def error(self) -> ErrorClass | None:
+        """Class of the first error, None where there is none."""
+        if self.failures:
+            return ErrorClass.FORMAT
+        return next((outcome.error for outcome in self.outcomes if outcome.is_error), None)
+
+    @property
+    def attempted(self) -> frozenset[str]:
+        """Every call and malformed block, as text."""
+        return frozenset([*map(call_text, self.calls), *(failure.text for failure in self.failures)])
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """The part of `attempted` that came back with an error."""
+        if self.failures:
+            return self.attempted
+        pairs = zip(self.calls, self.outcomes, strict=False)
+        return frozenset(call_text(call) for call, outcome in pairs if outcome.is_error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A fixed-error probe: every arm meets the same wrong call and its real error text, then goes on."""
+
+    kind: str
+    """How the call was made wrong (`unknown_name`, `precondition`, ...)."""
+    error: ErrorClass
+    call: ToolCall
+    """The wrong call, which stands in the context as if the policy had made it."""
+    next_call_right: bool
+    """The first call after the error is a right one; see `first_call_right`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeRecord:
+    """One episode, or the continuation after a probe's injected error."""
+
+    task: str
+    turns: tuple[TurnRecord, ...]
+    end: EndReason
+    verdict: Verdict | None
+    """None exactly when a harness fault left nothing to judge."""
+    gold_calls: int
+    """Calls in the gold answer, from the user turn at which the policy takes over."""
+    first_call_right: bool | None
+    """None where the task names no target."""
+    probe: Probe | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """Slices, copied from the task."""
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict is not None and self.verdict.ok
+
+    @property
+    def harness_fault(self) -> bool:
+        """Our machinery failed somewhere: excluded from every metric and counted apart."""
+        if self.end is EndReason.HARNESS_FAULT:
+            return True
+        return any(outcome.kind is OutcomeKind.HARNESS_FAULT for turn in self.turns for outcome in turn.outcomes)
+
+    @property
+    def erred(self) -> bool:
+        return any(turn.erred for turn in self.turns)
+
+    @property
+    def calls(self) -> int:
+        """Calls asked for; a malformed block counts as one."""
+        return sum(len(turn.calls) + len(turn.failures) for turn in self.turns)
+
+    @property
+    def tokens(self) -> int:
+        return sum(turn.tokens for turn in self.turns)
+
+
+def _plain_number(text: str) -> int | float:
+    number = float(text)
+    return int(number) if number.is_integer() else number
+
+
+def _by_value(call: ToolCall) -> str:
+    """`call_text` with 5.0 read as 5; true stays different from 1."""
+    return json.dumps(json.loads(call_text(call), parse_float=_plain_number), sort_keys=True)
+
+
+def first_call_right(turns: Sequence[Turn], target: Sequence[ToolCall]) -> bool:
+    """Whether the first call is one of the target calls, or, with an empty target, whether words come first.
+
+    Only the first call of the first message is looked at, so a policy that makes parallel gold calls one after the
+    other is as right as one that makes them at once. Numbers are compared by value.
+    """
+    if not turns or turns[0].parsed.failures:
+        return False
+    calls = turns[0].parsed.calls
+    if not calls or not target:
+        return not calls and not target
+    return _by_value(calls[0]) in map(_by_value, target)
+
+
+def _user_turns(task: Task, turns: Sequence[Turn]) -> Iterator[int]:
+    """A plain answer closes a user turn; the next message serves the next one."""
+    current = max(0, sum(message["role"] == "user" for message in task.messages) - 1)
+    for turn in turns:
+        yield current
+        current += not (turn.parsed.calls or turn.parsed.failures)
+
+
+def _turn_record(turn: Turn, user_turn: int) -> TurnRecord:
+    return TurnRecord(
+        user_turn=user_turn,
+        text=turn.text,
+        calls=turn.parsed.calls,
+        failures=turn.parsed.failures,
+        outcomes=turn.outcomes,
+        finish=turn.completion.finish,
+        tokens=len(turn.completion.ids),
+    )
+
+
+def record_episode(
+    task: Task, turns: Sequence[Turn], *, verdict: Verdict | None, end: EndReason, probe: Probe | None = None
+) -> EpisodeRecord:
+    """Freeze a finished rollout.
+
+    Args:
+        task: what was asked; its `target` decides `first_call_right`, its `meta` becomes the slices.
+        turns: what the policy sampled, without anything that already stood in `task.messages`.
+        verdict: the world's judgement; None only after a harness fault.
+        end: why the rollout ended.
+        probe: what was injected, when the task's messages end with an injected error.
+    Raises:
+        ValueError: an episode without a verdict that is not a harness fault.
+    """
+    user_turns = tuple(_user_turns(task, turns))
+    target_known = bool(task.target) or task.world is None
+    record = EpisodeRecord(
+        task=task.id,
+        turns=tuple(map(_turn_record, turns, user_turns)),
+        end=end,
+        verdict=verdict,
+        gold_calls=sum(map(len, task.gold[user_turns[0] :])) if task.gold and user_turns else len(task.target),
+        first_call_right=first_call_right(turns, task.target) if target_known else None,
+        probe=probe,
+        meta=task.meta,
+    )
+    if verdict is None and not record.harness_fault:
+        raise ValueError(f"task {task.id}: ended with {end} and no verdict; expected one unless our machinery failed")
+    return record
+
+
+_ADAPTER = TypeAdapter(EpisodeRecord)
+
+
+def to_line(record: EpisodeRecord) -> str:
+    """One JSON line, without the line break."""
+    return _ADAPTER.dump_json(record).decode()
+
+
+def from_line(line: str) -> EpisodeRecord:
+    """Inverse of `to_line`; keys it does not know are ignored.
+
+    Raises:
+        ValidationError: pydantic's, naming every field that does not fit.
+    """
+    return _ADAPTER.validate_json(line)
+
+
+def write_records(path: Path, records: Iterable[EpisodeRecord]) -> None:
+    """One line an episode; replaces the file."""
+    path.write_text("".join(to_line(record) + "\n" for record in records), encoding="utf-8")
+
+
+def read_records(path: Path) -> tuple[EpisodeRecord, ...]:
+    """All episodes of a file.
+
+    Raises:
+        DataError: with one entry for each line that is no episode record.
+    """
+    records, problems = [], []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            records.append(from_line(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            problems.append(f"line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}")
+    if problems:
+        raise DataError(str(path), problems)
+    return tuple(records)

@@ -1,0 +1,132 @@
+"""Fission as a prompt source with memory: `observe` what failed, ask for the `next_contexts`.
+
+This is everything an engine needs (arXiv:2601.15625, stages 2 and 3); no tensor appears here. Exploration cannot
+starve: the source adds recoveries to a step and never takes the place of its exploration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from fission_grpo.chat.format import ChatFormat
+from fission_grpo.failures import Failure, Fault
+from fission_grpo.fission.buffer import LifoBuffer
+from fission_grpo.fission.context import CorrectiveContext, Origin, corrective_context, failed_call
+from fission_grpo.groups import Group
+from fission_grpo.rollout import Trajectory
+from fission_grpo.settings import Settings
+from fission_grpo.simulator.base import ErrorSimulator
+from fission_grpo.types import ErrorClass
+
+
+class FissionSettings(Settings):
+    """How failures become training conditions."""
+
+    contexts: int = Field(default=0, ge=0)
+    """Most corrective contexts resampled in one step; 0 turns fission off, and what is left is GRPO."""
+    group_size: int = Field(default=8, ge=2)
+    """G': recoveries from each context; paper."""
+    trigger: int = Field(default=1, ge=1)
+    """Unique contexts that must have gathered before any is used; ours: the paper has one, its value is unknown."""
+    capacity: int = Field(default=32, ge=1)
+    """Room of the LIFO buffer; ours."""
+    per_group: int = Field(default=1, ge=1)
+    """Most contexts that one group may contribute in one step; ours."""
+    depth: int = Field(default=1, ge=1)
+    """Corrective levels: 1 is the paper's; a failed recovery is fissioned again up to this depth."""
+    silent: bool = False
+    """Whether calls that succeeded and were wrong are fissioned in a world, too: often their damage cannot be undone."""
+
+
+@dataclass(slots=True)
+class FissionCount:
+    """What the source did since the run began."""
+
+    failures: int = 0
+    observed: int = 0
+    """Contexts pushed."""
+    used: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    group: Group
+    index: int
+    trajectory: Trajectory
+    failure: Failure
+
+
+class FissionSource:
+    """Catches failures, has them diagnosed, and hands out corrective contexts, freshest first."""
+
+    def __init__(self, settings: FissionSettings, *, simulator: ErrorSimulator, chat: ChatFormat) -> None:
+        self.settings = settings
+        self.simulator = simulator
+        self.chat = chat
+        self.buffer = LifoBuffer(settings.capacity)
+        self.count = FissionCount()
+
+    def observe(self, groups: Sequence[Group], *, policy_version: int) -> None:
+        """Detect, diagnose, build x_corr, push.
+
+        Raises:
+            SimulatorError: no feedback could be written.
+        """
+        if not self.settings.contexts:
+            return
+        candidates = [candidate for group in groups for candidate in self._candidates(group)]
+        feedback = self.simulator.diagnose([failed_call(c.trajectory, c.failure) for c in candidates])
+        for candidate, diagnosis in zip(candidates, feedback, strict=True):
+            parent = candidate.group.context
+            self.buffer.push(
+                corrective_context(
+                    candidate.trajectory,
+                    candidate.failure,
+                    diagnosis,
+                    chat=self.chat,
+                    before=parent.before if parent else (),
+                    origin=Origin(group=candidate.group.id, trajectory=candidate.index, turn=candidate.failure.turn),
+                    depth=parent.depth + 1 if parent else 1,
+                    policy_version=policy_version,
+                )
+            )
+            self.count.observed += 1
+
+    def next_contexts(self) -> list[CorrectiveContext]:
+        """What to resample now: empty unless the trigger fires."""
+        if len(self.buffer) < max(self.settings.trigger, 1) or not self.settings.contexts:
+            return []
+        contexts = self.buffer.pop(self.settings.contexts)
+        self.count.used += len(contexts)
+        return contexts
+
+    def _candidates(self, group: Group) -> list[_Candidate]:
+        """The failures of a group that may be fissioned, one for each distinct failed message."""
+        depth = group.context.depth if group.context else 0
+        unique: dict[tuple[int, ...], _Candidate] = {}
+        for index, member in enumerate(group.members):
+            if member.failure is None or member.failure.fault is Fault.INFRASTRUCTURE:
+                continue
+            self.count.failures += 1
+            if depth < self.settings.depth and self._feasible(member.failure, group):
+                key = member.trajectory.ids[: member.trajectory.turns[member.failure.turn].stop]
+                unique.setdefault(
+                    key, _Candidate(group=group, index=index, trajectory=member.trajectory, failure=member.failure)
+                )
+        return list(unique.values())[: self.settings.per_group]
+
+    def _feasible(self, failure: Failure, group: Group) -> bool:
+        return self.settings.silent or failure.error is not ErrorClass.SILENT or group.task.world is None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The buffer and the counters: with these a resumed run continues as if it had not stopped."""
+        counts = {name: getattr(self.count, name) for name in FissionCount.__slots__}
+        return {"buffer": self.buffer.state_dict(), "count": counts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.buffer.load_state_dict(state["buffer"])
+        self.count = FissionCount(**state["count"])

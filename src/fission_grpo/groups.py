@@ -1,0 +1,71 @@
+"""Trajectories that share one context, and so one baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from fission_grpo.advantages import Pulse, Scale, group_advantages, pulse
+from fission_grpo.failures import Failure
+from fission_grpo.fission.context import CorrectiveContext
+from fission_grpo.rewards import Reward
+from fission_grpo.rollout import Trajectory
+from fission_grpo.types import Task
+
+
+class GroupKind(StrEnum):
+    """Which stage of arXiv:2601.15625 sampled the group."""
+
+    EXPLORATION = "exploration"
+    """Stage 1: G trajectories from the task itself."""
+    FISSION = "fission"
+    """Stage 3: G' recoveries from one corrective context."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One trajectory, judged."""
+
+    trajectory: Trajectory
+    reward: Reward | None
+    """None exactly when a fault of ours spoiled the trajectory."""
+    success: bool
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """All that was sampled from one context at one step."""
+
+    id: str
+    """Unique in a run, for instance `12/explore/3`."""
+    kind: GroupKind
+    task: Task
+    members: tuple[Member, ...]
+    context: CorrectiveContext | None
+    """What a fission group was sampled from; None for exploration."""
+
+    def rewards(self) -> tuple[Tensor, Tensor]:
+        """Rewards [G] float64 (0 for spoiled trajectories) and which of them are valid [G]."""
+        rewards = [0.0 if member.reward is None else member.reward.total for member in self.members]
+        valid = [member.reward is not None for member in self.members]
+        return torch.tensor(rewards, dtype=torch.float64), torch.tensor(valid)
+
+    def advantages(self, scale: Scale) -> Tensor:
+        """[G] float32, normalised inside this group alone."""
+        rewards_G, valid_G = self.rewards()
+        return group_advantages(rewards_G, valid_G=valid_G, scale=scale)
+
+    def pulse(self) -> Pulse:
+        """Whether the group carries signal."""
+        rewards_G, valid_G = self.rewards()
+        return pulse(rewards_G, valid_G=valid_G, success_G=torch.tensor([member.success for member in self.members]))
+
+
+def share(groups: Sequence[Group], wanted: Pulse) -> float:
+    """Share of groups with this pulse; 0 where there are no groups."""
+    return sum(group.pulse() is wanted for group in groups) / max(len(groups), 1)

@@ -1,0 +1,79 @@
+"""Scores a trajectory and says where it failed: the paper's reward at a decision point, the world's in an episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fission_grpo.chat.format import ChatFormat
+from fission_grpo.chat.parse import render_call
+from fission_grpo.failures import find_failure
+from fission_grpo.groups import Member
+from fission_grpo.rewards import DecisionReward, EpisodeReward
+from fission_grpo.rollout import Horizon, Trajectory
+from fission_grpo.types import EndReason, Task, ToolCall, Turn
+
+ANSWER_TOKENS = 3
+"""Reference length of an answer in words, where no call is wanted; ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """Reward and failure of a trajectory, by how far it went."""
+
+    chat: ChatFormat
+    decision: DecisionReward = field(default_factory=DecisionReward)
+    episode: EpisodeReward = field(default_factory=EpisodeReward)
+    delta: float = 1.0
+    """delta_corr of arXiv:2601.15625: correctness below it is a failure; 1 = anything imperfect; ours."""
+
+    def __call__(
+        self, trajectory: Trajectory, *, horizon: Horizon, progress: float, before: Sequence[Turn] = ()
+    ) -> Member:
+        """Judge one trajectory.
+
+        Args:
+            horizon: CALL is judged against the task's target, anything longer by the world.
+            progress: share of the run that is done, in [0, 1].
+            before: the turns of the corrective context that it recovers from.
+        """
+        if not trajectory.valid or not trajectory.turns:
+            failure = find_failure(trajectory.turns, correctness=None, verdict=None) if trajectory.turns else None
+            return Member(trajectory=trajectory, reward=None, success=False, failure=failure)
+        if horizon is Horizon.CALL:
+            return self._by_target(trajectory, progress)
+        return self._by_world(trajectory, before)
+
+    def _by_target(self, trajectory: Trajectory, progress: float) -> Member:
+        turn, target = trajectory.turns[0], trajectory.task.target
+        correctness = self.decision.correctness(turn, target)
+        return Member(
+            trajectory=trajectory,
+            reward=self.decision.score(turn, target=target, gold_tokens=self._gold_tokens(target), progress=progress),
+            success=correctness == 1.0 and trajectory.end is EndReason.HORIZON,
+            failure=find_failure(trajectory.turns, correctness=correctness, verdict=None, delta=self.delta),
+        )
+
+    def _by_world(self, trajectory: Trajectory, before: Sequence[Turn]) -> Member:
+        verdict = trajectory.verdict
+        if verdict is None:
+            raise ValueError(f"task {trajectory.task.id}: a rollout beyond one call needs a world to judge it, got none")
+        return Member(
+            trajectory=trajectory,
+            reward=self.episode.score(
+                trajectory.turns, verdict=verdict, gold=turn_gold(trajectory.task), before=before
+            ),
+            success=verdict.ok and trajectory.end is EndReason.ANSWERED,
+            failure=find_failure(trajectory.turns, correctness=None, verdict=verdict),
+        )
+
+    def _gold_tokens(self, target: Sequence[ToolCall]) -> int:
+        if not target:
+            return ANSWER_TOKENS
+        return 1 + sum(self.chat.length(render_call(call)) for call in target)
+
+
+def turn_gold(task: Task) -> tuple[ToolCall, ...]:
+    """Gold calls of the user turn in progress; the target where no world judges."""
+    turn = sum(message["role"] == "user" for message in task.messages) - 1
+    return task.gold[turn] if turn < len(task.gold) else task.target

@@ -1,0 +1,39 @@
+"""A policy that follows a script: the fake that ships, for tests, dry runs and known metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fission_grpo.policy.base import Context, Sampling
+from fission_grpo.types import Completion, FinishReason
+
+
+class ScriptedPolicy:
+    """Answers with the text that `script` returns for the decoded context."""
+
+    def __init__(
+        self, tokenizer: Any, script: Callable[[str], str], *, eos_id: int, context_window: int = 1 << 20
+    ) -> None:
+        """Args:
+        tokenizer: turns contexts into text and answers into tokens.
+        script: decoded context -> assistant text, without the end-of-turn token.
+        """
+        self.tokenizer = tokenizer
+        self.script = script
+        self.eos_id = eos_id
+        self._context_window = context_window
+
+    @property
+    def context_window(self) -> int:
+        return self._context_window
+
+    def generate(self, contexts: Sequence[Context], *, sampling: Sampling, seed: int) -> list[Completion]:
+        return [self._complete(context, sampling.max_tokens) for context in contexts]
+
+    def _complete(self, context: Context, max_tokens: int) -> Completion:
+        text = self.script(self.tokenizer.decode(context.ids))
+        ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_id]
+        finish = FinishReason.STOP if len(ids) <= max_tokens else FinishReason.LENGTH
+        ids = ids[:max_tokens]
+        return Completion(ids=tuple(ids), logprobs=(0.0,) * len(ids), finish=finish)

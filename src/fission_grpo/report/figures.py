@@ -1,0 +1,166 @@
+"""Pictures of results: rates with intervals, and training curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fission_grpo.evaluation.comparison import Arm
+from fission_grpo.evaluation.metrics import Better, Metric, measure
+from fission_grpo.evaluation.statistics import Rate
+from fission_grpo.report.style import INK, QUIET, house_style, new_figure, save
+
+Row = Mapping[str, Any]
+"""One line of `metrics.jsonl`: `step` and numbers."""
+Series = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One panel of the training picture."""
+
+    key: str
+    """Key in `metrics.jsonl`."""
+    title: str
+    unit: str = ""
+    share: bool = False
+    """In [0, 1], drawn in per cent."""
+
+
+def rates_figure(arms: Sequence[Arm], metrics: Sequence[Metric], path: Path, *, colours: Mapping[str, str]) -> Path:
+    """One panel a metric, one bar an arm, Wilson 95 % whiskers, counts spelled out; all runs of an arm pooled.
+
+    Args:
+        arms: from top to bottom.
+        metrics: from left to right; every panel has its own scale, and each starts at 0.
+        path: PNG or SVG.
+        colours: by arm name, from `arm_colours`.
+    """
+    rates = [(metric, [measure(metric, arm.records) for arm in arms]) for metric in metrics]
+    with house_style():
+        figure = new_figure(2.2 + 2.35 * len(metrics), 1.35 + 0.46 * len(arms))
+        panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
+        for panel, (metric, values) in zip(panels, rates, strict=True):
+            _rate_panel(panel, metric, values, [colours[arm.name] for arm in arms])
+        panels[0].set_yticks(range(len(arms)), [arm.name for arm in arms], color=INK, fontsize=9.5)
+        panels[0].set_ylim(len(arms) - 0.45, -0.55)
+        figure.text(0.012, 0.025, _caption(arms), fontsize=7.5, color=QUIET)
+        figure.tight_layout(rect=(0, 0.05, 1, 1), w_pad=1.6)
+        return save(figure, path)
+
+
+def _caption(arms: Sequence[Arm]) -> str:
+    runs = ", ".join(f"{arm.name} {len(arm.runs)}" for arm in arms)
+    return f"Whiskers: 95 % Wilson intervals on pooled counts (tasks repeat over runs). Training runs: {runs}."
+
+
+def _rate_panel(panel: Any, metric: Metric, rates: Sequence[Rate], colours: Sequence[str]) -> None:
+    wanted = "higher is better" if metric.better is Better.HIGHER else "lower is better"
+    panel.set_title(metric.title, pad=16)
+    panel.text(0, 1.0, wanted, transform=panel.transAxes, fontsize=7.5, color=QUIET, va="bottom")
+    counted = [rate for rate in rates if rate.total]
+    top = max((100 * rate.interval.high for rate in counted), default=100.0)
+    panel.set_xlim(0, top * 1.62)
+    panel.set_xticks([tick for tick in range(0, 101, 10 if top < 45 else 25) if tick <= top * 1.1])
+    panel.xaxis.grid(visible=True)
+    panel.tick_params(length=0, labelsize=8)
+    panel.spines["bottom"].set_visible(False)
+    for place, (rate, colour) in enumerate(zip(rates, colours, strict=True)):
+        _rate_bar(panel, place, rate, colour)
+
+
+def _rate_bar(panel: Any, place: int, rate: Rate, colour: str) -> None:
+    if not rate.total:
+        panel.annotate("nothing to count", (0, place), (4, 0), textcoords="offset points", va="center", color=QUIET)
+        return
+    value, low, high = 100 * rate.value, 100 * rate.interval.low, 100 * rate.interval.high
+    panel.barh(place, value, height=0.58, color=colour, alpha=0.85, linewidth=0)
+    panel.plot([low, high], [place, place], color=INK, linewidth=1.3, solid_capstyle="butt")
+    panel.plot([low, high], [place, place], linestyle="none", marker="|", markersize=6, color=INK)
+    label = f"{value:.1f} %"
+    panel.annotate(label, (high, place), (5, 5), textcoords="offset points", va="center", fontsize=8.5, weight="bold")
+    count = f"{rate.successes}/{rate.total}"
+    panel.annotate(count, (high, place), (5, -6), textcoords="offset points", va="center", fontsize=7, color=QUIET)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All lines of a `metrics.jsonl`."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def curves_figure(
+    arms: Mapping[str, Sequence[Sequence[Row]]],
+    curves: Sequence[Curve],
+    path: Path,
+    *,
+    colours: Mapping[str, str],
+    window: int = 10,
+) -> Path:
+    """One panel a curve: a faint line for each run, a strong one for the mean of the arm's runs.
+
+    Args:
+        arms: for each arm its runs, each the rows of one `metrics.jsonl`; steps at which a key is absent are skipped.
+        curves: which keys to draw.
+        path: PNG or SVG.
+        colours: by arm name, from `arm_colours`.
+        window: steps of the trailing mean that every line shows.
+    """
+    with house_style():
+        figure = new_figure(3.3 * len(curves), 2.9)
+        panels = figure.subplots(1, len(curves), squeeze=False)[0]
+        for panel, curve in zip(panels, curves, strict=True):
+            _curve_panel(panel, curve, window)
+            for name, runs in arms.items():
+                _arm_lines(panel, name, colours[name], [_series(run, curve, window) for run in runs])
+            _say_if_empty(panel)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="lower center", ncols=max(1, len(arms)), fontsize=8.5, handlelength=1.4)
+        figure.tight_layout(rect=(0, 0.1, 1, 1), w_pad=2.0)
+        return save(figure, path)
+
+
+def _curve_panel(panel: Any, curve: Curve, window: int) -> None:
+    panel.set_title(curve.title, pad=16)
+    unit = "%" if curve.share else curve.unit
+    subtitle = ", ".join(filter(None, (unit, f"mean of the last {window} steps")))
+    panel.text(0, 1.02, subtitle, transform=panel.transAxes, fontsize=7.5, color=QUIET, va="bottom")
+    panel.set_xlabel("step", fontsize=8)
+    panel.yaxis.grid(visible=True)
+    panel.tick_params(length=0, labelsize=8)
+
+
+def _say_if_empty(panel: Any) -> None:
+    if not panel.lines:
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.text(0.5, 0.5, "not recorded", transform=panel.transAxes, ha="center", color=QUIET)
+
+
+def _series(run: Sequence[Row], curve: Curve, window: int) -> tuple[Series, Series]:
+    """Steps and trailing means of one run. Both of shape [T], T = steps at which the key was written."""
+    points = [(row["step"], row[curve.key]) for row in run if row.get(curve.key) is not None]
+    steps_T = np.array([step for step, _ in points], dtype=np.float64)
+    values_T = np.array([value for _, value in points], dtype=np.float64) * (100 if curve.share else 1)
+    sums_T = np.concatenate([[0.0], np.cumsum(values_T)])
+    first_T = np.maximum(np.arange(len(values_T)) + 1 - window, 0)
+    last_T = np.arange(len(values_T)) + 1
+    return steps_T, (sums_T[last_T] - sums_T[first_T]) / np.maximum(last_T - first_T, 1)
+
+
+def _arm_lines(panel: Any, name: str, colour: str, runs: Sequence[tuple[Series, Series]]) -> None:
+    drawn = [(steps_T, values_T) for steps_T, values_T in runs if steps_T.size]
+    if not drawn:
+        return
+    if len(drawn) > 1:
+        for steps_T, values_T in drawn:
+            panel.plot(steps_T, values_T, color=colour, linewidth=0.8, alpha=0.35)
+    grid_T = np.unique(np.concatenate([steps_T for steps_T, _ in drawn]))
+    grid_T = grid_T[(grid_T >= max(s[0] for s, _ in drawn)) & (grid_T <= min(s[-1] for s, _ in drawn))]
+    mean_T = np.mean([np.interp(grid_T, steps_T, values_T) for steps_T, values_T in drawn], axis=0)
+    panel.plot(grid_T, mean_T, color=colour, linewidth=1.8, label=name)

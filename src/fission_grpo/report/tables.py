@@ -1,0 +1,184 @@
+"""Markdown tables for `summary.md`: every share with its count and its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from fission_grpo.evaluation.comparison import Arm, Comparison
+from fission_grpo.evaluation.dead_groups import DeadGroups
+from fission_grpo.evaluation.metrics import (
+    EPISODE_METRICS,
+    PROBE,
+    Better,
+    Metric,
+    by_slice,
+    excess_calls,
+    harness_faults,
+    measure,
+    repeats_by_class,
+    steps_per_recovery,
+)
+from fission_grpo.evaluation.records import EpisodeRecord
+from fission_grpo.evaluation.statistics import Rate
+
+_CLASS_NAMES = {
+    "E0": "malformed call",
+    "E1": "unknown tool",
+    "E2": "missing or unexpected argument",
+    "E3": "argument type",
+    "E4": "value not found",
+    "E5": "illegal value",
+    "E6": "precondition unmet",
+    "E7": "conflict",
+    "E8": "time or size limit",
+    "S": "soft failure",
+    "W": "silent",
+}
+"""`ErrorClass` in words."""
+
+_EMPTY = Rate(0, 0)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A GitHub table; the first column is text, the others are right-aligned."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def error_name(error: str) -> str:
+    """`E6 precondition unmet`."""
+    return f"{error} {_CLASS_NAMES.get(error, '')}".strip()
+
+
+def _arrow(metric: Metric) -> str:
+    return "↑" if metric.better is Better.HIGHER else "↓"
+
+
+def _by_arm(arms: Sequence[Arm], cell: Callable[[tuple[EpisodeRecord, ...]], object]) -> list[str]:
+    return [str(cell(arm.records)) for arm in arms]
+
+
+def metrics_table(arms: Sequence[Arm], metrics: Sequence[Metric] = EPISODE_METRICS) -> str:
+    """Metrics by arms, all runs of an arm pooled; the arrow points to the better side."""
+    rows = [
+        [f"{metric.title} {_arrow(metric)}", *_by_arm(arms, lambda records, metric=metric: measure(metric, records))]  # type: ignore[misc]
+        for metric in metrics
+    ]
+    rows.append(["Training runs", *(str(len(arm.runs)) for arm in arms)])
+    rows.append(["Harness faults (excluded)", *_by_arm(arms, lambda r: f"{harness_faults(r).successes}/{len(r)}")])
+    return markdown_table(["", *(arm.name for arm in arms)], rows)
+
+
+def effort_table(arms: Sequence[Arm]) -> str:
+    """Means that are no shares: how long recovery takes, and how much is wasted."""
+    rows = [
+        ["Steps from an error to the next clean call", *_by_arm(arms, steps_per_recovery)],
+        ["Calls beyond gold, in solved episodes", *_by_arm(arms, excess_calls)],
+    ]
+    return markdown_table(["Mean [95 %]", *(arm.name for arm in arms)], rows)
+
+
+def _sliced_table(
+    first: str, arms: Sequence[Arm], slices: Sequence[Mapping[str, Rate]], name: Callable[[str], str]
+) -> str:
+    keys = sorted({key for one in slices for key in one})
+    rows = [[name(key), *(str(one.get(key, _EMPTY)) for one in slices)] for key in keys]
+    return markdown_table([first, *(arm.name for arm in arms)], rows)
+
+
+def repeats_table(arms: Sequence[Arm]) -> str:
+    """Identical repeats by the class of the error that was not heeded."""
+    slices = [{str(error): rate for error, rate in repeats_by_class(arm.records).items()} for arm in arms]
+    return _sliced_table("Identical repeat after", arms, slices, error_name)
+
+
+def _probe_class(record: EpisodeRecord) -> str:
+    return record.probe.error if record.probe else ""
+
+
+def _probe_kind(record: EpisodeRecord) -> str:
+    return record.probe.kind if record.probe else ""
+
+
+def _probes(arm: Arm) -> list[EpisodeRecord]:
+    return [record for record in arm.records if record.probe is not None]
+
+
+def probes_by_class_table(arms: Sequence[Arm]) -> str:
+    """Next call right, by the class of the injected error."""
+    return _sliced_table(
+        "Next call right after", arms, [by_slice(PROBE, _probes(a), _probe_class) for a in arms], error_name
+    )
+
+
+def probes_by_kind_table(arms: Sequence[Arm]) -> str:
+    """Next call right, by the way the call was made wrong."""
+    return _sliced_table("Next call right after", arms, [by_slice(PROBE, _probes(a), _probe_kind) for a in arms], str)
+
+
+def _points(comparison: Comparison) -> str:
+    low, high = 100 * comparison.interval.low, 100 * comparison.interval.high
+    return f"{100 * comparison.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def comparisons_table(comparisons: Sequence[Comparison]) -> str:
+    """Paired differences in points, with the tasks that changed sides."""
+    header = [
+        "Metric",
+        "baseline → treatment",
+        "from",
+        "to",
+        "difference [95 %]",
+        "fixed / broken",
+        "p (sign)",
+        "by seed",
+    ]
+    rows = [
+        [
+            f"{one.metric.title} {_arrow(one.metric)}",
+            f"{one.baseline} → {one.treatment}",
+            f"{100 * one.baseline_rate.value:.1f} % ({one.baseline_rate.successes}/{one.baseline_rate.total})",
+            f"{100 * one.treatment_rate.value:.1f} % ({one.treatment_rate.successes}/{one.treatment_rate.total})",
+            _points(one),
+            f"{len(one.fixed)} / {len(one.broken)} of {one.tasks}",
+            f"{one.p_value:.2g}",
+            ", ".join(f"{100 * change:+.1f}" for change in one.seed_differences.values()) or "unpaired",
+        ]
+        for one in comparisons
+    ]
+    notes = dict.fromkeys(one.coverage_note for one in comparisons)
+    return markdown_table(header, rows) + "".join(f"\n{note}\n" for note in notes)
+
+
+def _judgement(comparison: Comparison) -> str:
+    if not comparison.interval.excludes_zero:
+        return "not settled: the interval holds 0"
+    higher = comparison.interval.low > 0
+    return "better" if higher == (comparison.metric.better is Better.HIGHER) else "worse"
+
+
+def verdict_sentence(comparison: Comparison) -> str:
+    """One sentence: from, to, difference with interval, and whether that settles anything."""
+    return (
+        f"{comparison.metric.title}: {comparison.baseline} {100 * comparison.baseline_rate.value:.1f} % → "
+        f"{comparison.treatment} {100 * comparison.treatment_rate.value:.1f} %, {_points(comparison)} points, "
+        f"{comparison.tasks} tasks, {comparison.runs[0]} and {comparison.runs[1]} runs: {_judgement(comparison)}."
+    )
+
+
+_DEAD_ROWS: tuple[tuple[str, Callable[[DeadGroups], Rate]], ...] = (
+    ("Exploration groups: all fail", lambda dead: dead.all_fail),
+    ("Exploration groups: some right", lambda dead: dead.mixed),
+    ("Exploration groups: all right", lambda dead: dead.all_right),
+    ("Exploration groups with a gradient", lambda dead: dead.alive),
+    ("All-fail groups with a fission family", lambda dead: dead.families),
+    ("All-fail groups revived by fission", lambda dead: dead.revived),
+    ("Fission groups with a gradient", lambda dead: dead.fission_alive),
+    ("Fission groups with a success", lambda dead: dead.fission_success),
+)
+
+
+def dead_groups_table(accounts: Mapping[str, DeadGroups]) -> str:
+    """Dead groups by arm."""
+    rows = [[title, *(str(pick(dead)) for dead in accounts.values())] for title, pick in _DEAD_ROWS]
+    return markdown_table(["", *accounts], rows)

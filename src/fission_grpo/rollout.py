@@ -1,0 +1,260 @@
+"""Policy x environment -> trajectory. Many at once, in lockstep, each in a world of its own.
+
+arXiv:2601.15625, stages 1 and 3, sample alike: stage 1 starts from the rendered task, stage 3 from a corrective
+context with the world as it stood after the failed call. Only the `Start` differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fission_grpo.chat.format import ChatFormat
+from fission_grpo.chat.parse import assistant_message, parse_message
+from fission_grpo.chat.transcript import Transcript
+from fission_grpo.environments.base import Environment, Snapshot
+from fission_grpo.errors import ConfigError, EnvironmentFault
+from fission_grpo.policy.base import Policy, Sampling
+from fission_grpo.seeds import derive
+from fission_grpo.settings import Settings
+from fission_grpo.types import (
+    Completion,
+    EndReason,
+    ErrorClass,
+    FinishReason,
+    Message,
+    OutcomeKind,
+    ParsedMessage,
+    Task,
+    ToolOutcome,
+    Turn,
+    Verdict,
+)
+
+Worlds = Mapping[str, Callable[[], Environment]]
+"""Environment factories by the name that a task's `world.environment` gives."""
+
+
+class Horizon(StrEnum):
+    """How far a rollout goes."""
+
+    CALL = "call"
+    """One assistant message: the paper's decision point."""
+    TURN = "turn"
+    """Until the policy answers the user in words: it decides that it is done."""
+    EPISODE = "episode"
+    """Through all follow-up messages of the user."""
+
+
+class RolloutSettings(Settings):
+    """Limits of a rollout."""
+
+    max_tokens: int = 512
+    """Most tokens of one assistant message."""
+    max_turns: int = 8
+    """Most assistant messages of one trajectory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where a trajectory begins."""
+
+    task: Task
+    transcript: Transcript
+    """The tokens to continue; forked, never changed."""
+    messages: tuple[Message, ...]
+    """The same dialogue as messages, for simulators and traces."""
+    environment: Environment | None
+    """A world of its own, ready to take the next call; None for a task without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """The record of one rollout."""
+
+    task: Task
+    prompt: int
+    """Leading tokens that were given: the rendered task, or a corrective context."""
+    ids: tuple[int, ...]
+    sampled: tuple[bool, ...]
+    """True exactly on the tokens that the policy sampled in this rollout."""
+    logprobs: tuple[float, ...]
+    """When they were sampled, in nats; 0 elsewhere."""
+    given: tuple[Message, ...]
+    """The dialogue before the first turn."""
+    turns: tuple[Turn, ...]
+    snapshots: tuple[Snapshot | None, ...]
+    """The world after each turn; None without a world."""
+    end: EndReason
+    verdict: Verdict | None
+    """The world's own judgement; None without a world or after a fault of ours."""
+    fault: str = ""
+    """What broke, when `end` is HARNESS_FAULT."""
+
+    @property
+    def valid(self) -> bool:
+        """False: a fault of ours spoiled it, so it is neither scored nor trained on."""
+        return self.end is not EndReason.HARNESS_FAULT
+
+    def dialogue(self, turns: int) -> tuple[Message, ...]:
+        """The messages before turn `turns`: what was given, and the first `turns` turns with their replies."""
+        messages = list(self.given)
+        for turn in self.turns[:turns]:
+            messages += turn_messages(turn.parsed, turn.text, [outcome.text for outcome in turn.outcomes])
+        return tuple(messages)
+
+
+def turn_messages(parsed: ParsedMessage, text: str, replies: Sequence[str]) -> list[Message]:
+    """An assistant message and the tool messages that answer it."""
+    return [assistant_message(parsed, text), *({"role": "tool", "content": reply} for reply in replies)]
+
+
+def malformed_reply(parsed: ParsedMessage) -> ToolOutcome:
+    """What a malformed message is answered with: the tool channel, never silence."""
+    detail = "; ".join(failure.detail for failure in parsed.failures)
+    return ToolOutcome(kind=OutcomeKind.ERROR, text=f"error: malformed tool call: {detail}", error=ErrorClass.FORMAT)
+
+
+def open_task(task: Task, *, chat: ChatFormat, worlds: Worlds) -> Start:
+    """Render a task and build its world.
+
+    Raises:
+        ConfigError: the task names a world that is not among `worlds`.
+    """
+    environment: Environment | None = None
+    if task.world is not None:
+        if task.world.environment not in worlds:
+            known = ", ".join(sorted(worlds)) or "none"
+            raise ConfigError(f"task {task.id}: unknown environment '{task.world.environment}'; known: {known}")
+        environment = worlds[task.world.environment]()
+        environment.reset(task)
+    transcript = Transcript(chat.prompt(task.messages, task.tools))
+    return Start(task=task, transcript=transcript, messages=task.messages, environment=environment)
+
+
+def rollout(
+    starts: Sequence[Start],
+    *,
+    policy: Policy,
+    chat: ChatFormat,
+    sampling: Sampling,
+    horizons: Sequence[Horizon],
+    max_turns: int,
+    seed: int,
+) -> list[Trajectory]:
+    """Sample one trajectory from each start, all side by side.
+
+    Args:
+        horizons: how far each trajectory goes.
+        max_turns: most assistant messages for one user message.
+
+    Raises:
+        PolicyError: sampling failed; nothing of this batch can be trusted.
+    """
+    room = policy.context_window - sampling.max_tokens
+    runs = [_Run(start, chat, horizon, max_turns, room) for start, horizon in zip(starts, horizons, strict=True)]
+    for round_ in range(max_turns * (1 + max((len(s.task.followups) for s in starts), default=0))):
+        running = [run for run in runs if run.end is None]
+        if not running:
+            break
+        contexts = [run.transcript.as_context() for run in running]
+        completions = policy.generate(contexts, sampling=sampling, seed=derive(seed, round_))
+        for run, completion in zip(running, completions, strict=True):
+            run.advance(completion)
+    return [run.trajectory() for run in runs]
+
+
+class _Run:
+    """One trajectory in the making."""
+
+    def __init__(self, start: Start, chat: ChatFormat, horizon: Horizon, max_turns: int, room: int) -> None:
+        self.start = start
+        self.chat = chat
+        self.horizon = horizon
+        self.max_turns = max_turns
+        self.room = room
+        """Most tokens of a context that still leaves room for a completion."""
+        self.transcript = start.transcript.fork()
+        self.turns: list[Turn] = []
+        self.snapshots: list[Snapshot | None] = []
+        self.followups = list(start.task.followups)
+        self.user_turn_began = 0
+        self.fault = ""
+        self.end: EndReason | None = EndReason.CONTEXT if len(self.transcript.ids) > room else None
+
+    def advance(self, completion: Completion) -> None:
+        """Read one completion, let the world answer, and decide whether to go on."""
+        begin = len(self.transcript.ids)
+        self.transcript.extend_sampled(completion)
+        text = self.chat.decode(completion.ids)
+        parsed = parse_message(text)
+        try:
+            outcomes = self._answer(parsed)
+        except EnvironmentFault as fault:
+            self.fault = str(fault)
+            self.end = EndReason.HARNESS_FAULT
+            outcomes = ()
+        self.turns.append(Turn(completion=completion, text=text, parsed=parsed, outcomes=outcomes, start=begin))
+        self.snapshots.append(self._snapshot())
+        if self.end is None:
+            self._go_on(completion.finish, outcomes)
+
+    def _answer(self, parsed: ParsedMessage) -> tuple[ToolOutcome, ...]:
+        if parsed.failures:
+            return (malformed_reply(parsed),)
+        environment = self.start.environment
+        if environment is None:
+            return ()
+        return tuple(environment.execute(call) for call in parsed.calls)
+
+    def _snapshot(self) -> Snapshot | None:
+        if self.start.environment is None or self.end is not None:
+            return None
+        return self.start.environment.snapshot()
+
+    def _go_on(self, finish: FinishReason, outcomes: Sequence[ToolOutcome]) -> None:
+        if finish is FinishReason.LENGTH:
+            self.end = EndReason.LENGTH
+        elif self.horizon is Horizon.CALL:
+            self.end = EndReason.HORIZON
+        elif not outcomes:
+            self._answered(finish)
+        elif len(self.turns) - self.user_turn_began >= self.max_turns:
+            self.end = EndReason.MAX_TURNS
+        else:
+            self._observe(self.chat.reply(finish, [outcome.text for outcome in outcomes]))
+
+    def _answered(self, finish: FinishReason) -> None:
+        """The policy spoke in words: its turn is over, and perhaps the user goes on."""
+        if self.horizon is Horizon.TURN or not self.followups:
+            self.end = EndReason.ANSWERED
+            return
+        if self.start.environment is not None:
+            self.start.environment.next_turn()
+        self.user_turn_began = len(self.turns)
+        self._observe(self.chat.user(finish, self.followups.pop(0)))
+
+    def _observe(self, ids: Sequence[int]) -> None:
+        if len(self.transcript.ids) + len(ids) > self.room:
+            self.end = EndReason.CONTEXT
+        else:
+            self.transcript.extend_observed(ids)
+
+    def trajectory(self) -> Trajectory:
+        end = self.end or EndReason.MAX_TURNS
+        environment = self.start.environment
+        judged = environment is not None and end is not EndReason.HARNESS_FAULT
+        return Trajectory(
+            task=self.start.task,
+            prompt=len(self.start.transcript.ids),
+            ids=tuple(self.transcript.ids),
+            sampled=tuple(self.transcript.sampled),
+            logprobs=tuple(self.transcript.logprobs),
+            given=self.start.messages,
+            turns=tuple(self.turns),
+            snapshots=tuple(self.snapshots),
+            end=end,
+            verdict=environment.score() if judged and environment is not None else None,
+            fault=self.fault,
+        )

@@ -1,0 +1,123 @@
+"""A run on disk. Files are the truth: everything that is shown later is read from here.
+
+    config.yaml      the resolved settings
+    metrics.jsonl    one line for each step
+    traces.jsonl     one line for each group: every trajectory, its tree links, tokens, rewards by term, failure, feedback
+    checkpoints/     step-N/: weights, optimizer, random states, fission buffer; written aside, then renamed
+    policy/          the trained model as an ordinary Hugging Face folder
+    summary.md       what a person reads
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fission_grpo.errors import ConfigError, FissionError
+
+KEPT_CHECKPOINTS = 2
+"""The newest, and one to fall back to."""
+
+
+class RunFolder:
+    """Where one run keeps its files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.traces = path / "traces.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.policy = path / "policy"
+        self.summary = path / "summary.md"
+        self.config = path / "config.yaml"
+
+    def create(self, settings: Mapping[str, Any], *, resume: bool) -> None:
+        """Make the folder and save the settings.
+
+        Raises:
+            ConfigError: the folder already holds a run and `resume` is off; or holds another run's settings.
+        """
+        if self.config.exists() and not resume:
+            raise ConfigError(f"{self.path} already holds a run; continue it with --resume or choose another --output")
+        if self.config.exists():
+            self._same_settings(settings)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_text(self.config, yaml.safe_dump(dict(settings), sort_keys=False))
+
+    def _same_settings(self, settings: Mapping[str, Any]) -> None:
+        saved = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        changed = sorted(key for key in {*saved, *settings} if saved.get(key) != settings.get(key) and key != "steps")
+        if changed:
+            raise ConfigError(
+                f"{self.path} was started with other settings ({', '.join(changed)}); "
+                "resume with the same ones, or choose another --output"
+            )
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint."""
+        found = sorted(self.checkpoints.glob("step-*"), key=_step_of) if self.checkpoints.exists() else []
+        return found[-1] if found else None
+
+    def write_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        """Let `write` fill a folder, then give it its name: a crash leaves the last checkpoint whole."""
+        unfinished = self.checkpoints / f".unfinished-{step}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        write(unfinished)
+        final = self.checkpoints / f"step-{step}"
+        shutil.rmtree(final, ignore_errors=True)
+        unfinished.rename(final)
+        for old in sorted(self.checkpoints.glob("step-*"), key=_step_of)[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics and traces of steps >= `step`: the resumed run writes them again."""
+        for path in (self.metrics, self.traces):
+            if path.exists():
+                kept = [line for line in read_jsonl(path) if line["step"] < step]
+                write_text(path, "".join(map(_line, kept)))
+
+    def append(self, path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines to a JSONL file, whole lines only.
+
+        Raises:
+            FissionError: the disk refused, with what is safe so far.
+        """
+        text = "".join(map(_line, records))
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise FissionError(
+                f"cannot write {path}: {error.strerror}; free some space, then continue with --resume "
+                f"(the last checkpoint in {self.checkpoints} is whole)"
+            ) from error
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a JSONL file; a last line that a crash cut off is passed over."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step: readers see the old text or the new one, never half of it."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
