@@ -114,7 +114,7 @@ def _replies(renderer: Renderer, name: str) -> Finding:
 def _prefixes(renderer: Renderer, name: str) -> Finding:
     for kind, dialogue in (("turns", _dialogue("")), ("turns with thinking", _dialogue("<think>\nhm\n</think>\n\n"))):
         whole = renderer.ids(dialogue, probe.TOOLS, prompt=True)
-        for length in range(1, len(dialogue)):
+        for length in _pauses(dialogue):
             asks = dialogue[length]["role"] == "assistant"
             part = renderer.ids(dialogue[:length], probe.TOOLS, prompt=asks)
             if part != whole[: len(part)]:
@@ -142,6 +142,7 @@ def _appending(renderer: Renderer, name: str) -> Finding:
 
 def _injection(renderer: Renderer, name: str) -> Finding:
     """A tool result made of control tokens leaves as many of them in the dialogue as a harmless one."""
+    probe.require_replies(renderer, probe.end_of_turn(renderer))
     hostile = " ".join(renderer.control_ids)
     control = set(renderer.control_ids.values())
     ids = {text: renderer.ids(probe.reply_dialogue([text]), probe.TOOLS, prompt=True) for text in (hostile, "plain")}
@@ -184,6 +185,11 @@ def _dialogue(thought: str) -> tuple[Message, ...]:
     )
 
 
+def _pauses(dialogue: tuple[Message, ...]) -> list[int]:
+    """Lengths at which the dialogue may rest: not between the results of one turn, which a template may join."""
+    return [length for length, message in enumerate(dialogue) if length and message["role"] != "tool"]
+
+
 def _append(chat: ChatFormat, dialogue: tuple[Message, ...]) -> list[int]:
     """The ids of a rollout in which the policy samples what the template itself would have written."""
     ids = list(chat.prompt(dialogue[:1], probe.TOOLS))
@@ -196,7 +202,7 @@ def _append(chat: ChatFormat, dialogue: tuple[Message, ...]) -> list[int]:
 def _said(chat: ChatFormat, dialogue: tuple[Message, ...]) -> list[int]:
     prompt = chat.renderer.text(dialogue[:-1], probe.TOOLS, prompt=True)
     text = chat.renderer.text(dialogue, probe.TOOLS, prompt=False)
-    said = text[probe.shared_length(prompt, text) :]
+    said = probe.said_after(prompt, text)
     return chat.renderer.encode(said.partition(probe.end_of_turn(chat.renderer))[0])
 
 

@@ -68,6 +68,10 @@ class ChatFormat:
         said = ids[:-1] if ids and ids[-1] == self.eos_id else ids
         return self.renderer.decode(said)
 
+    def length(self, text: str) -> int:
+        """Tokens of an assistant text, the end-of-turn token not counted."""
+        return len(self.renderer.encode(text))
+
     def _suffix(self, dialogue: Sequence[Message]) -> tuple[int, ...]:
         behind = partial(probe.behind_policy, end_of_turn=self._end)
         return tuple(self.renderer.ids(dialogue, probe.TOOLS, prompt=True, cut=behind))

@@ -45,15 +45,20 @@ def render_call(call: ToolCall) -> str:
     return f"{OPEN}\n{json.dumps(body, ensure_ascii=False, allow_nan=False, default=dict)}\n{CLOSE}"
 
 
-def assistant_message(said: ParsedMessage | Sequence[ToolCall], content: str = "") -> Message:
+def assistant_message(said: ParsedMessage | Sequence[ToolCall], text: str = "") -> Message:
     """An OpenAI assistant message: `content` always, `tool_calls` (arguments as objects) when there are calls.
 
+    A malformed message has none, since none is executed: its content is all that was said, broken blocks included.
+
     Args:
-        said: a parsed text, which brings its own content, or bare calls.
-        content: the prose beside bare calls; ignored for a parsed text.
+        said: a parsed text, or bare calls.
+        text: the whole text behind a parsed one; the prose beside bare calls.
     """
-    calls, prose = (said.calls, said.content) if isinstance(said, ParsedMessage) else (said, content)
-    message: dict[str, Any] = {"role": "assistant", "content": prose}
+    if isinstance(said, ParsedMessage):
+        calls, content = ((), text or said.content) if said.failures else (said.calls, said.content)
+    else:
+        calls, content = tuple(said), text
+    message: dict[str, Any] = {"role": "assistant", "content": content}
     if calls:
         message["tool_calls"] = [
             {"id": call_id(place), "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

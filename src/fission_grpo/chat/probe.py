@@ -34,6 +34,7 @@ ASKED: Message = {"role": "user", "content": "question"}
 _SAID = "probevalue"
 """Stands in for what the policy said. First in its dialogue, whatever the texts behind it hold."""
 _THINKING = re.compile(r"\s|</?think>")
+_OPEN_TAG = re.compile(r"<[^<>]*\Z")
 _REMEDY = "Use an instruction-tuned model whose template has tools, or `--chat-template hermes`."
 
 
@@ -122,7 +123,7 @@ def require_calls(renderer: Renderer) -> None:
     """
     prompt = renderer.text((ASKED,), TOOLS, prompt=True)
     text = renderer.text((ASKED, assistant_message(CALLS)), TOOLS, prompt=False)
-    said = text[shared_length(prompt, text) :]
+    said = said_after(prompt, text)
     parsed = parse_message(said)
     if parsed.failures or parsed.calls != CALLS:
         raise ChatTemplateError(
@@ -146,6 +147,12 @@ def require_replies(renderer: Renderer, end_of_turn: str) -> None:
             raise ChatTemplateError(
                 f"The chat template swallows messages: {count} of role {role} after a turn", _REMEDY
             )
+
+
+def said_after(prompt: str, text: str) -> str:
+    """What an assistant turn adds to its prompt. A tag that both begin alike (`<think>`, `<tool_call>`) stays whole."""
+    shared = text[: shared_length(prompt, text)]
+    return text[len(_OPEN_TAG.sub("", shared)) :]
 
 
 def shared_length(one: Sequence[T], other: Sequence[T]) -> int:

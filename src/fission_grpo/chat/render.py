@@ -89,7 +89,8 @@ class Renderer:
         return [token for piece in _split(text, mark) for token in self.encode(piece)]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of text by the template: control tokens in it are tokens."""
+        """Token ids of text by the template: control tokens in it are tokens, half surrogate pairs question marks."""
+        text = text.encode(errors="replace").decode()
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
         return ids
 
@@ -138,7 +139,7 @@ def _shield(value: Any, control: re.Pattern[str], mark: str) -> Any:
     if isinstance(value, str):
         return re.sub(f"(?=({control.pattern}))(.)", lambda found: found[2] + mark, value, flags=re.DOTALL)
     if isinstance(value, dict):
-        return {key: _shield(item, control, mark) for key, item in value.items()}
+        return {_shield(key, control, mark): _shield(item, control, mark) for key, item in value.items()}
     if isinstance(value, list):
         return [_shield(item, control, mark) for item in value]
     return value
@@ -153,7 +154,7 @@ def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        yield from (text for item in value.values() for text in _strings(item))
+        yield from (text for pair in value.items() for item in pair for text in _strings(item))
     elif isinstance(value, list | tuple):
         yield from (text for item in value for text in _strings(item))
 

@@ -1,8 +1,8 @@
 """The BFCL multi-turn world: the official classes as a restorable, judged environment.
 
-Source of rules and texts: `bfcl-eval` 2026.3.23 (Apache-2.0), used as a dependency. Departures from its executor, all of
-them closed traps: no model text is evaluated, so builtins, nested expressions and calls by expression are unknown names;
-call names inside argument strings are not rewritten; no state leaks between episodes; calls have limits.
+Source of rules and texts: `bfcl-eval` 2026.3.23 (Apache-2.0), used as a dependency. Departures from its executor, all
+of them closed traps: no model text is evaluated, so builtins, nested expressions and calls by expression are unknown
+names; call names inside argument strings are not rewritten; no state leaks between episodes; calls have limits.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ class BfclEnvironment:
     """One life of a BFCL world.
 
     `Task.world.config` is `{"classes": [...], "initial": {class: state}, "long_context": false}`. Exactly the tools of
-    the task are on offer, less those that `task.meta["missed_function"]` (`{"<turn>": [names]}`, as in the official Miss
-    Func entries) withholds from `tools` until that turn; like the official executor, a withheld tool runs when guessed.
+    the task are on offer, less those that `task.meta["missed_function"]` (`{"<turn>": [names]}`, as in the official
+    Miss Func entries) withholds from `tools` until that turn; as with the official executor, a withheld tool runs when
+    it is guessed.
     """
 
     def __init__(self, limits: CallLimits | None = None) -> None:

@@ -7,24 +7,26 @@ and what the classes keep in module globals is used by one call at a time and pu
 
 from __future__ import annotations
 
-import copy
+import copyreg
 import decimal
 import hashlib
+import io
 import json
+import os
 import pickle
 import random
 import struct
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from fission_grpo.environments.bfcl_official import REMEDY, methods_of, official_class, official_text
-from fission_grpo.environments.limits import GUARDS, CallLimits, CallTimeout, nesting, time_limit
-from fission_grpo.errors import ConfigError, EnvironmentFault, boundary
+from fission_grpo.environments.bfcl_official import methods_of, official_class, official_text
+from fission_grpo.environments.limits import GUARDS, CallLimits, CallTimeout, NestingError, bounded_copy, time_limit
+from fission_grpo.errors import ConfigError
 
 EXECUTION_ERROR = "Error during execution: "
 """How the official executor begins the text of every exception; so do our refusals."""
@@ -37,6 +39,15 @@ _WALL_CLOCK = "_last_modified"
 
 _one_at_a_time = threading.Lock()
 """The classes share module globals (precision of mpmath, one weather report): calls never overlap."""
+
+
+def _new_lock() -> None:
+    global _one_at_a_time  # a forked child may inherit it held by a thread that it has not
+    _one_at_a_time = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
 
 
 @cache
@@ -75,7 +86,11 @@ class BfclWorld:
 
     def freeze(self) -> bytes:
         """Everything, private state and the positions of random generators included."""
-        return pickle.dumps((self.instances, self.defaults), protocol=pickle.HIGHEST_PROTOCOL)
+        frozen = io.BytesIO()
+        pickler = pickle.Pickler(frozen, protocol=pickle.HIGHEST_PROTOCOL)
+        pickler.dispatch_table = _REDUCERS
+        pickler.dump((self.instances, self.defaults))
+        return frozen.getvalue()
 
     def digest(self) -> str:
         """Hex digest of what `freeze` keeps, equal for equal worlds however they came about."""
@@ -88,31 +103,27 @@ class BfclWorld:
         owner = owners(tuple(self.instances)).get(name)
         if owner is None:
             return unknown_name(name)
-        if nesting(arguments) > limits.depth:
-            return f"{LIMIT_ERROR}arguments are nested deeper than {limits.depth} levels"
-        with _one_at_a_time, _globals_kept(owner):
-            return self._run(name, arguments, self.instances[owner], limits)
-
-    def _run(self, name: str, arguments: Mapping[str, Any], instance: Any, limits: CallLimits) -> str:
+        instance = self.instances[owner]
         try:
-            with time_limit(limits.seconds):
-                guard = GUARDS.get(name)
-                refusal = guard(arguments, instance) if guard else None
-                text = f"{LIMIT_ERROR}{refusal}" if refusal else self._official(name, arguments, instance)
+            given = {key: bounded_copy(value, limits.depth) for key, value in arguments.items()}
+            if (guard := GUARDS.get(name)) and (refusal := guard(given, instance)):
+                return f"{LIMIT_ERROR}{refusal}"
+            with _one_at_a_time, _GLOBALS.get(owner, _no_globals)(), time_limit(limits.seconds):
+                text = _official_answer(getattr(instance, name), {**self.defaults.get(name, {}), **given})
+        except NestingError:
+            return f"{LIMIT_ERROR}arguments are nested deeper than {limits.depth} levels"
         except CallTimeout:
             return f"{LIMIT_ERROR}it took longer than {limits.seconds:g} s"
         if len(text) > limits.characters:
             return f"{LIMIT_ERROR}the answer has more than {limits.characters} characters"
         return text
 
-    def _official(self, name: str, arguments: Mapping[str, Any], instance: Any) -> str:
-        given = copy.deepcopy(dict(arguments))
-        given = {**self.defaults.get(name, {}), **given}
-        try:
-            with boundary(EnvironmentFault, name):
-                return official_text(getattr(instance, name)(**given))
-        except EnvironmentFault as fault:  # by the official contract an exception in here is the tool's answer
-            return f"{EXECUTION_ERROR}{fault.__cause__}"
+
+def _official_answer(method: Callable[..., Any], given: Mapping[str, Any]) -> str:
+    try:
+        return official_text(method(**given))
+    except Exception as error:  # noqa: BLE001 (the official contract: what a tool raises is its answer to the model)
+        return f"{EXECUTION_ERROR}{error}"
 
 
 def unknown_name(name: str) -> str:
@@ -157,17 +168,34 @@ def _mutable_defaults(name: str) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def _globals_kept(owner: str) -> Iterator[None]:
+def _math_globals() -> Iterator[None]:
     """MathAPI sets the precision of `decimal` and `mpmath` for the whole process: put both back."""
-    if owner != "MathAPI":
-        yield
-        return
-    try:
-        import mpmath
-    except ImportError as error:
-        raise ConfigError(f"MathAPI needs mpmath. Install it: {REMEDY}") from error
+    import mpmath  # there, since the class was imported
+
     with decimal.localcontext(), mpmath.workdps(mpmath.mp.dps):
         yield
+
+
+def _no_globals() -> AbstractContextManager[None]:
+    return _NOTHING
+
+
+_NOTHING = nullcontext()
+_GLOBALS: Mapping[str, Callable[[], AbstractContextManager[None]]] = MappingProxyType({"MathAPI": _math_globals})
+"""Class -> what keeps the module globals that its calls change."""
+
+
+def _revive(state: Any) -> random.Random:
+    generator = random.Random(0)  # a seed from the system would cost more than the rest of the state
+    generator.setstate(state)
+    return generator
+
+
+def _reduce(generator: random.Random) -> tuple[Any, ...]:
+    return _revive, (generator.getstate(),)
+
+
+_REDUCERS = {**copyreg.dispatch_table, random.Random: _reduce}
 
 
 def _spell(node: Any, seen: dict[int, int], words: list[str]) -> None:

@@ -7,13 +7,13 @@ reproducible, and the only thing that stops work inside C (big integers, `decima
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -38,6 +38,7 @@ class CallTimeout(BaseException):
 Guard: TypeAlias = Callable[[Mapping[str, Any], Any], str | None]
 """Arguments and the instance that would run them -> why the call is refused, or None."""
 
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 _MAX_PRECISION = 5_000
 _MAX_BITS = 1_000_000
 _MAX_PLACES = 5_000
@@ -47,18 +48,26 @@ _HUGE_NUMERAL = re.compile(r"[eE][+-]?0*\d{4,}|[\d.]{400,}")
 """A numeral in text whose value would have thousands of digits; mpmath reads text as a number."""
 
 
-def nesting(value: Any) -> int:
-    """How deep containers are nested in a JSON value; 0 for a scalar."""
-    deepest, pending = 0, [(value, 0)]
-    while pending:
-        node, depth = pending.pop()
-        children = node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else None
-        if children is None:
-            deepest = max(deepest, depth)
-        else:
-            deepest = max(deepest, depth + 1)
-            pending.extend((child, depth + 1) for child in children)
-    return deepest
+class NestingError(ValueError):
+    """Arguments are nested deeper than the limit."""
+
+
+def bounded_copy(value: Any, depth: int) -> Any:
+    """A copy of a JSON value that shares nothing mutable with it.
+
+    Raises:
+        NestingError: containers are nested deeper than `depth`.
+    """
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if depth == 0:
+        raise NestingError
+    if kind is dict:
+        return {key: bounded_copy(item, depth - 1) for key, item in value.items()}
+    if kind is list or kind is tuple:
+        return kind([bounded_copy(item, depth - 1) for item in value])
+    return copy.deepcopy(value)
 
 
 def _integer(value: Any) -> int:
@@ -166,27 +175,28 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads_of_parent)
 
 
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
+class time_limit:  # noqa: N801 (a context manager, read as a verb; a class because it runs around every call)
     """Run the body under the watchdog, in whatever thread this is; not to be nested.
 
     Raises:
-        CallTimeout: the body took longer.
+        CallTimeout: the body took longer than `seconds`.
     """
-    watchdog = _watchdog
-    if watchdog.thread is None:
-        watchdog.start()
-    watch = _Watch(threading.get_ident(), time.monotonic() + seconds)
-    with watchdog.lock:
-        watchdog.watches[watch.thread] = watch
-    arrived = False
-    try:
-        yield
-    except CallTimeout:
-        arrived = True
-        raise
-    finally:
-        with watchdog.lock:
-            watchdog.watches.pop(watch.thread, None)
-        while watch.fired and not arrived:  # already sent: it must arrive here and not in our caller's code
-            time.sleep(0)
+
+    __slots__ = ("_seconds", "_watch", "_watchdog")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._watchdog = _watchdog
+        if self._watchdog.thread is None:
+            self._watchdog.start()
+        self._watch = _Watch(threading.get_ident(), time.monotonic() + self._seconds)
+        with self._watchdog.lock:
+            self._watchdog.watches[self._watch.thread] = self._watch
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        with self._watchdog.lock:
+            self._watchdog.watches.pop(self._watch.thread, None)
+        while self._watch.fired and kind is not CallTimeout:
+            time.sleep(0)  # already sent: it must arrive here and not in our caller's code

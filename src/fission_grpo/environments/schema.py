@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 
 from fission_grpo.types import ErrorClass, Tool, ToolCall
+
+Breach: TypeAlias = Any
+"""A `jsonschema.ValidationError`; its own types allow every field to be unset, which never happens in a found error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +37,9 @@ def call_problems(call: ToolCall, tools: Sequence[Tool]) -> tuple[CallProblem, .
     tool = find_tool(call.name, tools)
     if tool is None:
         return (_unknown_tool(call.name, tools),)
-    validator = Draft202012Validator({"additionalProperties": False, **_parameters(tool)})
+    parameters = _parameters(tool)
+    others = parameters.get("additionalProperties", False)
+    validator = Draft202012Validator({**parameters, "additionalProperties": others})
     found = [problem for error in validator.iter_errors(dict(call.arguments)) for problem in _problems(error)]
     return tuple(sorted(dict.fromkeys(found), key=lambda problem: problem.error))
 
@@ -80,11 +84,11 @@ def _unknown_tool(name: str, tools: Sequence[Tool]) -> CallProblem:
     return CallProblem(error=ErrorClass.UNKNOWN_TOOL, argument="", text=f"unknown tool {_short(name)}{hint}")
 
 
-def _problems(error: ValidationError) -> Iterator[CallProblem]:
+def _problems(error: Breach) -> Iterator[CallProblem]:
     yield from _BY_KEYWORD.get(str(error.validator), _other)(error)
 
 
-def _missing(error: ValidationError) -> Iterator[CallProblem]:
+def _missing(error: Breach) -> Iterator[CallProblem]:
     properties = error.schema.get("properties", {})
     for name in error.validator_value:
         if name not in error.instance:
@@ -93,7 +97,7 @@ def _missing(error: ValidationError) -> Iterator[CallProblem]:
             yield CallProblem(error=ErrorClass.ARGUMENT_SCHEMA, argument=path, text=text)
 
 
-def _unexpected(error: ValidationError) -> Iterator[CallProblem]:
+def _unexpected(error: Breach) -> Iterator[CallProblem]:
     known = error.schema.get("properties", {})
     free = [name for name in known if name not in error.instance]
     for name in error.instance:
@@ -105,29 +109,31 @@ def _unexpected(error: ValidationError) -> Iterator[CallProblem]:
             yield CallProblem(error=ErrorClass.ARGUMENT_SCHEMA, argument=path, text=text)
 
 
-def _mistyped(error: ValidationError) -> Iterator[CallProblem]:
-    return _value(error, ErrorClass.ARGUMENT_TYPE, f"must be {_kind(error.schema)}, got {_json_type(error.instance)}")
+def _mistyped(error: Breach) -> Iterator[CallProblem]:
+    return _value(
+        error, ErrorClass.ARGUMENT_TYPE, f"must be {_kind(error.schema)}, got {_json_type(error.instance)}".rstrip()
+    )
 
 
-def _not_among(error: ValidationError) -> Iterator[CallProblem]:
+def _not_among(error: Breach) -> Iterator[CallProblem]:
     options = ", ".join(json.dumps(option, ensure_ascii=False) for option in error.validator_value)
     return _value(error, ErrorClass.ILLEGAL_VALUE, f"must be one of {options}, got")
 
 
-def _out_of_range(relation: str) -> Callable[[ValidationError], Iterator[CallProblem]]:
-    def check(error: ValidationError) -> Iterator[CallProblem]:
+def _out_of_range(relation: str) -> Callable[[Breach], Iterator[CallProblem]]:
+    def check(error: Breach) -> Iterator[CallProblem]:
         bound = json.dumps(error.validator_value, ensure_ascii=False)
         return _value(error, ErrorClass.ILLEGAL_VALUE, f"must {relation} {bound}, got")
 
     return check
 
 
-def _other(error: ValidationError) -> Iterator[CallProblem]:
+def _other(error: Breach) -> Iterator[CallProblem]:
     rule = f"breaks its rule {error.validator} {_short(error.validator_value)} with"
     return _value(error, ErrorClass.ILLEGAL_VALUE, rule)
 
 
-_Check: TypeAlias = Callable[[ValidationError], Iterator[CallProblem]]
+_Check: TypeAlias = Callable[[Breach], Iterator[CallProblem]]
 _BY_KEYWORD: Mapping[str, _Check] = {
     "required": _missing,
     "additionalProperties": _unexpected,
@@ -150,12 +156,12 @@ _KINDS = {"integer": "an integer", "array": "a list", "object": "an object", "nu
 _SHORT = 60
 
 
-def _value(error: ValidationError, kind: ErrorClass, rule: str) -> Iterator[CallProblem]:
+def _value(error: Breach, kind: ErrorClass, rule: str) -> Iterator[CallProblem]:
     path = _path(error)
     yield CallProblem(error=kind, argument=path, text=f"argument '{path}' {rule} {_short(error.instance)}")
 
 
-def _path(error: ValidationError, *more: str) -> str:
+def _path(error: Breach, *more: str) -> str:
     steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in [*error.absolute_path, *more]]
     return "".join(steps).lstrip(".")
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from types import MappingProxyType
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 from fission_grpo.environments.bfcl_world import BfclWorld
@@ -38,14 +39,46 @@ class Judgement:
     detail: str = ""
 
 
+_RIGHT = Judgement(error=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicState:
+    """What the official checker sees of one gold instance."""
+
+    owner: str
+    """Class name."""
+    attributes: tuple[str, ...]
+    values: Any
+    """As `read` reads them; shared by all judges, never called."""
+    read: Callable[[Any], Any]
+
+    @classmethod
+    def of(cls, owner: str, instance: Any) -> PublicState | None:
+        """The public attributes of an instance; None when it has none."""
+        attributes = tuple(name for name in vars(instance) if not name.startswith("_"))
+        if not attributes:
+            return None
+        read = attrgetter(*attributes)
+        return cls(owner=owner, attributes=attributes, values=read(instance), read=read)
+
+    def differences(self, instance: Any) -> list[str]:
+        """Names of the attributes that differ from the gold instance's."""
+        if self.read(instance) == self.values:
+            return []
+        values = self.values if len(self.attributes) > 1 else (self.values,)
+        pairs = zip(self.attributes, values, strict=True)
+        return [f"{self.owner}.{name}" for name, expected in pairs if getattr(instance, name) != expected]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldTurn:
     """What a turn must lead to."""
 
-    results: tuple[str, ...]
-    """Official texts of this turn's gold calls; empty when the turn is not judged."""
-    state: Mapping[str, Any]
-    """Class name -> gold instance as it stood at the end of the turn; shared by all judges, never called."""
+    results: Mapping[str, int]
+    """Official text of this turn's gold calls -> how often; empty when the turn is not judged."""
+    states: tuple[PublicState, ...]
+    """The gold instances as they stood at the end of the turn."""
 
 
 def world_key(config: Mapping[str, Any]) -> str:
@@ -68,9 +101,10 @@ def gold_turns(world: str, gold: str, limits: CallLimits) -> tuple[GoldTurn, ...
     live = BfclWorld.initial(world)
     turns = []
     for calls in json.loads(gold):
-        results = tuple(live.call(name, arguments, limits) for name, arguments in calls)
-        state = BfclWorld.thaw(live.freeze()).instances if results else {}
-        turns.append(GoldTurn(results=results, state=MappingProxyType(state)))
+        results = Counter(live.call(name, arguments, limits) for name, arguments in calls)
+        instances = BfclWorld.thaw(live.freeze()).instances if results else {}
+        states = (PublicState.of(owner, instance) for owner, instance in instances.items())
+        turns.append(GoldTurn(results=results, states=tuple(state for state in states if state)))
     return tuple(turns)
 
 
@@ -86,21 +120,12 @@ def judge(gold: GoldTurn, instances: Mapping[str, Any], results: Sequence[Sequen
         return None
     if not results[-1]:
         return Judgement(error=TurnError.EMPTY, detail="no call was made in this turn")
-    if different := _differences(gold.state, instances):
+    if different := [name for state in gold.states for name in state.differences(instances[state.owner])]:
         return Judgement(error=TurnError.STATE, detail="; ".join(different))
-    if missing := Counter(gold.results) - Counter(text for turn in results for text in turn):
-        return Judgement(error=TurnError.RESPONSE, detail=f"never returned: {next(iter(missing))}")
-    return Judgement(error=None)
-
-
-def _differences(gold: Mapping[str, Any], instances: Mapping[str, Any]) -> list[str]:
-    """Names of the public attributes that differ, compared by `!=` as the official checker does."""
-    return [
-        f"{name}.{attribute}"
-        for name, instance in gold.items()
-        for attribute, expected in vars(instance).items()
-        if not attribute.startswith("_") and getattr(instances[name], attribute) != expected
-    ]
+    had = Counter(chain.from_iterable(results))
+    if missing := [text for text, needed in gold.results.items() if had[text] < needed]:
+        return Judgement(error=TurnError.RESPONSE, detail=f"never returned: {missing[0]}")
+    return _RIGHT
 
 
 def verdict(judgements: Iterable[Judgement | None]) -> Verdict:

@@ -39,11 +39,15 @@ class Comparison:
     """Treatment minus baseline, in [-1, 1]."""
     interval: Interval
     """95 %, two-factor bootstrap over tasks and training seeds."""
-    p_value: float
-    """Exact two-sided sign test, newly fixed against newly broken tasks."""
+    p_value: float | None
+    """Exact two-sided sign test, newly fixed against newly broken tasks (McNemar's, with one run an arm); None where
+    the arms have different numbers of runs."""
     fixed: tuple[str, ...]
-    """Tasks that the treatment gets right in a larger share of its runs."""
+    """Tasks whose share of right runs rises by at least half."""
     broken: tuple[str, ...]
+    """Tasks whose share of right runs falls by at least half."""
+    comparable: int
+    """Tasks that both arms counted: fewer than `tasks` where the denominator moves."""
     seed_differences: Mapping[int, float]
     """The difference in each seed that both arms have; empty when seeds do not pair."""
     tasks: int
@@ -64,8 +68,8 @@ class Comparison:
         if fewest == 1:
             return "The interval covers the drawing of tasks and the runs of the arm that has several."
         return (
-            f"The interval covers the drawing of tasks and, roughly, training noise: {fewest} runs say little about "
-            "their own spread, so it is too narrow where runs differ by much more than tasks explain."
+            f"The interval covers the drawing of tasks and training noise, the latter from {fewest} runs: cautious "
+            "where runs agree, too narrow where they differ by far more than tasks explain."
         )
 
 
@@ -114,11 +118,13 @@ def compare(metric: Metric, baseline: Arm, treatment: Arm, *, resamples: int = 1
     """Treatment minus baseline on the same tasks; runs are paired when both arms have the same training seeds.
 
     Raises:
-        ValueError: the runs do not hold the same tasks, each once.
+        ValueError: the runs do not hold the same tasks, each once, or a fault spoiled every task in some run.
     """
     shared = _shared_tasks((baseline, treatment))
     faulty = {*_faulty(baseline), *_faulty(treatment)}
     tasks = tuple(task for task in shared if task not in faulty)
+    if not tasks:
+        raise ValueError(f"{len(faulty)} of {len(shared)} tasks met a harness fault; expected at least one without")
     seeds = (tuple(sorted(baseline.runs)), tuple(sorted(treatment.runs)))
     before, after = (_counts(arm, own, tasks, metric) for arm, own in zip((baseline, treatment), seeds, strict=True))
     paired = seeds[0] == seeds[1]
@@ -133,6 +139,7 @@ def compare(metric: Metric, baseline: Arm, treatment: Arm, *, resamples: int = 1
         difference=outcome.value,
         interval=outcome.interval,
         p_value=outcome.p_value,
+        comparable=outcome.comparable,
         fixed=tuple(np.array(tasks)[outcome.fixed].tolist()),
         broken=tuple(np.array(tasks)[outcome.broken].tolist()),
         seed_differences={run: late.value - early.value for run, early, late in per_seed},

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from fission_grpo.evaluation.statistics import Rate
-from fission_grpo.types import EndReason
 
 SAME_REWARD = 1e-9
 """Rewards closer than this are equal: a sum of floats in another order must not bring a dead group to life."""
@@ -21,7 +20,7 @@ SAME_REWARD = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupOutcome:
-    """What the accounting needs to know of one group. Trajectories with a harness fault are left out."""
+    """What the accounting needs to know of one group. Trajectories spoiled by a harness fault are left out."""
 
     group: str
     parent: str | None
@@ -43,15 +42,9 @@ class GroupOutcome:
         return max(self.rewards) - min(self.rewards) > SAME_REWARD
 
 
-def _correct(trajectory: Mapping[str, Any]) -> bool:
-    """The world's verdict where there is one (a recovered error still counts as failed otherwise), else no failure."""
-    verdict = trajectory.get("verdict")
-    return bool(verdict["ok"]) if isinstance(verdict, Mapping) else trajectory.get("failure") is None
-
-
 def group_outcome(trace: Mapping[str, Any]) -> GroupOutcome | None:
     """Read one line of `traces.jsonl`; None when every trajectory met a harness fault."""
-    sound = [one for one in trace["trajectories"] if one.get("end") != EndReason.HARNESS_FAULT]
+    sound = [one for one in trace["trajectories"] if one["reward"] is not None]
     if not sound:
         return None
     parent = trace.get("parent")
@@ -59,7 +52,7 @@ def group_outcome(trace: Mapping[str, Any]) -> GroupOutcome | None:
         group=str(trace["group"]),
         parent=None if parent is None else str(parent["group"]),
         rewards=tuple(float(one["reward"]["total"]) for one in sound),
-        correct=tuple(map(_correct, sound)),
+        correct=tuple(bool(one["success"]) for one in sound),
     )
 
 

@@ -33,6 +33,15 @@ class Curve:
     """In [0, 1], drawn in per cent."""
 
 
+CURVES = (
+    Curve(key="reward", title="Exploration reward"),
+    Curve(key="groups/alive", title="Exploration groups with a gradient", share=True),
+    Curve(key="fission/groups/alive", title="Fission groups with a gradient", share=True),
+    Curve(key="update/entropy", title="Token entropy", unit="nats"),
+)
+"""What a training report shows first: does it learn, is there signal, and does sampling collapse."""
+
+
 def rates_figure(arms: Sequence[Arm], metrics: Sequence[Metric], path: Path, *, colours: Mapping[str, str]) -> Path:
     """One panel a metric, one bar an arm, Wilson 95 % whiskers, counts spelled out; all runs of an arm pooled.
 
@@ -96,19 +105,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def curves_figure(
     arms: Mapping[str, Sequence[Sequence[Row]]],
-    curves: Sequence[Curve],
     path: Path,
     *,
     colours: Mapping[str, str],
+    curves: Sequence[Curve] = CURVES,
     window: int = 10,
 ) -> Path:
     """One panel a curve: a faint line for each run, a strong one for the mean of the arm's runs.
 
     Args:
         arms: for each arm its runs, each the rows of one `metrics.jsonl`; steps at which a key is absent are skipped.
-        curves: which keys to draw.
         path: PNG or SVG.
         colours: by arm name, from `arm_colours`.
+        curves: which keys to draw.
         window: steps of the trailing mean that every line shows.
     """
     with house_style():

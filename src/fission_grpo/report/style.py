@@ -26,7 +26,7 @@ SKY = "#56B4E9"
 PURPLE = "#CC79A7"
 GREY = "#8a949e"
 
-ARM_COLOURS = (GREY, ORANGE, SKY, BLUE, PURPLE, GREEN, VERMILLION)
+ARM_COLOURS = (GREY, PURPLE, ORANGE, SKY, BLUE, GREEN, VERMILLION)
 """In the order of the arms: the first is usually the warm start, and recedes."""
 
 RIGHT, WRONG = BLUE, VERMILLION

@@ -140,8 +140,8 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> str:
             f"{100 * one.baseline_rate.value:.1f} % ({one.baseline_rate.successes}/{one.baseline_rate.total})",
             f"{100 * one.treatment_rate.value:.1f} % ({one.treatment_rate.successes}/{one.treatment_rate.total})",
             _points(one),
-            f"{len(one.fixed)} / {len(one.broken)} of {one.tasks}",
-            f"{one.p_value:.2g}",
+            f"{len(one.fixed)} / {len(one.broken)} of {one.comparable}",
+            "-" if one.p_value is None else f"{one.p_value:.2g}",
             ", ".join(f"{100 * change:+.1f}" for change in one.seed_differences.values()) or "unpaired",
         ]
         for one in comparisons

@@ -23,7 +23,8 @@ class Branch:
     turns: tuple[str, ...]
     """Each assistant message, calls written as `name(argument=value)`."""
     right: bool
-    reward: float
+    reward: float | None
+    """None after a harness fault, which is not scored."""
     advantage: float | None
     error: str
     """Class of the failure, empty where there is none."""
@@ -98,13 +99,13 @@ def _request(prompt: str) -> str:
 
 
 def _branch(trajectory: Mapping[str, Any]) -> Branch:
-    verdict, failure = trajectory.get("verdict"), trajectory.get("failure")
+    failure, reward = trajectory["failure"], trajectory["reward"]
     return Branch(
         turns=tuple(map(readable, trajectory["text"])),
-        right=bool(verdict["ok"]) if isinstance(verdict, Mapping) else failure is None,
-        reward=float(trajectory["reward"]["total"]),
-        advantage=trajectory.get("advantage"),
-        error=str(failure["error"]) if failure else "",
+        right=bool(trajectory["success"]),
+        reward=reward["total"] if reward else None,
+        advantage=trajectory["advantage"] if reward else None,
+        error=str(failure["error"] or "") if failure else "",
     )
 
 
@@ -148,8 +149,9 @@ def most_telling(trees: Iterable[FissionTree]) -> FissionTree | None:
 
 
 def _text_line(branch: Branch, stem: str, width: int) -> str:
+    reward = " " * 5 if branch.reward is None else f"{branch.reward:5.2f}"
     advantage = "" if branch.advantage is None else f" {branch.advantage:+6.2f}"
-    head = f"{stem}{'✓' if branch.right else '✗'} {branch.reward:5.2f}{advantage}  {branch.error:<3}"
+    head = f"{stem}{'✓' if branch.right else '✗'} {reward}{advantage}  {branch.error:<3}"
     return head + branch.fit(max(12, width - len(head)))
 
 

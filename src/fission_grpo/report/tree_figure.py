@@ -12,6 +12,7 @@ from matplotlib.path import Path as Curve
 
 from fission_grpo.report.style import (
     HAIRLINE,
+    ORANGE,
     QUIET,
     RIGHT,
     RIGHT_TINT,
@@ -146,7 +147,7 @@ def _request_card(sheet: _Sheet, tree: FissionTree, middle: float) -> None:
 
 def _feedback_card(sheet: _Sheet, tree: FissionTree, middle: float) -> None:
     lines = [line for text in tree.feedback for line in _wrapped(text, characters=23, lines=8)][:14]
-    sheet.box(_FEEDBACK_X, middle, _FEEDBACK_W, 0.18 * len(lines) + 0.28, face="#fff8ee", edge="#E69F00")
+    sheet.box(_FEEDBACK_X, middle, _FEEDBACK_W, 0.18 * len(lines) + 0.28, face="#fff8ee", edge=ORANGE)
     _card_text(sheet, _FEEDBACK_X + 0.12, middle, lines, fontsize=8.2)
 
 
@@ -156,9 +157,10 @@ def _branch_card(sheet: _Sheet, branch: Branch, x: float, y: float, width: float
     sheet.box(x, y, width, _BOX, face=tint, edge=colour if strong else tint, line=1.8)
     sheet.text(x + 0.1, y, "✓" if branch.right else "✗", color=colour, fontsize=10.5, weight="bold")
     numbers = x + width - 0.1
-    sheet.text(numbers, y - 0.075, f"{branch.reward:.2f}", ha="right", fontsize=8.6, weight="bold")
+    reward = "" if branch.reward is None else f"{branch.reward:.2f}"
+    sheet.text(numbers, y - 0.075, reward, ha="right", fontsize=8.6, weight="bold")
     advantage = "" if branch.advantage is None else f"A {branch.advantage:+.2f}"
-    sheet.text(numbers, y + 0.09, advantage, ha="right", fontsize=7, color=QUIET)
+    sheet.text(numbers, y + 0.09, advantage, ha="right", fontsize=7.3, color=QUIET)
     room = width - 0.32 - 0.62 - (0.3 if branch.error else 0)
     sheet.text(x + 0.32, y, branch.fit(int(room / _MONO_INCH)), family=_MONO, fontsize=8.3)
     sheet.text(numbers - 0.52, y, branch.error, ha="right", fontsize=7.4, color=colour, weight="bold")

@@ -5,13 +5,13 @@ official verdict, and must stop doing so when any one call is left out. Half of 
 login, a folder, a running engine) meet a world where it is missing, and nothing in the prompt tells.
 
 Splits never share a text, a world, or a gold chain of three or more calls: texts and chains belong to one split by
-their hash, worlds come from disjoint seed streams, and held-out texts use wordings that no training text uses.
+their hash, worlds come from disjoint seed streams, and held-out texts use wordings that no training text uses. No task
+shares anything of that kind with the official test entries.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -19,11 +19,13 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from fission_grpo.environments.bfcl import BfclEnvironment, bfcl_tools
+from fission_grpo.environments.bfcl import BFCL, BfclEnvironment, bfcl_tools
 from fission_grpo.errors import ConfigError
+from fission_grpo.tasks.chains import canonical, chain_of, proves_itself, texts_of
 from fission_grpo.tasks.families import APIS, HELDOUT_APIS, SEEN_APIS
-from fission_grpo.tasks.families.base import Exhausted, Family, Need, Part, Scene, literal
-from fission_grpo.types import OutcomeKind, Task, Tool, ToolCall, World
+from fission_grpo.tasks.families.base import Family, Part, Scene, Unfit, literal
+from fission_grpo.tasks.overlap import CALLS, official_index
+from fission_grpo.types import Task, Tool, ToolCall, World
 
 OPENINGS = ("", "please ", "now ", "I want you to do this: ", "here is what I need: ", "could you do this: ")
 JOINERS = ("{first}, then {second}", "{first}. After that, {second}", "first {first}, and then {second}")
@@ -32,8 +34,8 @@ FOLLOWUP_OPENINGS = ("", "now ", "next, ", "then ", "also ")
 LENGTHS = (range(1, 2), range(2, 3), range(3, 5))
 """What the shares of `Mixture.calls` stand for."""
 
-MOST_TRIES = 2000
-"""Rejected drawings for one task before the request is called impossible."""
+TRIES = 150
+"""Rejected drawings after which the plan of a task gives way to a wider one."""
 
 
 class Split(StrEnum):
@@ -44,12 +46,19 @@ class Split(StrEnum):
     HELDOUT = "heldout"
 
 
-_BUCKETS: Mapping[Split, range] = {
+_CHAINS: Mapping[Split, range] = {
     Split.TRAIN: range(0, 5),
     Split.VALIDATION: range(5, 7),
     Split.HELDOUT: range(7, 10),
 }
-"""Tenths of the hash space: which split may use a text or a chain."""
+"""Tenths of the hash space: which split may use a gold chain of three or more calls."""
+
+_TEXTS: Mapping[Split, range] = {
+    Split.TRAIN: range(0, 7),
+    Split.VALIDATION: range(7, 10),
+    Split.HELDOUT: range(0, 10),
+}
+"""The same for texts; held-out texts are told apart by their wordings already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +67,8 @@ class Mixture:
 
     calls: tuple[float, float, float] = (0.45, 0.35, 0.20)
     """Tasks whose longest turn takes one, two, and three to four gold calls; adds up to one."""
-    two_parts: float = 0.4
-    """Of the single-turn tasks with more than one gold call: drawn as two requests in one user message."""
+    two_parts: tuple[float, float] = (0.3, 0.6)
+    """Of the single-turn tasks with two, and with more gold calls: two requests in one user message."""
     two_turns: float = 0.0
     """Two user messages, one request each."""
     two_apis: float = 0.3
@@ -68,7 +77,7 @@ class Mixture:
     """Of the needs: those that the initial world does not meet."""
 
     def __post_init__(self) -> None:
-        shares = (*self.calls, self.two_parts, self.two_turns, self.two_apis, self.unmet)
+        shares = (*self.calls, *self.two_parts, self.two_turns, self.two_apis, self.unmet)
         if not all(0 <= share <= 1 for share in shares) or abs(sum(self.calls) - 1) > 1e-6:
             raise ConfigError(f"{self}: shares must lie in [0, 1], and those of `calls` add up to 1")
 
@@ -103,61 +112,9 @@ def synthesise(
     tasks: list[Task] = []
     for index in range(count):
         task = studio.task(index, seen)
-        seen.add(text_of(task))
+        seen.add(_text_of(task))
         tasks.append(task)
     return tasks
-
-
-def text_of(task: Task) -> str:
-    """All that the user says in a task."""
-    spoken = [message["content"] for message in task.messages if message["role"] == "user"]
-    return "\n".join([*spoken, *task.followups])
-
-
-def chain_of(task: Task) -> tuple[ToolCall, ...]:
-    """The gold calls of a task from its first turn to its last."""
-    return tuple(call for turn in task.gold for call in turn)
-
-
-def canonical(value: object) -> str:
-    """JSON text that is equal for equal values."""
-    return json.dumps(value, sort_keys=True, default=_plain)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, ToolCall):
-        return [value.name, dict(value.arguments)]
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{type(value).__name__} is no JSON")
-
-
-def proves_itself(environment: BfclEnvironment, task: Task) -> bool:
-    """Whether the gold chain succeeds, satisfies the official verdict, and has no call too many."""
-    if not _replay(environment, task, skip=None):
-        return False
-    last_of_turn = {i for i, turn in _numbered(task) if len(turn) == 1}  # an empty turn is never right
-    calls = range(len(chain_of(task)))
-    return not any(_replay(environment, task, skip=i) for i in calls if i not in last_of_turn)
-
-
-def _numbered(task: Task) -> Iterator[tuple[int, tuple[ToolCall, ...]]]:
-    """Each turn with the position of its first call in the chain."""
-    start = 0
-    for turn in task.gold:
-        yield start, turn
-        start += len(turn)
-
-
-def _replay(environment: BfclEnvironment, task: Task, *, skip: int | None) -> bool:
-    environment.reset(task)
-    for start, turn in _numbered(task):
-        if start:
-            environment.next_turn()
-        for i, call in enumerate(turn, start):
-            if i != skip and environment.execute(call).kind is not OutcomeKind.SUCCESS:
-                return False
-    return environment.score().ok
 
 
 def _check_apis(apis: Sequence[str], split: Split) -> None:
@@ -190,6 +147,15 @@ class _Request:
     clause: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Meeting:
+    """What it takes to get the world ready for one request."""
+
+    fixes: tuple[ToolCall, ...]
+    notes: tuple[str, ...]
+    """What the user says about it, whether or not it is needed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Studio:
     """Draws the tasks of one `synthesise`."""
@@ -203,38 +169,41 @@ class _Studio:
     def task(self, index: int, seen: set[str]) -> Task:
         """The `index`-th task: the first drawing that proves itself and is nobody else's."""
         environment = BfclEnvironment()
-        plan = self._plan(Random(f"{self.split}/{self.seed}/{index}"))
-        for attempt in range(MOST_TRIES):
+        plans = self._plans(Random(f"{self.split}/{self.seed}/{index}"))
+        for attempt, plan in enumerate(plan for plan in plans for _ in range(TRIES)):
             rng = Random(f"{self.split}/{self.seed}/{index}/{attempt}")
             try:
                 task = self._draw(rng, plan, f"{self.split}-{self.seed}-{index:05d}")
-            except Exhausted:
+            except Unfit:
                 continue
-            fits = max(map(len, task.gold)) in plan.lengths and text_of(task) not in seen and self._is_ours(task)
-            if fits and proves_itself(environment, task):
+            if _text_of(task) not in seen and self._is_ours(task) and proves_itself(environment, task):
                 return task
         raise ConfigError(
-            f"no new task after {MOST_TRIES} tries for number {index} of split {self.split} over "
-            f"{', '.join(self.apis)}: ask for fewer tasks or more APIs"
+            f"no new task for number {index} of split {self.split} over {', '.join(self.apis)}: "
+            "ask for fewer tasks or more APIs"
         )
 
     def _is_ours(self, task: Task) -> bool:
         chain = chain_of(task)
-        keys = [text_of(task), canonical(chain)] if len(chain) >= 3 else [text_of(task)]
-        return all(_bucket(key) in _BUCKETS[self.split] for key in keys)
+        if len(chain) >= CALLS and _bucket(canonical(chain)) not in _CHAINS[self.split]:
+            return False
+        return _bucket(_text_of(task)) in _TEXTS[self.split] and not official_index().offences(task)
 
-    def _plan(self, rng: Random) -> _Plan:
-        (lengths,) = rng.choices(LENGTHS, self.mixture.calls)
-        if rng.random() < self.mixture.two_turns:
-            return _Plan(lengths=lengths, turns=2, requests=2)
-        two_parts = max(lengths) > 1 and rng.random() < self.mixture.two_parts
-        return _Plan(lengths=lengths, turns=1, requests=2 if two_parts else 1)
+    def _plans(self, rng: Random) -> Iterator[_Plan]:
+        """What to try: first what the mixture says, then what comes near it where an API cannot give that."""
+        (size,) = rng.choices(range(3), self.mixture.calls)
+        two_turns = rng.random() < self.mixture.two_turns
+        two_parts = rng.random() < (0.0, *self.mixture.two_parts)[size]
+        first = _Plan(lengths=LENGTHS[size], turns=1 + two_turns, requests=2 if two_turns or two_parts else 1)
+        yield first
+        yield replace(first, requests=2)
+        yield replace(first, requests=2, lengths=range(1, 5))
 
     def _draw(self, rng: Random, plan: _Plan, name: str) -> Task:
         scenes = _scenes(rng, self._choose_apis(rng, plan.requests))
         requests = self._requests(rng, scenes, plan.requests)
         turns = [requests] if plan.turns == 1 else [[request] for request in requests]
-        return self._assemble(rng, name, scenes, turns)
+        return self._assemble(rng, plan, name, scenes, turns)
 
     def _choose_apis(self, rng: Random, count: int) -> list[str]:
         apart = count == 2 and len(self.apis) > 1 and rng.random() < self.mixture.two_apis
@@ -259,39 +228,29 @@ class _Studio:
         return ("heldout",) if self.split is Split.HELDOUT else ("train",)
 
     def _assemble(
-        self, rng: Random, name: str, scenes: Mapping[str, Scene], turns: list[list[_Request]]
+        self, rng: Random, plan: _Plan, name: str, scenes: Mapping[str, Scene], turns: list[list[_Request]]
     ) -> Task:
         arranged: set[str] = set()
-        gold, texts, hidden = [], [], 0
-        for turn in turns:
-            calls: list[ToolCall] = []
-            notes: list[str] = []
-            for request in turn:
-                fixes, told = self._meet(rng, scenes[request.api], request, arranged)
-                hidden += len(fixes)
-                calls += [*fixes, *request.part.calls]
-                notes += told
-            gold.append(tuple(calls))
-            openings = FOLLOWUP_OPENINGS if texts else OPENINGS
-            texts.append(_text(rng, openings, [request.clause for request in turn], notes))
+        meetings = [[self._meet(rng, scenes[r.api], r, arranged) for r in turn] for turn in turns]
+        gold = tuple(_gold(turn, met) for turn, met in zip(turns, meetings, strict=True))
+        if max(map(len, gold)) not in plan.lengths:
+            raise Unfit
+        first, *later = (_text(rng, i, turn, met) for i, (turn, met) in enumerate(zip(turns, meetings, strict=True)))
         requests = [request for turn in turns for request in turn]
-        target = tuple(gold[0][:1])
         initial = {api: scene.state for api, scene in scenes.items()}
         return Task(
             id=name,
-            messages=({"role": "user", "content": texts[0]},),
+            messages=({"role": "user", "content": first},),
             tools=_offer(rng, requests, self.tools),
-            target=target,
-            world=World(environment="bfcl", config={"classes": list(scenes), "initial": initial}),
-            gold=tuple(gold),
-            followups=tuple(texts[1:]),
-            meta=self._meta(requests, hidden, sum(len(calls) for calls in gold)),
+            target=gold[0][:1],
+            world=World(environment=BFCL, config={"classes": list(scenes), "initial": initial}),
+            gold=gold,
+            followups=tuple(later),
+            meta=self._meta(requests, [fix for met in meetings for part in met for fix in part.fixes], gold),
         )
 
-    def _meet(
-        self, rng: Random, scene: Scene, request: _Request, arranged: set[str]
-    ) -> tuple[list[ToolCall], list[str]]:
-        """Arrange the needs that no earlier request arranged: repairs, and what the user says about them."""
+    def _meet(self, rng: Random, scene: Scene, request: _Request, arranged: set[str]) -> _Meeting:
+        """Arrange the needs that no earlier request arranged."""
         fixes: list[ToolCall] = []
         notes: list[str] = []
         for need in request.family.needs:
@@ -302,9 +261,11 @@ class _Studio:
             _, template = need.notes.draw(rng, self._kinds(request.api))
             fixes += fix.calls
             notes.append(_fill(template, fix))
-        return fixes, notes
+        return _Meeting(tuple(fixes), tuple(notes))
 
-    def _meta(self, requests: list[_Request], hidden: int, gold_calls: int) -> dict[str, Any]:
+    def _meta(
+        self, requests: Sequence[_Request], fixes: Sequence[ToolCall], gold: Sequence[Sequence[ToolCall]]
+    ) -> dict[str, Any]:
         apis = sorted({request.api for request in requests})
         return {
             "apis": apis,
@@ -312,8 +273,8 @@ class _Studio:
             "split": str(self.split),
             "slice": "heldout_api" if any(api in HELDOUT_APIS for api in apis) else "seen_api",
             "wording": requests[0].wording,
-            "hidden": hidden > 0,
-            "gold_calls": gold_calls,
+            "hidden": bool(fixes),
+            "gold_calls": sum(len(turn) for turn in gold),
         }
 
 
@@ -330,12 +291,18 @@ def _fill(template: str, part: Part) -> str:
     return template.format(**{key: literal(value) for key, value in part.slots.items()})
 
 
-def _text(rng: Random, openings: Sequence[str], clauses: Sequence[str], notes: Sequence[str]) -> str:
+def _gold(turn: Sequence[_Request], meetings: Sequence[_Meeting]) -> tuple[ToolCall, ...]:
+    pairs = zip(turn, meetings, strict=True)
+    return tuple(call for request, meeting in pairs for call in (*meeting.fixes, *request.part.calls))
+
+
+def _text(rng: Random, turn: int, requests: Sequence[_Request], meetings: Sequence[_Meeting]) -> str:
     """One user message: the request with its opening, and what else the user says before or after it."""
+    clauses = [request.clause for request in requests]
     request = clauses[0] if len(clauses) == 1 else rng.choice(JOINERS).format(first=clauses[0], second=clauses[1])
-    sentences = [rng.choice(openings) + request]
-    notes_first = rng.random() < 0.3
-    sentences = [*notes, *sentences] if notes_first else [*sentences, *notes]
+    asked = [rng.choice(FOLLOWUP_OPENINGS if turn else OPENINGS) + request]
+    notes = [note for meeting in meetings for note in meeting.notes]
+    sentences = [*notes, *asked] if rng.random() < 0.3 else [*asked, *notes]
     return " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences)
 
 
@@ -349,6 +316,10 @@ def _offer(rng: Random, requests: Sequence[_Request], size: tuple[int, int]) -> 
     names = sorted(needed) + rng.sample(others, min(more, len(others)))
     rng.shuffle(names)
     return tuple(known[name] for name in names)
+
+
+def _text_of(task: Task) -> str:
+    return "\n".join(texts_of(task))
 
 
 def _bucket(key: str) -> int:

@@ -30,18 +30,18 @@ class Scene:
         """One of `things` that nothing in this scene talks about yet.
 
         Raises:
-            Exhausted: all of them are taken.
+            Unfit: all of them are taken.
         """
         free = [thing for thing in things if thing not in self.taken]
         if not free:
-            raise Exhausted
+            raise Unfit
         thing = self.rng.choice(free)
         self.taken.add(thing)
         return thing
 
 
-class Exhausted(Exception):  # noqa: N818 - a signal between a family and the synthesiser, never an error of anyone's
-    """A scene has nothing left for one more part: draw another."""
+class Unfit(Exception):  # noqa: N818 - a signal between a family and the synthesiser, never anyone's error
+    """This drawing does not work out (nothing left to talk about, wrong length): draw another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ from random import Random
 from typing import Any
 
 from fission_grpo.tasks.families import words
-from fission_grpo.tasks.families.base import Api, Exhausted, Family, Need, Part, Scene, Wordings, call, one_call
+from fission_grpo.tasks.families.base import Api, Family, Need, Part, Scene, Unfit, Wordings, call, one_call
+from fission_grpo.types import ToolCall
 
 HERE = "here"
 """Name of the working folder until a need renames it."""
@@ -44,13 +45,14 @@ def _take_file(scene: Scene) -> str:
 def _new_name(scene: Scene) -> str:
     name = words.file_name(scene.rng)
     if name in _contents(scene) or name in scene.taken:
-        raise Exhausted
+        raise Unfit
     scene.taken.add(name)
     return name
 
 
 def _folder_names(scene: Scene, count: int) -> list[str]:
-    free = [noun for noun in words.NOUNS if noun not in _contents(scene)]
+    contents = _contents(scene)
+    free = [noun for noun in words.NOUNS if noun not in contents]
     return scene.rng.sample(free, count)
 
 
@@ -78,7 +80,7 @@ def _in_nested_folder(scene: Scene, part: Part, unmet: bool) -> Part:
         scene.state["root"] = {folder: _folder(inside)}
         return Part(slots=slots, calls=())
     tree = {outer: _folder({**_neighbours(scene, [beside]), folder: _folder(inside)})}
-    calls = (call("cd", folder=outer), call("cd", folder=folder))
+    calls: tuple[ToolCall, ...] = (call("cd", folder=outer), call("cd", folder=folder))
     if scene.rng.random() < 0.4:  # one step on the way already
         scene.state["root"], calls = tree, calls[1:]
     else:
@@ -240,7 +242,10 @@ _FLAT = (
                 "which lines of {file_name} have {pattern}, search them",
                 "in {file_name}, find the text {pattern}",
             ),
-            heldout=("search the file {file_name} for the text {pattern}", "look for lines with {pattern} in {file_name}"),
+            heldout=(
+                "search the file {file_name} for the text {pattern}",
+                "look for lines with {pattern} in {file_name}",
+            ),
         ),
     ),
     Family(
@@ -272,7 +277,10 @@ _FLAT = (
                 "the end of {file_name}, {lines} lines, print it",
                 "tail {file_name} with {lines} lines",
             ),
-            heldout=("print the last {lines} lines of the file {file_name}", "give me the tail of {file_name}, {lines} lines"),
+            heldout=(
+                "print the last {lines} lines of the file {file_name}",
+                "give me the tail of {file_name}, {lines} lines",
+            ),
         ),
     ),
     Family(
@@ -289,7 +297,10 @@ _FLAT = (
                 "the file {source} should get the name {destination}",
                 "rename the file {source} as {destination}",
             ),
-            heldout=("change the name of the file {source} to {destination}", "give the file {source} the name {destination}"),
+            heldout=(
+                "change the name of the file {source} to {destination}",
+                "give the file {source} the name {destination}",
+            ),
         ),
     ),
     Family(
@@ -321,7 +332,10 @@ _FLAT = (
                 "I need a copy of {source}, name it {destination}",
                 "save a copy of {source} as {destination}",
             ),
-            heldout=("make a copy of the file {source} as {destination}", "duplicate the file {source} to {destination}"),
+            heldout=(
+                "make a copy of the file {source} as {destination}",
+                "duplicate the file {source} to {destination}",
+            ),
         ),
     ),
     Family(

@@ -105,7 +105,10 @@ MESSAGES = Api(
                     "tell the user {receiver_id} in a message: {message}",
                     "to {receiver_id}, send {message}",
                 ),
-                heldout=("send the text {message} to user {receiver_id}", "write the message {message} to {receiver_id}"),
+                heldout=(
+                    "send the text {message} to user {receiver_id}",
+                    "write the message {message} to {receiver_id}",
+                ),
             ),
         ),
         Family(
@@ -143,7 +146,10 @@ MESSAGES = Api(
                     "the last message to {receiver_id} should be deleted",
                     "remove what I sent to {receiver_id}, delete it",
                 ),
-                heldout=("remove the latest message to user {receiver_id}", "delete the last message for {receiver_id}"),
+                heldout=(
+                    "remove the latest message to user {receiver_id}",
+                    "delete the last message for {receiver_id}",
+                ),
             ),
         ),
         Family(

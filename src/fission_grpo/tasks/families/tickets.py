@@ -207,7 +207,10 @@ TICKETS = Api(
                     "ticket {ticket_id} should have priority {priority}",
                     "give ticket {ticket_id} the priority {priority}",
                 ),
-                heldout=("set the priority of ticket {ticket_id} to {priority}", "update ticket {ticket_id}: priority {priority}"),
+                heldout=(
+                    "set the priority of ticket {ticket_id} to {priority}",
+                    "update ticket {ticket_id}: priority {priority}",
+                ),
             ),
         ),
         Family(

@@ -47,9 +47,7 @@ def _scene(rng: Random) -> dict[str, Any]:
     numbers = sorted(rng.sample(range(first, first + 400), 3))
     statuses = rng.sample(("Open", "Pending", "Completed"), 3)
     return {
-        "orders": {
-            str(n): _order(rng, n, rng.choice(symbols), s) for n, s in zip(numbers, statuses, strict=True)
-        },
+        "orders": {str(n): _order(rng, n, rng.choice(symbols), s) for n, s in zip(numbers, statuses, strict=True)},
         "account_info": {
             "account_id": rng.randint(10000, 99999),
             "balance": words.price(rng, 9000, 30000),
@@ -260,7 +258,7 @@ TRADING = Api(
                     "{order_type} {amount} shares of {company} at {price}, but look up its symbol first",
                 ),
                 heldout=(
-                    "get the symbol of the company {company} and place a {order_type} order for {amount} shares at {price}",
+                    "get the symbol of {company} and place a {order_type} order for {amount} shares at {price}",
                     "look up the symbol for {company} and {order_type} {amount} shares at {price}",
                 ),
             ),

@@ -140,7 +140,10 @@ TWITTER = Api(
                     "with tags {tags}, write the tweet {content}",
                     "put out the tweet {content} and tag it {tags}",
                 ),
-                heldout=("publish the tweet {content}, tagged {tags}", "post a tweet with the text {content} and tags {tags}"),
+                heldout=(
+                    "publish the tweet {content}, tagged {tags}",
+                    "post a tweet with the text {content} and tags {tags}",
+                ),
             ),
         ),
         Family(
@@ -208,7 +211,10 @@ TWITTER = Api(
                     "drop {username_to_unfollow} from the users I follow",
                     "make me unfollow user {username_to_unfollow}",
                 ),
-                heldout=("stop following the user {username_to_unfollow}", "I want to unfollow user {username_to_unfollow}"),
+                heldout=(
+                    "stop following the user {username_to_unfollow}",
+                    "I want to unfollow user {username_to_unfollow}",
+                ),
             ),
         ),
         Family(

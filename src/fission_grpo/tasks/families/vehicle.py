@@ -1,4 +1,4 @@
-"""Requests to `VehicleControlAPI`: cruise control wants a running engine, the engine wants locked doors and the brake."""
+"""Requests to `VehicleControlAPI`: cruising wants a running engine, the engine wants locked doors and the brake."""
 
 from __future__ import annotations
 
@@ -380,7 +380,10 @@ VEHICLE = Api(
                     "press the brake to position {pedalPosition}",
                     "set the pedal of the brake to {pedalPosition}",
                 ),
-                heldout=("push the brake pedal to {pedalPosition}", "put the pedal of the brake at position {pedalPosition}"),
+                heldout=(
+                    "push the brake pedal to {pedalPosition}",
+                    "put the pedal of the brake at position {pedalPosition}",
+                ),
             ),
         ),
         Family(
@@ -446,7 +449,10 @@ VEHICLE = Api(
                     "find a tire shop and bring me there",
                     "set the navigation to the nearest tire shop",
                 ),
-                heldout=("find the nearest tire shop and take me there", "look for the nearest tire shop and navigate to it"),
+                heldout=(
+                    "find the nearest tire shop and take me there",
+                    "look for the nearest tire shop and navigate to it",
+                ),
             ),
         ),
         Family(

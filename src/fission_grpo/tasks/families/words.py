@@ -5,25 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-NOUNS = (
-    "anchor amber badge basket beacon birch bottle bridge bronze canyon carbon castle cedar cellar cherry clover cobalt copper "
-    "coral cotton crater crystal delta desert dragon ember engine fabric falcon feather fender fossil garden ginger glacier "
-    "granite harbor hazel helmet island ivory jacket jungle kettle ladder lagoon lantern lemon lizard magnet maple marble "
-    "meadow melon mirror monsoon nectar needle nickel oasis olive orchid otter oxygen paddle panda parrot pebble pepper "
-    "pillar planet pocket prairie quartz rabbit radar raven ribbon river rocket saddle salmon sapling shadow signal silver "
-    "sparrow spruce summit sunset temple thunder timber tulip tunnel turbine valley velvet violin walnut willow winter zephyr"
-).split()
 
-PEOPLE = (
-    "adele amos bianca boris carla cyrus daria dexter elena ezra fiona felix gilda gustav hanna hugo imani ivan jonas judith "
-    "kiran klara lars leona marta milo nadia nolan odette oscar petra quincy rania rufus selma silas tamar tobias ursula "
-    "viktor wanda xavier yara yusuf zelda zoltan"
-).split()
+def _words(*lines: str) -> tuple[str, ...]:
+    return tuple(" ".join(lines).split())
 
-TICKERS = (
-    "ARBO BLYX CRUV DEXO DRYL ELVA FENQ FLUX GRIM HALO HEXA IVOR JADE KELP KRYO LUMA MIRX MOSS NOVI ONYX ORBI PLUM PYRE QILL "
-    "QUOL RHEA RUNE SABL SOLV TARN TERN UMBR VANT VEGA WISP WREN XYLO YARN ZEND ZINC"
-).split()
+
+NOUNS = _words(
+    "anchor amber badge basket beacon birch bottle bridge bronze canyon carbon castle cedar cellar cherry clover",
+    "cobalt copper coral cotton crater crystal delta desert dragon ember engine fabric falcon feather fender",
+    "fossil garden ginger glacier granite harbor hazel helmet island ivory jacket jungle kettle ladder lagoon",
+    "lantern lemon lizard magnet maple marble meadow melon mirror monsoon nectar needle nickel oasis olive orchid",
+    "otter oxygen paddle panda parrot pebble pepper pillar planet pocket prairie quartz rabbit radar raven ribbon",
+    "river rocket saddle salmon sapling shadow signal silver sparrow spruce summit sunset temple thunder timber",
+    "tulip tunnel turbine valley velvet violin walnut willow winter zephyr",
+)
+
+PEOPLE = _words(
+    "adele amos bianca boris carla cyrus daria dexter elena ezra fiona felix gilda gustav hanna hugo imani ivan",
+    "jonas judith kiran klara lars leona marta milo nadia nolan odette oscar petra quincy rania rufus selma silas",
+    "tamar tobias ursula viktor wanda xavier yara yusuf zelda zoltan",
+)
+
+TICKERS = _words(
+    "ARBO BLYX CRUV DEXO DRYL ELVA FENQ FLUX GRIM HALO HEXA IVOR JADE KELP KRYO LUMA MIRX MOSS NOVI ONYX ORBI",
+    "PLUM PYRE QILL QUOL RHEA RUNE SABL SOLV TARN TERN UMBR VANT VEGA WISP WREN XYLO YARN ZEND ZINC",
+)
 
 EXTENSIONS = ("txt", "md", "csv", "log", "cfg")
 

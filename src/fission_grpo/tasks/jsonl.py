@@ -1,0 +1,151 @@
+"""Tasks as JSON Lines: one object a line, OpenAI roles, and a checker that names every problem at once.
+
+    {"id", "messages", "tools", "gold": [{"name", "arguments"}]}     a decision point; gold is what is right next
+    {..., "world", "turns": [[call, ...], ...], "followups": [text]}  an episode; turns are gold calls per user turn
+    {..., "meta": {...}}                                              slices for reports
+
+`tools`, `world`, `turns` and `meta` may be JSON text, as table formats want. Such formats also fill absent keys with
+null: those are dropped everywhere but in `world` and `meta`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fission_grpo.errors import DataError
+from fission_grpo.tasks.inspection import Render, Worlds, inspect_record
+from fission_grpo.types import Message, Task, ToolCall, World
+
+_EMBEDDED = ("tools", "world", "turns", "meta")
+"""Keys whose value may be JSON text."""
+_VERBATIM = ("world", "meta")
+"""Keys in which null means null."""
+
+
+def write_tasks(path: Path | str, tasks: Iterable[Task]) -> None:
+    """Write tasks, one a line, replacing the file as a whole or not at all."""
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.partial")
+    with draft.open("w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(record_of(task), ensure_ascii=False) + "\n" for task in tasks)
+    draft.replace(target)
+
+
+def read_tasks(path: Path | str, *, worlds: Worlds | None = None, render: Render | None = None) -> list[Task]:
+    """All tasks of a file that has no problems.
+
+    Raises:
+        DataError: the file has problems (all of them are listed) or cannot be opened.
+    """
+    tasks, problems = _scan(Path(path), worlds, render)
+    if problems:
+        raise DataError(str(path), problems)
+    return tasks
+
+
+def check_file(path: Path | str, *, worlds: Worlds | None = None, render: Render | None = None) -> list[str]:
+    """Every problem of a file, each with its line number; empty for a good file.
+
+    Args:
+        path: the file.
+        worlds: environment name -> how to make one; gold calls of tasks in these worlds are executed. Default: `bfcl`.
+        render: called with each task that is sound so far; a `ConfigError` it raises is a problem (chat templates).
+    """
+    return _scan(Path(path), worlds, render)[1]
+
+
+def record_of(task: Task) -> dict[str, Any]:
+    """A task as a JSON object; empty optional parts are left out."""
+    record: dict[str, Any] = {
+        "id": task.id,
+        "messages": [dict(message) for message in task.messages],
+        "tools": [dict(tool) for tool in task.tools],
+        "gold": [_call_record(call) for call in task.target],
+    }
+    if task.world:
+        record["world"] = {"environment": task.world.environment, "config": dict(task.world.config)}
+        record["turns"] = [[_call_record(call) for call in turn] for turn in task.gold]
+    if task.followups:
+        record["followups"] = list(task.followups)
+    if task.meta:
+        record["meta"] = dict(task.meta)
+    return record
+
+
+def task_of(record: Mapping[str, Any]) -> Task:
+    """The task of a sound record (see `inspect_record`)."""
+    world = record.get("world")
+    messages: tuple[Message, ...] = tuple(record["messages"])
+    return Task(
+        id=record["id"],
+        messages=messages,
+        tools=tuple(record["tools"]),
+        target=_calls(record["gold"]),
+        world=World(environment=world["environment"], config=world["config"]) if world else None,
+        gold=tuple(_calls(turn) for turn in record.get("turns", ())),
+        followups=tuple(record.get("followups", ())),
+        meta=record.get("meta", {}),
+    )
+
+
+def _call_record(call: ToolCall) -> dict[str, Any]:
+    return {"name": call.name, "arguments": dict(call.arguments)}
+
+
+def _calls(records: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
+    return tuple(ToolCall(name=record["name"], arguments=record.get("arguments", {})) for record in records)
+
+
+def _scan(path: Path, worlds: Worlds | None, render: Render | None) -> tuple[list[Task], list[str]]:
+    tasks: list[Task] = []
+    problems: list[str] = []
+    first_line: dict[str, int] = {}
+    try:
+        for number, line in _lines(path):
+            record, broken = _record(line)
+            found = broken or inspect_record(record, task_of, worlds, render)
+            if not broken and isinstance(record.get("id"), str):
+                earlier = first_line.setdefault(record["id"], number)
+                found += [f"id {record['id']!r} was used on line {earlier} already"] if earlier != number else []
+            problems += [f"line {number}: {problem}" for problem in found]
+            tasks += [] if found else [task_of(record)]
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"cannot be read: {error}")
+    if not tasks and not problems:
+        problems.append("holds no task; expected one JSON object a line")
+    return tasks, problems
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield number, line
+
+
+def _record(line: str) -> tuple[dict[str, Any], list[str]]:
+    """The object of a line with embedded JSON opened and null keys dropped, or what is broken about it."""
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        return {}, [f"is no JSON: {error}"]
+    if not isinstance(record, dict):
+        return {}, [f"holds {type(record).__name__}; expected a JSON object"]
+    record = {key: value for key, value in record.items() if value is not None}
+    problems: list[str] = []
+    for key in _EMBEDDED:
+        if isinstance(record.get(key), str):
+            try:
+                record[key] = json.loads(record[key])
+            except ValueError as error:
+                problems.append(f"{key}: is text, but no JSON: {error}")
+    return {key: value if key in _VERBATIM else _without_nulls(value) for key, value in record.items()}, problems
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

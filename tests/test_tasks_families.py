@@ -1,0 +1,140 @@
+"""Families keep their promises: values are named literally, held-out wordings use known words, habits are harmless."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from fission_grpo.environments.bfcl import BfclEnvironment
+from fission_grpo.tasks.families import APIS, HELDOUT_APIS, SEEN_APIS
+from fission_grpo.tasks.families.base import Family, Scene, Unfit, Wordings, literal
+from fission_grpo.tasks.synthesis import synthesise
+from fission_grpo.types import OutcomeKind, Task, ToolCall
+
+FAMILIES = [pytest.param(api, family, id=f"{api}-{family.name}") for api in APIS for family in APIS[api].families]
+WORDINGS = [
+    pytest.param(wordings, id=name)
+    for api in APIS
+    for family in APIS[api].families
+    for name, wordings in [(family.name, family.wordings), *((need.name, need.notes) for need in family.needs)]
+]
+
+
+def words_of(template: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", template.lower())))
+
+
+def slots_of(template: str) -> set[str]:
+    return set(re.findall(r"\{(\w+)\}", template))
+
+
+@pytest.mark.parametrize("wordings", WORDINGS)
+def test_heldout_wordings_are_new_sentences_of_known_words(wordings: Wordings) -> None:
+    known = set().union(*map(words_of, wordings.train))
+    assert len(wordings.train) >= 6
+    assert len(wordings.heldout) >= 2
+    assert not set(wordings.train) & set(wordings.heldout)
+    assert all(words_of(template) <= known for template in wordings.heldout)
+
+
+@pytest.mark.parametrize("wordings", WORDINGS)
+def test_all_wordings_of_a_meaning_name_the_same_values(wordings: Wordings) -> None:
+    assert len({frozenset(slots_of(template)) for template in wordings.train + wordings.heldout}) == 1
+
+
+def test_no_heldout_wording_is_a_training_wording_of_a_sibling() -> None:
+    families = [family for api in SEEN_APIS for family in APIS[api].families]
+    train = {template for family in families for template in family.wordings.train}
+    heldout = {template for family in families for template in family.wordings.heldout}
+    assert not train & heldout
+
+
+@pytest.mark.parametrize("api, family", FAMILIES)
+def test_every_wording_can_be_filled_from_every_part(api: str, family: Family) -> None:
+    filled = 0
+    for seed in range(20):
+        rng = Random(seed)
+        scene = Scene(rng=rng, state=APIS[api].scene(rng))
+        try:
+            part = family.draw(scene)
+        except Unfit:
+            continue
+        slots = {key: literal(value) for key, value in part.slots.items()}
+        for need in family.needs:
+            fix = need.arrange(scene, part, unmet := rng.random() < 0.5)
+            assert unmet or not fix.calls
+            for template in need.notes.train + need.notes.heldout:
+                assert "{" not in template.format(**{key: literal(value) for key, value in fix.slots.items()})
+        for template in family.wordings.train + family.wordings.heldout:
+            assert "{" not in template.format(**slots)
+        filled += 1
+    assert filled >= 10
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_every_family_of_an_api_gets_through(api: str) -> None:
+    split = "heldout" if api in HELDOUT_APIS else "train"
+    tasks = synthesise(3, 250, apis=[api], split=split)
+    seen = {name for task in tasks for name in task.meta["family"].split("+")}
+    assert seen == {family.name for family in APIS[api].families}
+
+
+GIVEN_BY_CONVENTION = {"activate", "unlock", "door"}
+"""Arguments whose value a request cannot copy: two truth values, and the list of all four doors in a repair."""
+
+
+def test_every_value_of_a_request_is_in_its_text_or_in_an_earlier_answer() -> None:
+    for task in synthesise(5, 250):
+        told = task.messages[0]["content"]
+        environment = BfclEnvironment()
+        environment.reset(task)
+        for call in task.gold[0]:
+            for name, value in call.arguments.items():
+                values = list(value.values()) if isinstance(value, dict) else [value]
+                named = all(literal(v) in told or str(v) in told for v in values)
+                assert named or name in GIVEN_BY_CONVENTION, (told, call)
+            told += environment.execute(call).text
+
+
+def premeditated(task: Task) -> Task | None:
+    """The task with its login made first although nobody asked: None where there is no login in the text."""
+    for tool, (first, second) in {
+        "trading_login": ("username", "password"),
+        "ticket_login": ("username", "password"),
+        "authenticate_twitter": ("username", "password"),
+    }.items():
+        offered = any(t["function"]["name"] == tool for t in task.tools)
+        told = re.findall(r"'([a-z]+\d\d)'", task.messages[0]["content"])
+        if offered and len(told) >= 2 and not task.meta["hidden"] and "+" not in task.meta["family"]:
+            return replace(task, target=(ToolCall(name=tool, arguments={first: told[0], second: told[1]}),))
+    return None
+
+
+def test_logging_in_when_already_logged_in_is_harmless() -> None:
+    habits = [task for task in map(premeditated, synthesise(7, 300)) if task]
+    assert len(habits) > 30
+    environment = BfclEnvironment()
+    for task in habits:
+        environment.reset(task)
+        for call in (*task.target, *task.gold[0]):
+            assert environment.execute(call).kind is OutcomeKind.SUCCESS
+        assert environment.score().ok, task
+
+
+def test_locking_and_braking_when_ready_is_harmless() -> None:
+    lock = ToolCall(
+        name="lockDoors",
+        arguments={"unlock": False, "door": ["driver", "passenger", "rear_left", "rear_right"]},
+    )
+    brake = ToolCall(name="pressBrakePedal", arguments={"pedalPosition": 1.0})
+    ready = [t for t in synthesise(9, 200, apis=["VehicleControlAPI"]) if t.meta["family"] == "start"]
+    assert len(ready) > 10
+    environment = BfclEnvironment()
+    for task in ready:
+        environment.reset(task)
+        for call in (lock, brake, task.gold[0][-1]):
+            assert environment.execute(call).kind is OutcomeKind.SUCCESS
+        assert environment.score().ok

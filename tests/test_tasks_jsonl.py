@@ -1,0 +1,212 @@
+"""JSON Lines: nothing is lost on the way, every problem is named at once, with its line."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fission_grpo.errors import ConfigError, DataError
+from fission_grpo.tasks.dialogue import decision_points
+from fission_grpo.tasks.jsonl import check_file, read_tasks, record_of, write_tasks
+from fission_grpo.tasks.overlap import Shared, official_overlap, overlap
+from fission_grpo.tasks.probe import probe_items
+from fission_grpo.tasks.synthesis import Mixture, synthesise
+from fission_grpo.types import Task
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CALL = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}
+GOOD: dict[str, Any] = {
+    "id": "w1",
+    "messages": [{"role": "user", "content": "How is Bern?"}],
+    "tools": [TOOL],
+    "gold": [{"name": "weather", "arguments": {"city": "Bern"}}],
+}
+ASKED = [GOOD["messages"][0], {"role": "assistant", "content": "", "tool_calls": [CALL]}]
+
+
+@pytest.fixture(scope="module")
+def tasks() -> list[Task]:
+    return synthesise(31, 60, mixture=Mixture(two_turns=0.3))
+
+
+def save(path: Path, *records: Any) -> Path:
+    path.write_text("".join(f"{r if isinstance(r, str) else json.dumps(r)}\n" for r in records), encoding="utf-8")
+    return path
+
+
+def test_tasks_survive_the_file(tmp_path: Path, tasks: list[Task]) -> None:
+    everything = [
+        *tasks,
+        *(p for t in tasks[:20] for p in decision_points(t)),
+        *(i.task for i in probe_items(tasks, 0)),
+    ]
+    unique = list({task.id: task for task in everything}.values())
+    write_tasks(tmp_path / "tasks.jsonl", unique)
+    assert check_file(tmp_path / "tasks.jsonl") == []
+    assert read_tasks(tmp_path / "tasks.jsonl") == unique
+
+
+def test_a_plain_decision_point_needs_no_world(tmp_path: Path) -> None:
+    (task,) = read_tasks(save(tmp_path / "t.jsonl", GOOD))
+    assert task.world is None
+    assert task.target[0].arguments == {"city": "Bern"}
+
+
+def test_embedded_json_and_nulls_of_table_formats_are_read(tmp_path: Path, tasks: list[Task]) -> None:
+    arrow = {
+        **GOOD,
+        "tools": json.dumps(GOOD["tools"]),
+        "world": None,
+        "meta": None,
+        "gold": [{"name": "weather", "arguments": {"city": "Bern", "symbol": None}}],
+        "messages": [{"role": "user", "content": "How is Bern?", "tool_calls": None, "tool_call_id": None}],
+    }
+    record = record_of(tasks[0])
+    nested = {**record, "world": json.dumps(record["world"]), "turns": json.dumps(record["turns"])}
+    first, second = read_tasks(save(tmp_path / "t.jsonl", arrow, nested))
+    (plain,) = read_tasks(save(tmp_path / "p.jsonl", GOOD))
+    assert first == plain
+    assert second == tasks[0]
+
+
+def test_null_is_a_value_in_a_world(tmp_path: Path) -> None:
+    found = [t for t in synthesise(5, 60, apis=["TicketAPI"]) if t.meta["hidden"]]
+    write_tasks(tmp_path / "t.jsonl", found)
+    for task in read_tasks(tmp_path / "t.jsonl"):
+        assert task.world is not None
+        assert task.world.config["initial"]["TicketAPI"]["current_user"] is None
+
+
+BROKEN: list[tuple[str, Any, str]] = [
+    ("broken JSON", '{"id": "x", ', "is no JSON"),
+    ("not an object", "[1, 2]", "holds list"),
+    ("unknown key", {**GOOD, "mesages": []}, "unknown key 'mesages'; the nearest known key is 'messages'"),
+    ("missing key", {k: v for k, v in GOOD.items() if k != "gold"}, "missing key 'gold'"),
+    ("wrong type", {**GOOD, "id": 7}, "id: got 7, expected text"),
+    ("tools text", {**GOOD, "tools": "[{"}, "tools: is text, but no JSON"),
+    ("tool shape", {**GOOD, "tools": [{"name": "weather"}]}, "tools[0]: expected"),
+    ("gold shape", {**GOOD, "gold": ["weather()"]}, "gold[0]: got"),
+    ("turns without world", {**GOOD, "turns": [[]]}, "need a world"),
+    ("unknown role", {**GOOD, "messages": [*GOOD["messages"], {"role": "asistant", "content": "x"}]}, "'assistant'"),
+    ("no user", {**GOOD, "messages": []}, "hold no user message"),
+    (
+        "ends with assistant",
+        {**GOOD, "messages": [*GOOD["messages"], {"role": "assistant", "content": "x"}]},
+        "end with",
+    ),
+    ("late system", {**GOOD, "messages": [*GOOD["messages"], {"role": "system", "content": "x"}]}, "only come first"),
+    ("two users", {**GOOD, "messages": GOOD["messages"] * 2}, "two user messages"),
+    (
+        "orphan result",
+        {**GOOD, "messages": [*GOOD["messages"], {"role": "tool", "content": "x"}]},
+        "without a tool call",
+    ),
+    ("unanswered call", {**GOOD, "messages": ASKED}, "have no tool message"),
+    (
+        "wrong id",
+        {**GOOD, "messages": [*ASKED, {"role": "tool", "tool_call_id": "b", "content": "sun"}]},
+        "tool_call_id 'b' answers no open call",
+    ),
+    (
+        "bad call",
+        {**GOOD, "messages": [ASKED[0], {"role": "assistant", "tool_calls": [{"function": {"name": 3}}]}]},
+        "tool_calls[0]",
+    ),
+    ("silent assistant", {**GOOD, "messages": [ASKED[0], {"role": "assistant"}, ASKED[0]]}, "neither content nor"),
+    ("no content", {**GOOD, "messages": [{"role": "user"}]}, "content is null, expected text"),
+    ("unknown tool", {**GOOD, "gold": [{"name": "wether", "arguments": {}}]}, "the nearest tools are 'weather'"),
+    ("missing argument", {**GOOD, "gold": [{"name": "weather", "arguments": {}}]}, "missing argument 'city'"),
+    ("wrong argument", {**GOOD, "gold": [{"name": "weather", "arguments": {"city": 3}}]}, "must be a string"),
+    ("extra argument", {**GOOD, "gold": [{"name": "weather", "arguments": {"city": "a", "b": 1}}]}, "unexpected"),
+]
+
+
+@pytest.mark.parametrize("record, expected", [pytest.param(r, e, id=name) for name, r, e in BROKEN])
+def test_each_problem_is_named_with_its_line(tmp_path: Path, record: Any, expected: str) -> None:
+    problems = check_file(save(tmp_path / "t.jsonl", GOOD, record))
+    assert any(problem.startswith("line 2: ") and expected in problem for problem in problems), problems
+
+
+def test_all_problems_are_found_in_one_pass(tmp_path: Path) -> None:
+    path = save(tmp_path / "t.jsonl", *(record for _, record, _ in BROKEN), GOOD, GOOD)
+    problems = check_file(path)
+    assert {int(p.split(":")[0].removeprefix("line ")) for p in problems} >= set(range(1, len(BROKEN) + 1))
+    with pytest.raises(DataError) as raised:
+        read_tasks(path)
+    assert raised.value.problems == tuple(problems)
+    assert pickle.loads(pickle.dumps(raised.value)).problems == raised.value.problems
+
+
+def test_duplicate_ids_name_the_earlier_line(tmp_path: Path) -> None:
+    assert check_file(save(tmp_path / "t.jsonl", GOOD, "", GOOD)) == ["line 3: id 'w1' was used on line 1 already"]
+
+
+def test_gold_that_fails_in_its_own_world_is_a_problem(tmp_path: Path, tasks: list[Task]) -> None:
+    hidden = next(task for task in tasks if task.meta["hidden"] and len(task.gold) == 1)
+    record = record_of(hidden)
+    skipped = {**record, "gold": record["turns"][0][-1:], "turns": [record["turns"][0][-1:]]}
+    problems = check_file(save(tmp_path / "t.jsonl", skipped))
+    assert any("gold[0]" in problem and "the world answers" in problem for problem in problems), problems
+    assert any("turns[0][0]" in problem for problem in problems)
+    assert check_file(save(tmp_path / "t.jsonl", skipped), worlds={}) == []
+
+
+def test_turns_must_match_user_messages(tmp_path: Path, tasks: list[Task]) -> None:
+    record = record_of(tasks[0])
+    problems = check_file(save(tmp_path / "t.jsonl", {**record, "turns": [*record["turns"], []]}))
+    assert any("expected one each" in problem for problem in problems)
+
+
+def test_unloadable_worlds_are_problems_not_crashes(tmp_path: Path) -> None:
+    world = {"environment": "bfcl", "config": {"classes": ["NoSuchAPI"], "initial": {}}}
+    problems = check_file(save(tmp_path / "t.jsonl", {**GOOD, "world": world, "turns": [GOOD["gold"]]}))
+    assert any("NoSuchAPI" in problem for problem in problems)
+
+
+def test_templates_may_refuse(tmp_path: Path) -> None:
+    def refuse(task: Task) -> None:
+        raise ConfigError(f"no room for {task.id}")
+
+    assert check_file(save(tmp_path / "t.jsonl", GOOD), render=refuse) == ["line 1: messages: no room for w1"]
+
+
+def test_empty_and_missing_files_are_problems(tmp_path: Path) -> None:
+    assert "holds no task" in check_file(save(tmp_path / "t.jsonl"))[0]
+    assert "cannot be read" in check_file(tmp_path / "nowhere.jsonl")[0]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, tasks: list[Task]) -> None:
+    path = tmp_path / "t.jsonl"
+    write_tasks(path, tasks[:2])
+    broken = Task(id="x", messages=({"role": "user", "content": {1, 2}},), tools=())
+    with pytest.raises(TypeError):
+        write_tasks(path, [broken])
+    assert len(read_tasks(path)) == 2
+
+
+def test_overlap_finds_what_it_is_for(tasks: list[Task]) -> None:
+    long = next(task for task in tasks if len(task.gold[0]) >= 3)
+    kinds = {offence.shared for offence in overlap([long], tasks)}
+    assert kinds == {Shared.WORLD, Shared.TEXT, Shared.CHAIN}
+    others = [task for task in tasks if task.id != long.id]
+    assert not {o.shared for o in overlap([long], others)} & {Shared.WORLD, Shared.CHAIN}
+
+
+def test_an_official_entry_overlaps_with_itself() -> None:
+    from fission_grpo.environments.bfcl_entries import bfcl_entries
+
+    entry = bfcl_entries("base")[0]
+    offences = official_overlap([entry])
+    assert {offence.shared for offence in offences} == {Shared.WORLD, Shared.TEXT, Shared.CHAIN}
+    assert str(offences[0]).startswith("multi_turn_base_0: same world as multi_turn_base_")
