@@ -1,8 +1,8 @@
 """Verdicts a second: our BFCL world against the official checker, on the same 800 gold episodes, in one process.
 
 Both start from decoded calls and end with a verdict. Ours is `reset`, `execute` for each call, `next_turn`, `score`, as
-a rollout uses them; theirs is `multi_turn_checker`, its globals emptied outside the clock. The two take turns episode by
-episode, the clock counts CPU time, and the best pass of each side counts, so that a busy machine hits both alike.
+a rollout uses them; theirs is `multi_turn_checker`, its globals emptied outside the clock. Passes alternate, the clock
+counts CPU time, and the best pass of each side counts, so that a busy machine hits both alike.
 
     python benchmarks/verdicts.py [--passes 5] [--json verdicts.json]
 """
@@ -71,12 +71,10 @@ def cpu_seconds(judge: Callable[[], bool]) -> float:
 
 
 def one_pass(tasks: Sequence[Task]) -> tuple[float, float]:
-    """CPU seconds of (ours, official) over some gold episodes, taken in turns."""
+    """CPU seconds of (ours, official) over some gold episodes."""
     environment = BfclEnvironment()
-    ours = theirs = 0.0
-    for task in tasks:
-        ours += cpu_seconds(partial(our_verdict, environment, task))
-        theirs += cpu_seconds(official_verdict(task))
+    ours = sum(cpu_seconds(partial(our_verdict, environment, task)) for task in tasks)
+    theirs = sum(cpu_seconds(official_verdict(task)) for task in tasks)
     return ours, theirs
 
 

@@ -18,7 +18,7 @@ from fission_grpo.environments.bfcl_official import BFCL_CLASSES, bfcl_tools
 from fission_grpo.environments.bfcl_world import BfclWorld, unknown_name
 from fission_grpo.environments.limits import CallLimits
 from fission_grpo.environments.outcomes import classify
-from fission_grpo.environments.verdict import GoldTurn, Judgement, gold_key, gold_turns, judge, verdict, world_key
+from fission_grpo.environments.verdict import Judgement, gold_key, gold_turns, judge, verdict, world_key
 from fission_grpo.errors import ConfigError, EnvironmentFault, boundary
 from fission_grpo.types import Task, Tool, ToolCall, ToolOutcome, Verdict
 
@@ -74,9 +74,9 @@ class BfclEnvironment:
         if task.world is None or task.world.environment != BFCL:
             raise ConfigError(f"task {task.id}: world is {task.world and task.world.environment!r}; expected {BFCL!r}")
         with boundary(EnvironmentFault, f"reset to task {task.id}"):
-            self._world_key = world_key(task.world.config)
-            self._gold_key = gold_key(task.gold)
-            self._world = BfclWorld.initial(self._world_key)
+            world = world_key(task.world.config)
+            self._world = BfclWorld.initial(world)
+            self._gold = gold_turns(world, gold_key(task.gold), self._limits)
             self._offered = frozenset(tool["function"]["name"] for tool in task.tools)
             self._task = task
             self._results: tuple[tuple[str, ...], ...] = ((),)
@@ -149,12 +149,8 @@ class BfclEnvironment:
         return text
 
     def _judge_turn(self) -> Judgement | None:
-        gold = self._gold_turn(len(self._results) - 1)
-        return judge(gold, self._world.instances, self._results) if gold else None
-
-    def _gold_turn(self, turn: int) -> GoldTurn | None:
-        turns = gold_turns(self._world_key, self._gold_key, self._limits)
-        return turns[turn] if turn < len(turns) else None
+        turn = len(self._results) - 1
+        return judge(self._gold[turn], self._world.instances, self._results) if turn < len(self._gold) else None
 
     def _replay(self, task: Task) -> None:
         users = 0

@@ -17,9 +17,8 @@ import pickle
 import random
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -68,6 +67,11 @@ class BfclWorld:
     `TwitterAPI.post_tweet` defaults to lists that tweets then share and `mention` extends. Within one world that is
     official behaviour; across worlds it would be a leak.
     """
+    owner_of: Mapping[str, str] = field(init=False)
+    """Function -> class name."""
+
+    def __post_init__(self) -> None:
+        self.owner_of = owners(tuple(self.instances))
 
     @classmethod
     def initial(cls, config: str) -> BfclWorld:
@@ -100,7 +104,7 @@ class BfclWorld:
 
     def call(self, name: str, arguments: Mapping[str, Any], limits: CallLimits) -> str:
         """The official text of one call; an unknown name, a wrong argument and a refusal are texts too."""
-        owner = owners(tuple(self.instances)).get(name)
+        owner = self.owner_of.get(name)
         if owner is None:
             return unknown_name(name)
         instance = self.instances[owner]
@@ -108,8 +112,9 @@ class BfclWorld:
             given = {key: bounded_copy(value, limits.depth) for key, value in arguments.items()}
             if (guard := GUARDS.get(name)) and (refusal := guard(given, instance)):
                 return f"{LIMIT_ERROR}{refusal}"
-            with _one_at_a_time, _GLOBALS.get(owner, _no_globals)(), time_limit(limits.seconds):
-                text = _official_answer(getattr(instance, name), {**self.defaults.get(name, {}), **given})
+            answer = _ANSWERS.get(owner, _answer)
+            with _one_at_a_time, time_limit(limits.seconds):
+                text = answer(getattr(instance, name), {**self.defaults.get(name, {}), **given})
         except NestingError:
             return f"{LIMIT_ERROR}arguments are nested deeper than {limits.depth} levels"
         except CallTimeout:
@@ -119,11 +124,25 @@ class BfclWorld:
         return text
 
 
-def _official_answer(method: Callable[..., Any], given: Mapping[str, Any]) -> str:
+def _answer(method: Callable[..., Any], given: Mapping[str, Any]) -> str:
     try:
         return official_text(method(**given))
     except Exception as error:  # noqa: BLE001 (the official contract: what a tool raises is its answer to the model)
         return f"{EXECUTION_ERROR}{error}"
+
+
+def _math_answer(method: Callable[..., Any], given: Mapping[str, Any]) -> str:
+    """MathAPI sets the precision of `decimal` and `mpmath` for the whole process: both are put back."""
+    import mpmath  # installed, since the class was imported
+
+    with decimal.localcontext(), mpmath.workdps(mpmath.mp.dps):
+        return _answer(method, given)
+
+
+_ANSWERS: Mapping[str, Callable[[Callable[..., Any], Mapping[str, Any]], str]] = MappingProxyType(
+    {"MathAPI": _math_answer}
+)
+"""Class -> how its functions are run, where it is not `_answer`."""
 
 
 def unknown_name(name: str) -> str:
@@ -165,24 +184,6 @@ def _mutable_defaults(name: str) -> dict[str, dict[str, Any]]:
         for function, signature in methods_of(name).items()
     }
     return {function: parameters for function, parameters in found.items() if parameters}
-
-
-@contextmanager
-def _math_globals() -> Iterator[None]:
-    """MathAPI sets the precision of `decimal` and `mpmath` for the whole process: put both back."""
-    import mpmath  # there, since the class was imported
-
-    with decimal.localcontext(), mpmath.workdps(mpmath.mp.dps):
-        yield
-
-
-def _no_globals() -> AbstractContextManager[None]:
-    return _NOTHING
-
-
-_NOTHING = nullcontext()
-_GLOBALS: Mapping[str, Callable[[], AbstractContextManager[None]]] = MappingProxyType({"MathAPI": _math_globals})
-"""Class -> what keeps the module globals that its calls change."""
 
 
 def _revive(state: Any) -> random.Random:

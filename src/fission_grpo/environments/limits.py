@@ -125,13 +125,6 @@ GUARDS: Mapping[str, Guard] = MappingProxyType(
 """The official functions whose cost is not bounded by the size of their arguments and of the world."""
 
 
-@dataclass(slots=True)
-class _Watch:
-    thread: int
-    deadline: float
-    fired: bool = False
-
-
 _TICK = 0.1
 """Seconds between two looks of the watchdog."""
 
@@ -141,7 +134,8 @@ class _Watchdog:
     """One daemon thread for the process, started with the first call."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    watches: dict[int, _Watch] = field(default_factory=dict)
+    watched: dict[int, time_limit] = field(default_factory=dict)
+    """Thread -> what it is running under."""
     thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -155,11 +149,11 @@ class _Watchdog:
             time.sleep(_TICK)
             with self.lock:
                 now = time.monotonic()
-                for watch in self.watches.values():
-                    if now > watch.deadline and not watch.fired:
-                        watch.fired = True
+                for thread, limit in list(self.watched.items()):
+                    if now > limit.deadline and not limit.fired:
+                        limit.fired = True
                         ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                            ctypes.c_ulong(watch.thread), ctypes.py_object(CallTimeout)
+                            ctypes.c_ulong(thread), ctypes.py_object(CallTimeout)
                         )
 
 
@@ -182,21 +176,22 @@ class time_limit:  # noqa: N801 (a context manager, read as a verb; a class beca
         CallTimeout: the body took longer than `seconds`.
     """
 
-    __slots__ = ("_seconds", "_watch", "_watchdog")
+    __slots__ = ("_seconds", "_thread", "_watchdog", "deadline", "fired")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self.fired = False
 
     def __enter__(self) -> None:
         self._watchdog = _watchdog
         if self._watchdog.thread is None:
             self._watchdog.start()
-        self._watch = _Watch(threading.get_ident(), time.monotonic() + self._seconds)
-        with self._watchdog.lock:
-            self._watchdog.watches[self._watch.thread] = self._watch
+        self._thread = threading.get_ident()
+        self.deadline = time.monotonic() + self._seconds
+        self._watchdog.watched[self._thread] = self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
-        with self._watchdog.lock:
-            self._watchdog.watches.pop(self._watch.thread, None)
-        while self._watch.fired and kind is not CallTimeout:
-            time.sleep(0)  # already sent: it must arrive here and not in our caller's code
+        with self._watchdog.lock:  # from here on the watchdog does not fire
+            self._watchdog.watched.pop(self._thread, None)
+        while self.fired and kind is not CallTimeout:
+            time.sleep(0)  # it has fired: the exception must arrive here and not in our caller's code

@@ -231,7 +231,7 @@ VEHICLE = Api(
             draw=_start,
             needs=(IGNITION,),
             topic="engine",
-            weight=2.0,
+            weight=3.0,
             wordings=Wordings(
                 train=(
                     "start the engine with mode {ignitionMode}",
@@ -249,7 +249,7 @@ VEHICLE = Api(
             draw=_cruise,
             needs=(RUNNING,),
             topic="engine",
-            weight=3.0,
+            weight=5.0,
             wordings=Wordings(
                 train=(
                     "set cruise control to {speed} with a distance of {distanceToNextVehicle}",
