@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.parse import render_call
-from fission_grpo.failures import find_failure
+from fission_grpo.failures import Failure, Fault, find_failure
 from fission_grpo.groups import Member
 from fission_grpo.rewards import DecisionReward, EpisodeReward
 from fission_grpo.rollout import Horizon, Trajectory
@@ -38,8 +38,7 @@ class Judge:
             before: the turns of the corrective context that it recovers from.
         """
         if not trajectory.valid or not trajectory.turns:
-            failure = find_failure(trajectory.turns, correctness=None, verdict=None) if trajectory.turns else None
-            return Member(trajectory=trajectory, reward=None, success=False, failure=failure)
+            return Member(trajectory=trajectory, reward=None, success=False, failure=_spoiled(trajectory))
         if horizon is Horizon.CALL:
             return self._by_target(trajectory, progress)
         return self._by_world(trajectory, before)
@@ -71,6 +70,14 @@ class Judge:
         if not target:
             return ANSWER_TOKENS
         return 1 + sum(self.chat.length(render_call(call)) for call in target)
+
+
+def _spoiled(trajectory: Trajectory) -> Failure | None:
+    """A fault of ours taints the whole trajectory: not even the model's own errors before it are fissioned."""
+    if trajectory.valid:
+        return None
+    last = max(0, len(trajectory.turns) - 1)
+    return Failure(turn=last, error=None, fault=Fault.INFRASTRUCTURE, reason=trajectory.fault)
 
 
 def turn_gold(task: Task) -> tuple[ToolCall, ...]:

@@ -6,7 +6,8 @@ context with the world as it stood after the failed call. Only the `Start` diffe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -189,16 +190,25 @@ class _Run:
         self.transcript.extend_sampled(completion)
         text = self.chat.decode(completion.ids)
         parsed = parse_message(text)
-        try:
+        outcomes: tuple[ToolOutcome, ...] = ()
+        snapshot: Snapshot | None = None
+        with self._masking_faults():
             outcomes = self._answer(parsed)
+            snapshot = self._snapshot()
+        self.turns.append(Turn(completion=completion, text=text, parsed=parsed, outcomes=outcomes, start=begin))
+        self.snapshots.append(snapshot)
+        if self.end is None:
+            with self._masking_faults():
+                self._go_on(completion.finish, outcomes)
+
+    @contextmanager
+    def _masking_faults(self) -> Iterator[None]:
+        """What the world breaks without saying so spoils this trajectory and no other."""
+        try:
+            yield
         except EnvironmentFault as fault:
             self.fault = str(fault)
             self.end = EndReason.HARNESS_FAULT
-            outcomes = ()
-        self.turns.append(Turn(completion=completion, text=text, parsed=parsed, outcomes=outcomes, start=begin))
-        self.snapshots.append(self._snapshot())
-        if self.end is None:
-            self._go_on(completion.finish, outcomes)
 
     def _answer(self, parsed: ParsedMessage) -> tuple[ToolOutcome, ...]:
         if parsed.failures:
@@ -209,9 +219,7 @@ class _Run:
         return tuple(environment.execute(call) for call in parsed.calls)
 
     def _snapshot(self) -> Snapshot | None:
-        if self.start.environment is None or self.end is not None:
-            return None
-        return self.start.environment.snapshot()
+        return None if self.start.environment is None else self.start.environment.snapshot()
 
     def _go_on(self, finish: FinishReason, outcomes: Sequence[ToolOutcome]) -> None:
         if finish is FinishReason.LENGTH:
@@ -241,10 +249,16 @@ class _Run:
         else:
             self.transcript.extend_observed(ids)
 
+    def _verdict(self) -> Verdict | None:
+        if self.start.environment is None or self.end is EndReason.HARNESS_FAULT:
+            return None
+        with self._masking_faults():
+            return self.start.environment.score()
+        return None
+
     def trajectory(self) -> Trajectory:
-        end = self.end or EndReason.MAX_TURNS
-        environment = self.start.environment
-        judged = environment is not None and end is not EndReason.HARNESS_FAULT
+        """The record; the world is asked for its judgement now."""
+        verdict = self._verdict()
         return Trajectory(
             task=self.start.task,
             prompt=len(self.start.transcript.ids),
@@ -254,7 +268,7 @@ class _Run:
             given=self.start.messages,
             turns=tuple(self.turns),
             snapshots=tuple(self.snapshots),
-            end=end,
-            verdict=environment.score() if judged and environment is not None else None,
+            end=self.end or EndReason.MAX_TURNS,
+            verdict=verdict,
             fault=self.fault,
         )

@@ -23,6 +23,8 @@ from fission_grpo.errors import ConfigError, FissionError
 
 KEPT_CHECKPOINTS = 2
 """The newest, and one to fall back to."""
+ESCAPED = "backslashreplace"
+"""Half a surrogate pair, which UTF-8 cannot hold, becomes the JSON escape that reads back as itself."""
 
 
 class RunFolder:
@@ -91,7 +93,7 @@ class RunFolder:
         """
         text = "".join(map(_line, records))
         try:
-            with path.open("a", encoding="utf-8") as file:
+            with path.open("a", encoding="utf-8", errors=ESCAPED) as file:
                 file.write(text)
         except OSError as error:
             raise FissionError(
@@ -102,16 +104,16 @@ class RunFolder:
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Lines of a JSONL file; a last line that a crash cut off is passed over."""
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:  # bytes, because a crash may cut a character in two
         for line in file:
-            if line.endswith("\n"):
+            if line.endswith(b"\n"):
                 yield json.loads(line)
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one step: readers see the old text or the new one, never half of it."""
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
+    unfinished.write_text(text, encoding="utf-8", errors=ESCAPED)
     os.replace(unfinished, path)
 
 

@@ -20,11 +20,8 @@ from fission_grpo.policy.scoring import TokenRow, score, separate
 from fission_grpo.rollout import Worlds, open_task
 from fission_grpo.seeds import derive
 from fission_grpo.settings import Settings
+from fission_grpo.tasks.dialogue import DONE
 from fission_grpo.types import Completion, FinishReason, Task, ToolCall
-
-ANSWER = "Done."
-"""What a gold dialogue says when nothing is left to call."""
-
 
 class SupervisedSettings(Settings):
     """One supervised run."""
@@ -51,7 +48,7 @@ def gold_dialogue(task: Task, *, chat: ChatFormat, worlds: Worlds) -> TokenRow:
     start = open_task(task, chat=chat, worlds=worlds)
     transcript = start.transcript.fork()
     if start.environment is None:
-        _say(transcript, "\n".join(map(render_call, task.target)) or ANSWER, chat)
+        _say(transcript, "\n".join(map(render_call, task.target)) or DONE, chat)
         return TokenRow(ids=transcript.ids, trained=transcript.sampled)
     for number, calls in enumerate(_turns_ahead(task)):
         if number:
@@ -63,14 +60,14 @@ def gold_dialogue(task: Task, *, chat: ChatFormat, worlds: Worlds) -> TokenRow:
             if outcome.is_error:
                 raise ConfigError(f"task {task.id}: gold call {call.name} fails in its own world: {outcome.text}")
             transcript.extend_observed(chat.reply(FinishReason.STOP, [outcome.text]))
-        _say(transcript, ANSWER, chat)
+        _say(transcript, DONE, chat)
     return TokenRow(ids=transcript.ids, trained=transcript.sampled)
 
 
 def next_message(task: Task, *, chat: ChatFormat) -> TokenRow:
     """The gold message that comes next, and nothing after it."""
     transcript = Transcript(chat.prompt(task.messages, task.tools))
-    _say(transcript, "\n".join(map(render_call, task.target)) or ANSWER, chat)
+    _say(transcript, "\n".join(map(render_call, task.target)) or DONE, chat)
     return TokenRow(ids=transcript.ids, trained=transcript.sampled)
 
 

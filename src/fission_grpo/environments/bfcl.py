@@ -7,15 +7,13 @@ names; call names inside argument strings are not rewritten; no state leaks betw
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
 
 from fission_grpo.environments.bfcl_official import BFCL_CLASSES, bfcl_tools
 from fission_grpo.environments.bfcl_world import BfclWorld, unknown_name
+from fission_grpo.environments.dialogue import recorded_turns
 from fission_grpo.environments.limits import CallLimits
 from fission_grpo.environments.outcomes import classify
 from fission_grpo.environments.verdict import Judgement, gold_key, gold_turns, judge, verdict, world_key
@@ -79,7 +77,7 @@ class BfclEnvironment:
             self._gold = gold_turns(world, gold_key(task.gold), self._limits)
             self._offered = frozenset(tool["function"]["name"] for tool in task.tools)
             self._task = task
-            self._results: tuple[tuple[str, ...], ...] = ((),)
+            self._results: list[list[str]] = [[]]
             self._judgements: tuple[Judgement | None, ...] = ()
             self._replay(task)
 
@@ -88,7 +86,7 @@ class BfclEnvironment:
         self._current()
         with boundary(EnvironmentFault, "end of turn"):
             self._judgements = (*self._judgements, self._judge_turn())
-            self._results = (*self._results, ())
+            self._results.append([])
 
     def execute(self, call: ToolCall) -> ToolOutcome:
         """Run one call of the policy and read what its answer means.
@@ -107,14 +105,16 @@ class BfclEnvironment:
         """The whole state; immutable, and valid in any environment that was reset to the same task."""
         self._current()
         with boundary(EnvironmentFault, "snapshot"):
-            return BfclSnapshot(world=self._world.freeze(), results=self._results, judgements=self._judgements)
+            results = tuple(map(tuple, self._results))
+            return BfclSnapshot(world=self._world.freeze(), results=results, judgements=self._judgements)
 
     def restore(self, snapshot: BfclSnapshot) -> None:
         """Go back to a snapshot of the same task."""
         self._current()
         with boundary(EnvironmentFault, "restore"):
             self._world = BfclWorld.thaw(snapshot.world)
-            self._results, self._judgements = snapshot.results, snapshot.judgements
+            self._results = [list(texts) for texts in snapshot.results]
+            self._judgements = snapshot.judgements
 
     def state_hash(self) -> str:
         """Hex digest of the instances (private state, random generators, sharing) and of the history."""
@@ -145,7 +145,7 @@ class BfclEnvironment:
             text = self._world.call(call.name, call.arguments, self._limits)
         else:
             text = unknown_name(call.name)
-        self._results = (*self._results[:-1], (*self._results[-1], text))
+        self._results[-1].append(text)
         return text
 
     def _judge_turn(self) -> Judgement | None:
@@ -153,28 +153,8 @@ class BfclEnvironment:
         return judge(self._gold[turn], self._world.instances, self._results) if turn < len(self._gold) else None
 
     def _replay(self, task: Task) -> None:
-        users = 0
-        for message in task.messages:
-            if message["role"] == "user":
-                users += 1
-                if users > 1:
-                    self.next_turn()
-            for call in _recorded_calls(task.id, message):
+        for turn, calls in enumerate(recorded_turns(task)):
+            if turn:
+                self.next_turn()
+            for call in calls:
                 self._run(call)
-
-
-def _recorded_calls(task: str, message: Mapping[str, Any]) -> Iterator[ToolCall]:
-    """Calls of an assistant message in OpenAI form; arguments are an object or the JSON text of one."""
-    for recorded in message.get("tool_calls") or ():
-        function = recorded.get("function", {})
-        arguments = function.get("arguments", {})
-        try:
-            parsed = json.loads(arguments) if isinstance(arguments, str) else arguments
-        except ValueError:
-            parsed = None
-        if not isinstance(parsed, Mapping) or not isinstance(function.get("name"), str):
-            raise ConfigError(
-                f"task {task}: recorded tool call {recorded!r} cannot be replayed; expected "
-                '{"type": "function", "function": {"name": str, "arguments": object or its JSON text}}'
-            )
-        yield ToolCall(name=function["name"], arguments=parsed)

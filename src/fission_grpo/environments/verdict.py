@@ -7,7 +7,7 @@ all results of the policy *so far*. The first turn that fails decides. Turns wit
 
 from __future__ import annotations
 
-import json
+import marshal
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from typing import Any
 
 from fission_grpo.environments.bfcl_world import BfclWorld
 from fission_grpo.environments.limits import CallLimits
+from fission_grpo.errors import ConfigError
 from fission_grpo.types import ToolCall, Verdict
 
 
@@ -81,18 +82,36 @@ class GoldTurn:
     """The gold instances as they stood at the end of the turn."""
 
 
-def world_key(config: Mapping[str, Any]) -> str:
-    """A world's config as JSON text: what a file cannot hold, a world cannot."""
-    return json.dumps(config)
+def world_key(config: Mapping[str, Any]) -> bytes:
+    """A world's config as bytes, equal for equal configs and cheap enough for every reset.
+
+    Raises:
+        ConfigError: the config holds something that JSON cannot.
+    """
+    try:
+        return marshal.dumps(dict(config), _PLAIN)
+    except ValueError as error:
+        raise ConfigError(f"a BFCL world's config must be plain JSON values; got {config!r:.200}") from error
 
 
-def gold_key(gold: Sequence[Sequence[ToolCall]]) -> str:
-    """Gold calls as JSON text."""
-    return json.dumps([[[call.name, dict(call.arguments)] for call in turn] for turn in gold])
+def gold_key(gold: Sequence[Sequence[ToolCall]]) -> bytes:
+    """Gold calls as bytes, equal for equal calls.
+
+    Raises:
+        ConfigError: an argument is no JSON value.
+    """
+    try:
+        return marshal.dumps([[(call.name, dict(call.arguments)) for call in turn] for turn in gold], _PLAIN)
+    except ValueError as error:
+        raise ConfigError(f"gold calls must have plain JSON arguments; got {gold!r:.200}") from error
+
+
+_PLAIN = 2
+"""The marshal format without references, in which equal values have equal bytes."""
 
 
 @lru_cache(maxsize=4096)
-def gold_turns(world: str, gold: str, limits: CallLimits) -> tuple[GoldTurn, ...]:
+def gold_turns(world: bytes, gold: bytes, limits: CallLimits) -> tuple[GoldTurn, ...]:
     """Replay the gold calls of `gold_key` in the world of `world_key`, once for each pair.
 
     Raises:
@@ -100,7 +119,7 @@ def gold_turns(world: str, gold: str, limits: CallLimits) -> tuple[GoldTurn, ...
     """
     live = BfclWorld.initial(world)
     turns = []
-    for calls in json.loads(gold):
+    for calls in marshal.loads(gold):  # our own bytes, never a file
         results = Counter(live.call(name, arguments, limits) for name, arguments in calls)
         instances = BfclWorld.thaw(live.freeze()).instances if results else {}
         states = (PublicState.of(owner, instance) for owner, instance in instances.items())
@@ -126,6 +145,30 @@ def judge(gold: GoldTurn, instances: Mapping[str, Any], results: Sequence[Sequen
     if missing := [text for text, needed in gold.results.items() if had[text] < needed]:
         return Judgement(error=TurnError.RESPONSE, detail=f"never returned: {missing[0]}")
     return _RIGHT
+
+
+def judge_episode(
+    config: Mapping[str, Any],
+    gold: Sequence[Sequence[ToolCall]],
+    turns: Sequence[Sequence[ToolCall]],
+    limits: CallLimits,
+) -> Verdict:
+    """The verdict on calls that are known in full, for instance from stored traces.
+
+    Like the official checker it runs every function of the world's classes, whatever tools were on offer.
+
+    Args:
+        config: of the world.
+        gold: gold calls per turn.
+        turns: the policy's calls per turn; turns beyond the gold's are ignored.
+        limits: caps on each call.
+    """
+    world = world_key(config)
+    live, results, judgements = BfclWorld.initial(world), [], []
+    for expected, calls in zip(gold_turns(world, gold_key(gold), limits), turns, strict=False):
+        results.append([live.call(call.name, call.arguments, limits) for call in calls])
+        judgements.append(judge(expected, live.instances, results))
+    return verdict(judgements)
 
 
 def verdict(judgements: Iterable[Judgement | None]) -> Verdict:

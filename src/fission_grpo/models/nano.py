@@ -28,8 +28,9 @@ WIDTH, LAYERS, HEADS, INNER = 128, 3, 4, 384
 CONTEXT = 2048
 ROPE_THETA = 1e5
 
-CHUNKS = r"\d{1,2}|[A-Za-z_]+|[^A-Za-z_\d]+"
-"""Digits in pairs, words and identifiers without the space before them, punctuation with its spaces."""
+CHUNKS = r'\d{1,2}|[A-Za-z_]+|"(?=[\w#/])|"?[^A-Za-z_\d"]+|"'
+"""Digits in pairs; words and identifiers without the space before them; an opening quote by itself, so that a quoted
+value has the same token before it in a request, in a result and in a call; punctuation with its spaces."""
 
 COPY_STEPS = 100
 COPY_SEGMENT = 64

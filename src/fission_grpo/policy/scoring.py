@@ -95,14 +95,15 @@ def score(
         # A node trained in several trajectories is scored once and gathered into each of them.
         unique, inverse = np.unique(places.node, axis=0, return_inverse=True)
         row, parent, token = (torch.from_numpy(column).to(model.device) for column in unique.T)
-        logits = head(hidden_RLD[row, parent]).float() / temperature
+        logits = head(hidden_RLD[row, parent])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
         distribution = torch.log_softmax(logits, dim=-1)
         logprob = distribution.gather(1, token[:, None])[:, 0]
         with torch.no_grad():
             entropy = -(distribution.exp() * distribution).sum(dim=-1)
         index = torch.from_numpy(inverse.reshape(-1)).to(model.device)
         at = (torch.from_numpy(places.branch).to(model.device), torch.from_numpy(places.order).to(model.device))
-        blank = torch.zeros(len(places.rows), width, device=model.device)
+        blank = logprob.new_zeros(len(places.rows), width)
         yield Scores(
             rows=places.rows,
             logprobs_BT=blank.index_put(at, logprob[index]),

@@ -117,9 +117,9 @@ class Api:
 
 
 def literal(value: object) -> str:
-    """A value as a request shows it: text in single quotes, numbers bare, lists joined by commas."""
+    """A value as a request shows it: text in double quotes as in JSON, numbers bare, lists joined by commas."""
     if isinstance(value, str):
-        return f"'{value}'"
+        return f'"{value}"'
     if isinstance(value, list | tuple):
         return ", ".join(literal(item) for item in value)
     return repr(value)

@@ -1,0 +1,124 @@
+"""Plays a suite with a policy, for real: the model sees every true error text, may retry, and decides when it is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fission_grpo.chat.format import ChatFormat
+from fission_grpo.evaluation.records import (
+    EpisodeRecord,
+    Probe,
+    first_call_right,
+    read_records,
+    record_episode,
+    write_records,
+)
+from fission_grpo.evaluation.suite import Suite
+from fission_grpo.policy.base import Policy, Sampling
+from fission_grpo.rollout import Horizon, RolloutSettings, Trajectory, Worlds, open_task, rollout
+from fission_grpo.run_folder import write_text
+from fission_grpo.tasks.probe import ProbeItem
+from fission_grpo.types import Task
+
+AT_ONCE = 150
+"""Episodes side by side: bounds memory and gives a progress display something to show."""
+
+PARTS = ("episodes", "transfer", "mixed", "precondition")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """All records of one policy on one suite."""
+
+    episodes: tuple[EpisodeRecord, ...]
+    transfer: tuple[EpisodeRecord, ...]
+    mixed: tuple[EpisodeRecord, ...]
+    precondition: tuple[EpisodeRecord, ...]
+
+    def save(self, folder: Path) -> None:
+        """One JSONL file for each part."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in PARTS:
+            write_records(folder / f"{part}.jsonl", getattr(self, part))
+        write_text(folder / "complete.json", json.dumps({part: len(getattr(self, part)) for part in PARTS}) + "\n")
+
+    @staticmethod
+    def load(folder: Path) -> Evaluation:
+        return Evaluation(**{part: read_records(folder / f"{part}.jsonl") for part in PARTS})
+
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Whether a whole evaluation lies there."""
+        return (folder / "complete.json").exists()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Player:
+    """A policy with everything it needs to be evaluated. Greedy unless told otherwise."""
+
+    policy: Policy
+    chat: ChatFormat
+    worlds: Worlds
+    rollouts: RolloutSettings
+    temperature: float = 0.0
+    seed: int = 0
+
+    def play(self, tasks: Sequence[Task], *, report: Callable[[int], None] = lambda done: None) -> list[Trajectory]:
+        """One trajectory for each task, through all of its user turns.
+
+        Args:
+            report: told how many more are done, batch by batch.
+        """
+        trajectories: list[Trajectory] = []
+        for first in range(0, len(tasks), AT_ONCE):
+            batch = tasks[first : first + AT_ONCE]
+            trajectories += rollout(
+                [open_task(task, chat=self.chat, worlds=self.worlds) for task in batch],
+                policy=self.policy,
+                chat=self.chat,
+                sampling=Sampling(max_tokens=self.rollouts.max_tokens, temperature=self.temperature),
+                horizons=[Horizon.EPISODE] * len(batch),
+                max_turns=self.rollouts.max_turns,
+                seed=self.seed,
+            )
+            report(len(batch))
+        return trajectories
+
+
+def evaluate_episodes(
+    tasks: Sequence[Task], player: Player, *, report: Callable[[int], None] = lambda done: None
+) -> tuple[EpisodeRecord, ...]:
+    """Episodes from their first user message."""
+    played = zip(tasks, player.play(tasks, report=report), strict=True)
+    return tuple(record_episode(task, t.turns, verdict=t.verdict, end=t.end) for task, t in played)
+
+
+def evaluate_probes(
+    items: Sequence[ProbeItem], player: Player, *, report: Callable[[int], None] = lambda done: None
+) -> tuple[EpisodeRecord, ...]:
+    """Continuations after an injected error: is the next call right, and does the policy get there in the end?"""
+    played = zip(items, player.play([item.task for item in items], report=report), strict=True)
+    return tuple(_record_probe(item, trajectory) for item, trajectory in played)
+
+
+def evaluate(suite: Suite, player: Player, *, report: Callable[[int], None] = lambda done: None) -> Evaluation:
+    """The whole suite."""
+    return Evaluation(
+        episodes=evaluate_episodes(suite.episodes, player, report=report),
+        transfer=evaluate_episodes(suite.transfer, player, report=report),
+        mixed=evaluate_probes(suite.mixed, player, report=report),
+        precondition=evaluate_probes(suite.precondition, player, report=report),
+    )
+
+
+def _record_probe(item: ProbeItem, trajectory: Trajectory) -> EpisodeRecord:
+    probe = Probe(
+        kind=item.corruption.value if item.corruption else "precondition",
+        error=item.error,
+        call=item.wrong,
+        next_call_right=first_call_right(trajectory.turns, item.task.target),
+    )
+    return record_episode(item.task, trajectory.turns, verdict=trajectory.verdict, end=trajectory.end, probe=probe)
