@@ -32,7 +32,7 @@ class Member:
 
     trajectory: Trajectory
     reward: Reward | None
-    """None exactly when a fault of ours spoiled the trajectory."""
+    """None exactly when a fault of ours spoiled the trajectory, or its context left no room for a single message."""
     success: bool
     failure: Failure | None
 

@@ -2,7 +2,7 @@
 
     config.yaml      the resolved settings
     metrics.jsonl    one line for each step
-    traces.jsonl     one line for each group: every trajectory, its tree links, tokens, rewards by term, failure, feedback
+    traces.jsonl     one line for each group: trajectories, tree links, tokens, rewards by term, failures, feedback
     checkpoints/     step-N/: weights, optimizer, random states, fission buffer; written aside, then renamed
     policy/          the trained model as an ordinary Hugging Face folder
     summary.md       what a person reads
@@ -11,9 +11,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from fission_grpo.errors import ConfigError, FissionError
 
 KEPT_CHECKPOINTS = 2
 """The newest, and one to fall back to."""
+
+_MAY_GROW = "trainer.steps"
+"""The one setting that a resumed run may change: a finished run can go on."""
 ESCAPED = "backslashreplace"
 """Half a surrogate pair, which UTF-8 cannot hold, becomes the JSON escape that reads back as itself."""
 
@@ -39,22 +42,32 @@ class RunFolder:
         self.summary = path / "summary.md"
         self.config = path / "config.yaml"
 
-    def create(self, settings: Mapping[str, Any], *, resume: bool) -> None:
-        """Make the folder and save the settings.
+    def check(self, settings: Mapping[str, Any], *, resume: bool) -> None:
+        """Ask, before anything is spent, whether a run with these settings may use the folder.
 
         Raises:
             ConfigError: the folder already holds a run and `resume` is off; or holds another run's settings.
         """
-        if self.config.exists() and not resume:
+        if not self.config.exists():
+            return
+        if not resume:
             raise ConfigError(f"{self.path} already holds a run; continue it with --resume or choose another --output")
-        if self.config.exists():
-            self._same_settings(settings)
+        self._same_settings(settings)
+
+    def create(self, settings: Mapping[str, Any], *, resume: bool) -> None:
+        """Make the folder and save the settings.
+
+        Raises:
+            ConfigError: see `check`.
+        """
+        self.check(settings, resume=resume)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_text(self.config, yaml.safe_dump(dict(settings), sort_keys=False))
 
     def _same_settings(self, settings: Mapping[str, Any]) -> None:
-        saved = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        changed = sorted(key for key in {*saved, *settings} if saved.get(key) != settings.get(key) and key != "steps")
+        saved = dict(_dotted(yaml.safe_load(self.config.read_text(encoding="utf-8"))))
+        wanted = dict(_dotted(settings))
+        changed = sorted(key for key in {*saved, *wanted} - {_MAY_GROW} if saved.get(key) != wanted.get(key))
         if changed:
             raise ConfigError(
                 f"{self.path} was started with other settings ({', '.join(changed)}); "
@@ -66,15 +79,23 @@ class RunFolder:
         found = sorted(self.checkpoints.glob("step-*"), key=_step_of) if self.checkpoints.exists() else []
         return found[-1] if found else None
 
+    def unfinished(self, step: int) -> Path:
+        """Where a checkpoint is written before it has its name."""
+        return self.checkpoints / f".unfinished-{step}"
+
     def write_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
-        """Let `write` fill a folder, then give it its name: a crash leaves the last checkpoint whole."""
-        unfinished = self.checkpoints / f".unfinished-{step}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        write(unfinished)
-        final = self.checkpoints / f"step-{step}"
-        shutil.rmtree(final, ignore_errors=True)
-        unfinished.rename(final)
+        """Let `write` fill a folder, then give it its name: a crash leaves the last checkpoint whole.
+
+        Raises:
+            FissionError: the disk refused, with what is safe so far.
+        """
+        unfinished, final = self.unfinished(step), self.checkpoints / f"step-{step}"
+        with self._refusal_of(final):
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            write(unfinished)
+            shutil.rmtree(final, ignore_errors=True)
+            unfinished.rename(final)
         for old in sorted(self.checkpoints.glob("step-*"), key=_step_of)[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
 
@@ -92,9 +113,14 @@ class RunFolder:
             FissionError: the disk refused, with what is safe so far.
         """
         text = "".join(map(_line, records))
+        with self._refusal_of(path), path.open("a", encoding="utf-8", errors=ESCAPED) as file:
+            file.write(text)
+
+    @contextmanager
+    def _refusal_of(self, path: Path) -> Iterator[None]:
+        """Say what to do when the disk refuses `path`."""
         try:
-            with path.open("a", encoding="utf-8", errors=ESCAPED) as file:
-                file.write(text)
+            yield
         except OSError as error:
             raise FissionError(
                 f"cannot write {path}: {error.strerror}; free some space, then continue with --resume "
@@ -114,7 +140,15 @@ def write_text(path: Path, text: str) -> None:
     """Replace a file in one step: readers see the old text or the new one, never half of it."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(text, encoding="utf-8", errors=ESCAPED)
-    os.replace(unfinished, path)
+    unfinished.replace(path)
+
+
+def _dotted(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def _line(record: Mapping[str, Any]) -> str:

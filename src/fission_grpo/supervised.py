@@ -78,11 +78,13 @@ def supervise(
     *,
     pad_id: int,
     report: Callable[[int, float], None] = lambda step, loss: None,
+    until: int | None = None,
 ) -> list[float]:
     """Minimise the mean negative log-likelihood of the trained tokens, in place.
 
     Args:
         report: told the step and its loss.
+        until: stop early, at this step of the same schedule.
     Returns:
         The loss of every step, in nats per token.
     """
@@ -91,7 +93,7 @@ def supervise(
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
     losses: list[float] = []
-    for step in range(settings.steps):
+    for step in range(settings.steps if until is None else until):
         batch = _batch(rows, step, settings)
         width = max(sum(row.trained) for row in batch)
         tokens = sum(sum(row.trained) for row in batch)

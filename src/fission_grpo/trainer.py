@@ -24,7 +24,7 @@ from random import Random
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from pydantic import Field
 from torch import Tensor
 
@@ -38,7 +38,7 @@ from fission_grpo.losses import DAPO, DR_GRPO, GRPO, Objective, k3_divergence, p
 from fission_grpo.metrics import fission_metrics, group_metrics, prefixed, revived
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.hf import HFPolicy
-from fission_grpo.models.folder import load_trained_weights
+from fission_grpo.models.folder import load_trained_weights, save_trained_weights
 from fission_grpo.policy.reference import Reference
 from fission_grpo.policy.scoring import Family, Scores, score, separate, share_prefixes
 from fission_grpo.rollout import Horizon, RolloutSettings, Start, Worlds, open_task, rollout
@@ -178,7 +178,6 @@ class Trainer:
         self.policy = HFPolicy(self.model, eos_id=chat.eos_id, pad_id=chat.pad_id)
         self.progress = Progress(source)
         self.clock = Clock()
-        accelerator.register_for_checkpointing(self.progress)
         accelerator.register_save_state_pre_hook(_save_trained_weights)
         accelerator.register_load_state_pre_hook(_load_trained_weights)
 
@@ -264,13 +263,31 @@ class Trainer:
         return update
 
     def save(self) -> None:
-        """Write a checkpoint and the trained policy."""
-        self.run.write_checkpoint(self.progress.step, lambda path: self.accelerator.save_state(str(path)))
+        """Write a checkpoint: the main process makes the folder and names it once every process has written its part."""
+        step = self.progress.step
+        if self.accelerator.is_main_process:
+            self.run.write_checkpoint(step, self._write_checkpoint)
+        else:
+            self._write_checkpoint(self.run.unfinished(step))
 
     def resume(self, checkpoint: Path) -> None:
         """Continue from a checkpoint as if the run had never stopped."""
         self.accelerator.load_state(str(checkpoint))
-        self.run.forget_after(self.progress.step)
+        # Our own pickle; the buffer holds more than tensors.
+        self.progress.load_state_dict(torch.load(self._progress_file(checkpoint), weights_only=False))
+        if self.accelerator.is_main_process:
+            self.run.forget_after(self.progress.step)
+        self.accelerator.wait_for_everyone()
+
+    def _write_checkpoint(self, path: Path) -> None:
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(path))
+        torch.save(self.progress.state_dict(), self._progress_file(path))
+        self.accelerator.wait_for_everyone()
+
+    def _progress_file(self, checkpoint: Path) -> Path:
+        """Every process has a fission buffer of its own."""
+        return checkpoint / f"progress-{self.accelerator.process_index}.pkl"
 
     def _turn_of(self, step: int) -> list[int]:
         """This process's tasks of a step: seeded permutations of all tasks, one after the other, without gaps."""
@@ -398,7 +415,7 @@ class Trainer:
 def _save_trained_weights(models: list[Any], weights: list[Any], output: str) -> None:
     """accelerate's pre-save hook: an ordinary Hugging Face folder; of a LoRA policy the adapter alone."""
     for model in models:
-        model.save_pretrained(Path(output) / "model")
+        save_trained_weights(model, Path(output) / "model", is_main_process=PartialState().is_main_process)
         weights.pop()
 
 

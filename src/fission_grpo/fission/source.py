@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.failures import Failure, Fault
@@ -40,6 +40,12 @@ class FissionSettings(Settings):
     """Corrective levels: 1 is the paper's; a failed recovery is fissioned again up to this depth."""
     silent: bool = False
     """Whether calls that succeeded and were wrong are fissioned in a world, too: often their damage cannot be undone."""
+
+    @model_validator(mode="after")
+    def _the_trigger_can_fire(self) -> FissionSettings:
+        if self.trigger > self.capacity:
+            raise ValueError(f"trigger {self.trigger} is more than the buffer can hold (capacity {self.capacity})")
+        return self
 
 
 @dataclass(slots=True)

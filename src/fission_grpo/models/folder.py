@@ -9,8 +9,17 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 
+def save_trained_weights(model: Any, folder: Path, *, is_main_process: bool = True) -> None:
+    """Write what was trained: of a LoRA model the adapter alone, of any other model everything."""
+    if isinstance(model, PeftModel):
+        # Without this peft asks the hub whether the base's vocabulary has changed.
+        model.save_pretrained(str(folder), is_main_process=is_main_process, save_embedding_layers=False)
+    else:
+        model.save_pretrained(folder, is_main_process=is_main_process)
+
+
 def load_trained_weights(model: Any, folder: Path) -> None:
-    """Put the weights that `save_pretrained` wrote into a model of the same shape, exactly.
+    """Put the weights that `save_trained_weights` wrote into a model of the same shape, exactly.
 
     For a LoRA model these are the adapter's alone; the base was never written.
     """

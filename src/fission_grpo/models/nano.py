@@ -9,7 +9,6 @@ dialogues: it has never seen an error, so its errors and its helplessness after 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
@@ -28,8 +27,8 @@ WIDTH, LAYERS, HEADS, INNER = 128, 3, 4, 384
 CONTEXT = 2048
 ROPE_THETA = 1e5
 
-CHUNKS = r'\d{1,2}|[A-Za-z_]+|"(?=[\w#/])|"?[^A-Za-z_\d"]+|"'
-"""Digits in pairs; words and identifiers without the space before them; an opening quote by itself, so that a quoted
+CHUNKS = r'\d{1,2}|[A-Za-z_]+ ?|"(?=[\w#/])|"?[^A-Za-z_\d"]+|"'
+"""Digits in pairs; words and identifiers with the space behind them; an opening quote by itself, so that a quoted
 value has the same token before it in a request, in a result and in a call; punctuation with its spaces."""
 
 COPY_STEPS = 100
@@ -99,7 +98,7 @@ def sharpen_copying(model: LlamaForCausalLM, *, pad_id: int, seed: int, steps: i
 
 
 def _plant_copying(model: LlamaForCausalLM) -> None:
-    """Heads 0 and 1 of layer 0 look at the previous token; heads 0 and 1 of layer 1 find its earlier occurrence.
+    """Layer 0 looks one (two heads), two and three tokens back; heads 0 and 1 of layer 1 find an earlier occurrence.
 
     Layer 0 writes "what the token before me was" beside every token. Layer 1 asks "where was I before?", that is, which
     place has me as its previous token, and its values carry that place's token straight to the output.
@@ -113,7 +112,7 @@ def _plant_copying(model: LlamaForCausalLM) -> None:
         rows = slice(head * width, (head + 1) * width)
         read = basis[:, head * len(slow) : (head + 1) * len(slow)]  # what is copied of the previous token
         write = basis[:, WIDTH // 2 + head * len(slow) : WIDTH // 2 + (head + 1) * len(slow)]  # where it is put
-        _attend_to_previous(previous, rows, width)
+        _attend_back(previous, rows, width, distance=1)
         previous.v_proj.weight[rows] = 0
         previous.v_proj.weight[rows][: len(slow)] = read.T
         previous.o_proj.weight[:, rows] = 0
@@ -126,19 +125,25 @@ def _plant_copying(model: LlamaForCausalLM) -> None:
             induction.k_proj.weight[rows][dimension] = 1.5 * write[:, place]
         carry = torch.linalg.qr(torch.randn(WIDTH, width))[0]
         induction.v_proj.weight[rows] = carry.T
-        induction.o_proj.weight[:, rows] = carry * 1.0
+        induction.o_proj.weight[:, rows] = carry
+    for head, distance in ((2, 2), (3, 3)):
+        rows = slice(head * width, (head + 1) * width)
+        _attend_back(previous, rows, width, distance=distance)
+        previous.v_proj.weight[rows] = torch.linalg.qr(torch.randn(WIDTH, width))[0].T
+        previous.o_proj.weight[:, rows] = torch.linalg.qr(torch.randn(WIDTH, width))[0]
 
 
-def _attend_to_previous(attention: Any, rows: slice, width: int) -> None:
-    """Queries and keys that do not depend on content: constant vectors whose RoPE phases agree one token back."""
+def _attend_back(attention: Any, rows: slice, width: int, *, distance: int) -> None:
+    """Queries and keys that do not depend on content: constant vectors whose RoPE phases agree `distance` tokens back."""
     half = width // 2
     frequencies = ROPE_THETA ** (-torch.arange(half) / half)
     strength = 3.0 * torch.ones(half)
     attention.q_proj.weight[rows] *= 0.1
     attention.k_proj.weight[rows] *= 0.1
     attention.q_proj.bias[rows] = torch.cat([strength, torch.zeros(half)])
-    # RoPE rotates (x_i, x_{i + half}) by position * frequency: a key turned one step ahead meets the query one step back.
-    attention.k_proj.bias[rows] = torch.cat([strength * torch.cos(frequencies), strength * torch.sin(frequencies)])
+    # RoPE rotates (x_i, x_{i + half}) by position * frequency: a key turned d steps ahead meets the query d tokens later.
+    phase = distance * frequencies
+    attention.k_proj.bias[rows] = torch.cat([strength * torch.cos(phase), strength * torch.sin(phase)])
 
 
 def _slow_dimensions(width: int, reach: int = 200) -> list[int]:
@@ -161,6 +166,3 @@ def copy_accuracy(model: LlamaForCausalLM, *, seed: int) -> float:
     with torch.inference_mode():
         guess = model(ids).logits[:, COPY_SEGMENT:-1].argmax(dim=-1)
     return float((guess == ids[:, COPY_SEGMENT + 1 :]).float().mean())
-
-
-assert math.isclose(WIDTH % HEADS, 0)

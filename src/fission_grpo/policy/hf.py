@@ -81,13 +81,16 @@ class HFPolicy:
         capacity = root_width + tail_width + room
         layers = int(self.model.config.get_text_config().num_hidden_layers)
 
+        self.count.prefilled += sum(map(len, roots)) + sum(map(len, tails))
+        if root_width == 0:
+            nothing = _Prefix.nothing(SlabCache.empty(layers, capacity), len(contexts), self.model.device)
+            return self._push(self._pad_left(tails, tail_width), nothing)
         rooted = self._push(
             self._pad_left(roots, root_width),
             _Prefix.nothing(SlabCache.empty(layers, root_width), len(roots), self.model.device),
         )
         rows = torch.tensor([row_of_root[context.ids[: context.root]] for context in contexts], device=self.model.device)
         prefix = rooted.take(rows, capacity)
-        self.count.prefilled += sum(map(len, roots)) + sum(map(len, tails))
         if tail_width == 0:
             return prefix
         return self._push(self._pad_left(tails, tail_width), prefix)

@@ -1,0 +1,255 @@
+"""The settings of a run as one typed tree, and how they are read: a recipe, then a YAML file, then the command line.
+
+Each part stands beside the component it configures; this module only joins them. Whatever is wrong with what the user
+wrote is said at once, with its place: an unknown key with the nearest known one, a wrong value with what was expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeAlias, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from fission_grpo.errors import ConfigError
+from fission_grpo.fission.source import FissionSettings
+from fission_grpo.models.catalog import Precision
+from fission_grpo.models.lora import LoraSettings
+from fission_grpo.rewards import DecisionReward, EpisodeReward
+from fission_grpo.rollout import RolloutSettings
+from fission_grpo.settings import Settings
+from fission_grpo.tasks.training_set import SYNTHETIC, SyntheticSettings
+from fission_grpo.trainer import TrainerSettings
+
+Key: TypeAlias = tuple[str, ...]
+"""Path of a setting: `("trainer", "steps")` for `trainer.steps`."""
+
+
+class SimulatorName(StrEnum):
+    """Who writes the feedback on a failure."""
+
+    PASSTHROUGH = "passthrough"
+    """The world's own words."""
+    STATIC = "static"
+    """The paper's fixed string."""
+    RULES = "rules"
+    """Schema, call and world; never the reference."""
+
+
+class RunSettings(Settings):
+    """Everything that one training run depends on."""
+
+    model: str = "nano"
+    """`nano`, `smollm2`, or a local Hugging Face folder."""
+    chat_template: str | None = None
+    """`hermes`, `nano`, or a Jinja file; none keeps the model's own."""
+    precision: Precision = Precision.FP32
+    """Type of the weights."""
+    lora: LoraSettings | None = None
+    """Train adapters and leave the model as it is; none trains every weight."""
+    data: str = SYNTHETIC
+    """A JSONL file of tasks, or `synthetic`."""
+    synthetic: SyntheticSettings = Field(default_factory=SyntheticSettings)
+    output: str | None = None
+    """The run folder; the command line names it after recipe, arm and seed if it has no name."""
+    simulator: SimulatorName = SimulatorName.RULES
+    """Who writes the feedback of corrective contexts."""
+    trainer: TrainerSettings = Field(default_factory=TrainerSettings)
+    rollouts: RolloutSettings = Field(default_factory=RolloutSettings)
+    fission: FissionSettings = Field(default_factory=FissionSettings)
+    decision: DecisionReward = Field(default_factory=DecisionReward)
+    episode: EpisodeReward = Field(default_factory=EpisodeReward)
+
+    @model_validator(mode="after")
+    def _updates_survive_rounding(self) -> RunSettings:
+        if self.precision is Precision.BF16 and self.lora is None:
+            raise ValueError(
+                "precision bf16 rounds small updates of the weights away; add lora.rank=16, or choose precision=fp32"
+            )
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The run folder as a path."""
+        return Path(self.output or "runs/run").expanduser()
+
+    def saved(self) -> dict[str, Any]:
+        """Plain values for `config.yaml`; a run folder does not name itself, so that it can be moved."""
+        return self.model_dump(mode="json", exclude={"output"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One value that the user wrote."""
+
+    key: Key
+    value: Any
+    origin: str
+    """Where: `run.yaml line 3`, or `command line`."""
+
+
+@dataclass(slots=True)
+class _Tree:
+    """Nested plain values, and where each came from."""
+
+    values: dict[str, Any]
+    origins: dict[Key, str] = field(default_factory=dict)
+
+    def put(self, setting: Setting) -> None:
+        """Set one value; a section that was none comes into being.
+
+        Raises:
+            ConfigError: the key goes through a value that is no section.
+        """
+        *sections, name = setting.key
+        node = self.values
+        for depth, section in enumerate(sections, 1):
+            if node.get(section) is None:
+                node[section] = {}
+            node = node[section]
+            if not isinstance(node, dict):
+                here = ".".join(sections[:depth])
+                raise ConfigError(f"{_dotted(setting.key)} ({setting.origin}): {here} is a value, not a section")
+        node[name] = setting.value
+        self.origins[setting.key] = setting.origin
+
+    def origin(self, key: Key) -> str:
+        """Where the value at a key, or the nearest section around it, came from."""
+        known = (key[:length] for length in range(len(key), 0, -1))
+        return next((self.origins[part] for part in known if part in self.origins), "defaults")
+
+
+def load_settings(
+    *, base: RunSettings | None = None, file: Path | None = None, overrides: Iterable[Setting] = ()
+) -> RunSettings:
+    """A recipe (or the defaults), changed by a file, changed by the command line.
+
+    Raises:
+        ConfigError: the file cannot be read; unknown keys, wrong values, or values that do not go together.
+    """
+    tree = _Tree((base or RunSettings()).model_dump(mode="json"))
+    for setting in (*(read_yaml(file) if file else ()), *overrides):
+        tree.put(setting)
+    try:
+        return RunSettings.model_validate(tree.values)
+    except ValidationError as error:
+        problems = [_explain(problem, tree) for problem in error.errors()]
+    raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
+def read_yaml(path: Path) -> list[Setting]:
+    """The leaves of a YAML file, each with its line.
+
+    Raises:
+        ConfigError: no readable file, no YAML, or no mapping.
+    """
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        root = loader.get_single_node()
+        if root is None:
+            return []
+        if isinstance(root, yaml.MappingNode):
+            return list(_leaves(loader, root, (), path.name))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the settings in {path}: {error}; give the path of a YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}; correct it there") from error
+    raise ConfigError(f"{path} holds no settings; expected a mapping, for instance a line `trainer: {{steps: 10}}`")
+
+
+def read_overrides(arguments: Sequence[str]) -> list[Setting]:
+    """`trainer.steps=10`, `--trainer.steps 10` and `--trainer.steps=10`; values are YAML, dashes in keys underscores.
+
+    Raises:
+        ConfigError: an argument without a value, or a value that is no YAML.
+    """
+    found: list[Setting] = []
+    rest = iter(arguments)
+    for argument in rest:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not equals:
+            following = next(rest, None) if argument.startswith("--") else None
+            if following is None or following.startswith("--"):
+                raise ConfigError(
+                    f"{argument!r} has no value; expected {key}=VALUE (settings are written section.name=value)"
+                )
+            value = following
+        found.append(
+            Setting(key=tuple(key.replace("-", "_").split(".")), value=_value(key, value), origin="command line")
+        )
+    return found
+
+
+def setting_names(model: type[BaseModel] = RunSettings) -> Iterator[str]:
+    """Every dotted name, sections included."""
+    for name, info in model.model_fields.items():
+        yield name
+        section = _section(info.annotation)
+        if section is not None:
+            yield from (f"{name}.{inner}" for inner in setting_names(section))
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The settings class of a field that holds one, perhaps optionally."""
+    choices = (annotation, *get_args(annotation))
+    return next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def _leaves(loader: yaml.SafeLoader, node: yaml.MappingNode, above: Key, name: str) -> Iterator[Setting]:
+    for key_node, value_node in node.value:
+        key = (*above, str(key_node.value))
+        if isinstance(value_node, yaml.MappingNode) and value_node.value:
+            yield from _leaves(loader, value_node, key, name)
+        else:
+            value = loader.construct_object(value_node, deep=True)
+            yield Setting(key=key, value=value, origin=f"{name} line {key_node.start_mark.line + 1}")
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key}: {text!r} is no YAML value; quote it") from error
+
+
+def _explain(problem: Mapping[str, Any], tree: _Tree) -> str:
+    """One line: what was got, where it was written, what was expected."""
+    key = tuple(str(part) for part in problem["loc"])
+    named = _named(key)
+    where = f"{_dotted(named)} ({tree.origin(named)})" if named else "settings"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {_dotted(key)} ({tree.origin(key)}); the nearest is {_nearest(_dotted(key))}"
+    if problem["type"] == "value_error":
+        return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+    return f"{where}: got {problem['input']!r}, expected {_expectation(problem)}"
+
+
+def _expectation(problem: Mapping[str, Any]) -> str:
+    if problem["type"] == "missing":
+        return "more values"
+    return str(problem["msg"]).removeprefix("Input should be ").partition(", unable")[0]
+
+
+def _named(key: Key) -> Key:
+    """The part of an error's place that names a setting: pydantic goes on into tuples and unions."""
+    known = set(setting_names())
+    parts = (key[:length] for length in range(len(key), 0, -1))
+    return next((part for part in parts if _dotted(part) in known), ())
+
+
+def _nearest(name: str) -> str:
+    """The known name that the user most likely meant: the same word in another section first."""
+    known = list(setting_names())
+    last = name.rpartition(".")[2]
+    same = [one for one in known if one.rpartition(".")[2] == last]
+    near = same or get_close_matches(name, known, n=1, cutoff=0.0)
+    return " or ".join(near)
+
+
+def _dotted(key: Key) -> str:
+    return ".".join(key)

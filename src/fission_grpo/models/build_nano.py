@@ -1,0 +1,104 @@
+"""Rebuilds `nano` from nothing: `python -m fission_grpo.models.build_nano FOLDER`.
+
+Tokenizer, copy practice, supervised warm start on clean gold dialogues; a function of the constants below alone (and of
+the machine's floating point). The losses of every step are kept beside the weights in `build.json`, so that anyone, and
+the tests, can see whether the script still leads there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from fission_grpo.chat.format import ChatFormat
+from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
+from fission_grpo.models.nano import build_tokenizer, copy_accuracy, fresh_model, parameter_count, sharpen_copying
+from fission_grpo.policy.scoring import TokenRow
+from fission_grpo.recipes.nano import WORLD
+from fission_grpo.run_folder import write_text
+from fission_grpo.supervised import SupervisedSettings, gold_dialogue, supervise
+from fission_grpo.tasks.synthesis import synthesise
+from fission_grpo.types import Task
+
+SEED = 0
+TASK_SEED = 1
+TASKS = 12_000
+VOCABULARY_TASKS = 3_000
+"""Tasks whose dialogues the tokenizer is trained on."""
+WARM_START = SupervisedSettings(seed=SEED, steps=1600, batch=32, learning_rate=3e-3, floor=0.05)
+
+WORLDS = {BFCL: BfclEnvironment}
+
+log = logging.getLogger(__name__)
+
+
+def gold_tasks(count: int = TASKS) -> list[Task]:
+    """The training tasks of the warm start; a longer list begins with the shorter one."""
+    return synthesise(TASK_SEED, count, apis=WORLD.apis, mixture=WORLD.mixture, tools=WORLD.tools)
+
+
+def nano_tokenizer(tasks: Sequence[Task]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of the rendered gold dialogues.
+
+    Rendering needs a tokenizer, so a provisional one, trained on the requests alone, renders the corpus of the real one.
+    """
+    chosen = tasks[:VOCABULARY_TASKS]
+    provisional = build_tokenizer(task.messages[0]["content"] for task in chosen)
+    chat = ChatFormat(provisional)
+    return build_tokenizer(provisional.decode(gold_dialogue(task, chat=chat, worlds=WORLDS).ids) for task in chosen)
+
+
+def warm_start(
+    tokenizer: PreTrainedTokenizerFast, rows: Sequence[TokenRow], *, steps: int | None = None
+) -> tuple[LlamaForCausalLM, dict[str, list[float]]]:
+    """A fresh model, copy practice, then the first `steps` (all of them by default) of the warm start.
+
+    Returns:
+        The model, and the losses of every step in nats per token, by phase.
+    """
+    model = fresh_model(tokenizer, seed=SEED)
+    losses = {"copy": sharpen_copying(model, pad_id=tokenizer.pad_token_id, seed=SEED)}
+    log.info("copying: %.1f %% of random tokens", 100 * copy_accuracy(model, seed=SEED + 1))
+    began = time.monotonic()
+
+    def report(step: int, loss: float) -> None:
+        if step % 50 == 0:
+            log.info("step %d of %d: loss %.3f (%.0f s)", step, WARM_START.steps, loss, time.monotonic() - began)
+
+    losses["warm_start"] = supervise(
+        model, rows, WARM_START, pad_id=tokenizer.pad_token_id, report=report, until=steps
+    )
+    return model, losses
+
+
+def build(folder: Path) -> None:
+    """Everything, into an ordinary Hugging Face folder."""
+    tasks = gold_tasks()
+    tokenizer = nano_tokenizer(tasks)
+    chat = ChatFormat(tokenizer)
+    rows = [gold_dialogue(task, chat=chat, worlds=WORLDS) for task in tasks]
+    log.info("%d gold dialogues, %d tokens", len(rows), sum(len(row.ids) for row in rows))
+    model, losses = warm_start(tokenizer, rows)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    record = {"torch": torch.__version__, "parameters": parameter_count(model), "losses": losses}
+    write_text(folder / "build.json", json.dumps(record) + "\n")
+
+
+def main() -> None:
+    """Command line of the script."""
+    parser = argparse.ArgumentParser(description="Rebuild the nano policy from nothing.")
+    parser.add_argument("folder", type=Path, help="where the Hugging Face folder is written")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    build(parser.parse_args().folder)
+
+
+if __name__ == "__main__":
+    main()

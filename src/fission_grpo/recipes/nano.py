@@ -1,0 +1,38 @@
+"""Fission-GRPO on `nano`, in minutes on two CPU cores."""
+
+from __future__ import annotations
+
+from fission_grpo.config import RunSettings
+from fission_grpo.fission.source import FissionSettings
+from fission_grpo.rollout import Horizon, RolloutSettings
+from fission_grpo.tasks.training_set import SyntheticSettings
+from fission_grpo.trainer import TrainerSettings
+
+WORLD = SyntheticSettings(
+    seed=1000,
+    count=1600,
+    apis=("TradingBot", "GorillaFileSystem", "TicketAPI"),
+    tools=(4, 6),
+    calls=(0.55, 0.40, 0.05),
+    two_parts=(0.1, 0.2),
+)
+"""The tasks that `nano` knows: three APIs, short chains, half of the needs unmet and invisible."""
+
+
+def settings() -> RunSettings:
+    """Episodes judged by their world, recoveries that go on to the end of the turn."""
+    return RunSettings(
+        model="nano",
+        synthetic=WORLD,
+        trainer=TrainerSettings(
+            steps=100,
+            queries=8,
+            group_size=8,
+            horizon=Horizon.TURN,
+            learning_rate=3e-4,
+            beta=0.02,
+            token_budget=4096,
+        ),
+        rollouts=RolloutSettings(max_tokens=64, max_turns=7),
+        fission=FissionSettings(contexts=8, group_size=8, capacity=32),
+    )

@@ -1,0 +1,109 @@
+"""What a run trains on: the user's file, or tasks synthesised over the official classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from fission_grpo.environments.bfcl import BfclEnvironment
+from fission_grpo.rollout import Worlds
+from fission_grpo.settings import Settings
+from fission_grpo.tasks.dialogue import continuations, decision_points, premature_calls
+from fission_grpo.tasks.families import APIS, SEEN_APIS
+from fission_grpo.tasks.jsonl import read_tasks
+from fission_grpo.tasks.synthesis import Mixture, Split, synthesise
+from fission_grpo.types import Task
+
+SYNTHETIC = "synthetic"
+"""In place of a file: tasks drawn afresh."""
+
+_DEFAULT = Mixture()
+
+
+class SyntheticSettings(Settings):
+    """Which tasks are drawn; the evaluation draws its held-out ones with the same mixture."""
+
+    seed: int = 0
+    """Names the stream of worlds; apart from the seed of the run, so that runs can share their tasks."""
+    count: int = Field(default=1000, ge=1)
+    """Tasks before `moments` and `continuations` add to them."""
+    apis: tuple[str, ...] = SEEN_APIS
+    """Official classes to draw from."""
+    tools: tuple[int, int] = (6, 8)
+    """Fewest and most tools on offer."""
+    calls: tuple[float, float, float] = _DEFAULT.calls
+    """Shares of tasks that take one, two, and three to four gold calls."""
+    two_parts: tuple[float, float] = _DEFAULT.two_parts
+    """Of the tasks with two, and with more gold calls: share of two requests in one message."""
+    two_turns: float = _DEFAULT.two_turns
+    """Share of tasks with two user messages."""
+    two_apis: float = _DEFAULT.two_apis
+    """Of the tasks with two requests: share that goes to two APIs."""
+    unmet: float = _DEFAULT.unmet
+    """Share of the needs (a login, a folder, a running engine) that the world does not meet at first."""
+    moments: bool = False
+    """Also start from every later moment of the gold dialogue: the paper's decision points."""
+    continuations: bool = False
+    """Also start behind an error and its fix, where the next step is due; ours."""
+
+    @field_validator("apis")
+    @classmethod
+    def _known(cls, apis: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [api for api in apis if api not in APIS]
+        if unknown or not apis:
+            raise ValueError(f"unknown API {', '.join(unknown) or '(none)'}; expected some of {', '.join(APIS)}")
+        return apis
+
+    @property
+    def mixture(self) -> Mixture:
+        """The shares as `synthesise` wants them."""
+        return Mixture(
+            calls=self.calls,
+            two_parts=self.two_parts,
+            two_turns=self.two_turns,
+            two_apis=self.two_apis,
+            unmet=self.unmet,
+        )
+
+
+def training_set(data: str, synthetic: SyntheticSettings, *, worlds: Worlds) -> list[Task]:
+    """The tasks of a run, in order.
+
+    Args:
+        data: a JSONL file, or `SYNTHETIC`.
+        synthetic: which tasks to draw; plays no part with a file.
+        worlds: where the gold calls of a file are executed.
+
+    Raises:
+        DataError: the file has problems; all of them are listed.
+        ConfigError: the drawing cannot be done.
+    """
+    if data != SYNTHETIC:
+        return read_tasks(Path(data).expanduser(), worlds=worlds)
+    drawn = synthesise(
+        synthetic.seed,
+        synthetic.count,
+        apis=synthetic.apis,
+        split=Split.TRAIN,
+        mixture=synthetic.mixture,
+        tools=synthetic.tools,
+    )
+    later = _later_moments(drawn) if synthetic.moments else ()
+    behind = _behind_fixes(drawn) if synthetic.continuations else ()
+    return [*drawn, *later, *behind]
+
+
+def _later_moments(tasks: Sequence[Task]) -> Iterator[Task]:
+    """Every place of the gold dialogues but the first, which is the task itself."""
+    for task in tasks:
+        yield from decision_points(task)[1:]
+
+
+def _behind_fixes(tasks: Sequence[Task]) -> Iterator[Task]:
+    """Continuations of every natural premature call."""
+    environment = BfclEnvironment()
+    for task in tasks:
+        for moment, call in premature_calls(task, environment=environment):
+            yield from continuations(task, call, moment, environment=environment)

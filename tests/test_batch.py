@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fission_grpo.advantages import Pulse
+from fission_grpo.batch import TrainingBatch
+from fission_grpo.groups import Group, GroupKind, Member, share
+from fission_grpo.losses import DAPO, DR_GRPO, GRPO, Objective, policy_loss
+from fission_grpo.rewards import Reward, RewardTerm
+from fission_grpo.rollout import Trajectory
+from fission_grpo.types import EndReason, Task
+
+OBJECTIVES = pytest.mark.parametrize("objective", [GRPO, DAPO, DR_GRPO], ids=["grpo", "dapo", "dr_grpo"])
+
+
+def member(task: Task, reward: float | None, *, length: int = 3, token: int = 7) -> Member:
+    """A trajectory of two prompt tokens and `length` sampled ones, each with the log-probability -0.1 x its place."""
+    trajectory = Trajectory(
+        task=task,
+        prompt=2,
+        ids=(1, 2, *[token] * length),
+        sampled=(False, False, *[True] * length),
+        logprobs=(0.0, 0.0, *(-0.1 * (place + 1) for place in range(length))),
+        given=(),
+        turns=(),
+        snapshots=(),
+        end=EndReason.HORIZON if reward is not None else EndReason.HARNESS_FAULT,
+        verdict=None,
+    )
+    term = RewardTerm(name="made up", value=reward or 0.0, weight=1.0, why="")
+    judged = None if reward is None else Reward(terms=(term,), scale=1.0)
+    return Member(trajectory=trajectory, reward=judged, success=reward == 1.0, failure=None)
+
+
+def group(
+    rewards: Sequence[float | None],
+    lengths: Sequence[int] | None = None,
+    *,
+    task: str = "t",
+    kind: GroupKind = GroupKind.EXPLORATION,
+) -> Group:
+    made = Task(id=task, messages=(), tools=())
+    sizes = lengths or [3] * len(rewards)
+    members = [
+        member(made, reward, length=n, token=10 + i) for i, (reward, n) in enumerate(zip(rewards, sizes, strict=True))
+    ]
+    return Group(id="g", kind=kind, task=made, members=tuple(members), context=None)
+
+
+def batch_of(groups: Sequence[Group], objective: Objective = GRPO) -> TrainingBatch:
+    return TrainingBatch.of(groups, objective, max_tokens=10, device=torch.device("cpu"))
+
+
+def loss_of(batch: TrainingBatch, objective: Objective) -> float:
+    """On a policy that has since moved by 0.1 nats a token."""
+    loss = policy_loss(
+        batch.old_logprobs_BT + 0.1,
+        old_logprobs_BT=batch.old_logprobs_BT,
+        advantages_B=batch.advantages_B,
+        weights_BT=batch.weights_BT,
+        objective=objective,
+    )
+    return loss.item()
+
+
+def test_rows_carry_their_tokens_and_their_own_old_logprobs() -> None:
+    batch = batch_of([group([0.0, 1.0], [1, 3])])
+    assert [row.ids for row in batch.rows] == [(1, 2, 10), (1, 2, 11, 11, 11)]
+    assert [row.trained for row in batch.rows] == [(False, False, True), (False, False, True, True, True)]
+    assert batch.old_logprobs_BT.tolist() == [pytest.approx([-0.1, 0, 0]), pytest.approx([-0.1, -0.2, -0.3])]
+    assert batch.mask_BT.tolist() == [[True, False, False], [True, True, True]]
+    # Mean 0.5, std 0.5: -1 and 1, but for the epsilon of 1e-4.
+    assert batch.advantages_B.tolist() == pytest.approx([-1, 1], rel=1e-3)
+
+
+def test_old_logprobs_skip_what_was_only_observed() -> None:
+    # ids      1 2 | 10 10 | 5 5 | 11       two turns with a tool reply between them
+    # sampled  . . |  x  x | . . |  x
+    two_turns = member(Task(id="t", messages=(), tools=()), 1.0)
+    trajectory = replace(
+        two_turns.trajectory,
+        ids=(1, 2, 10, 10, 5, 5, 11),
+        sampled=(False, False, True, True, False, False, True),
+        logprobs=(0.0, 0.0, -1.0, -2.0, 0.0, 0.0, -3.0),
+    )
+    made = group([0.0])
+    batch = batch_of([replace(made, members=(*made.members, replace(two_turns, trajectory=trajectory)))])
+    assert batch.old_logprobs_BT[1].tolist() == [-1, -2, -3]
+
+
+def test_exploration_and_fission_groups_never_share_a_baseline() -> None:
+    explored = group([0.0, 1.0], task="t")
+    recovered = group([0.9, 1.0], task="t", kind=GroupKind.FISSION)
+    both = batch_of([explored, recovered])
+    # One baseline over all four would give 0.9 a positive advantage.
+    assert both.advantages_B.tolist() == pytest.approx([-1, 1, -1, 1], rel=1e-2)
+    assert set(both.families) == {0}  # they share a prompt all the same
+
+
+REWARDS = st.lists(st.sampled_from([0.0, 0.25, 1.0, None]), min_size=2, max_size=4)
+
+
+@given(st.lists(REWARDS, min_size=2, max_size=4), REWARDS, st.data())
+def test_the_rewards_of_one_group_move_no_other_advantage(
+    rewards: list[list[float | None]], changed: list[float | None], data: st.DataObject
+) -> None:
+    which = data.draw(st.integers(0, len(rewards) - 1))
+    groups = [group(one, task=str(number)) for number, one in enumerate(rewards)]
+    before = batch_of(groups)
+    groups[which] = group(changed, task=str(which))
+    after = batch_of(groups)
+
+    def others(batch: TrainingBatch) -> list[tuple[int, tuple[int, ...], float]]:
+        rows = zip(batch.families, batch.rows, batch.advantages_B.tolist(), strict=True)
+        return [(family, row.ids, advantage) for family, row, advantage in rows if family != which]
+
+    assert others(before) == others(after)
+
+
+@OBJECTIVES
+@given(rewards=st.lists(REWARDS, min_size=1, max_size=4), lengths=st.lists(st.integers(1, 5), min_size=16, max_size=16))
+def test_leaving_out_silent_trajectories_changes_no_loss(
+    objective: Objective, rewards: list[list[float | None]], lengths: list[int]
+) -> None:
+    groups = [group(one, lengths[: len(one)], task=str(number)) for number, one in enumerate(rewards)]
+    counted = [g for g in groups if not objective.drop_dead_groups or g.pulse() is Pulse.ALIVE]
+    valid = [
+        (m, a)
+        for g in counted
+        for m, a in zip(g.members, g.advantages(objective.scale).tolist(), strict=True)
+        if m.reward
+    ]
+    tokens = sum(sum(m.trajectory.sampled) for m, _ in valid)
+    # Every token of a trajectory has the same ratio, e^0.1 = 1.105 (inside every clip), and the same advantage.
+    denominator = len(valid) * 10 if objective is DR_GRPO else tokens
+    expected = -sum(sum(m.trajectory.sampled) * a for m, a in valid) * 1.1051709 / max(denominator, 1)
+    assert loss_of(batch_of(groups, objective), objective) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_spoiled_trajectories_leave_no_trace() -> None:
+    with_fault, without = batch_of([group([0.0, None, 1.0], [3, 5, 3])]), batch_of([group([0.0, 1.0])])
+    assert torch.equal(with_fault.advantages_B, without.advantages_B)
+    assert torch.equal(with_fault.weights_BT, without.weights_BT)
+
+
+def test_a_dead_group_weighs_in_the_mean_unless_the_objective_drops_it() -> None:
+    groups = [group([0.0, 1.0], task="alive"), group([1.0, 1.0], task="dead")]
+    # Three tokens each: 1/12 of an update of four trajectories, 1/6 of one of two.
+    assert batch_of(groups, GRPO).weights_BT.unique().tolist() == [pytest.approx(1 / 12)]
+    assert batch_of(groups, DAPO).weights_BT.unique().tolist() == [pytest.approx(1 / 6)]
+
+
+@OBJECTIVES
+@pytest.mark.parametrize(
+    "groups",
+    [[], [group([1.0, 1.0])], [group([0.0, 0.0, None])], [group([None, None])], [group([None, 1.0])]],
+    ids=["no groups", "all right", "all failed", "all spoiled", "one left"],
+)
+def test_without_signal_the_batch_is_empty(objective: Objective, groups: list[Group]) -> None:
+    batch = batch_of(groups, objective)
+    assert batch.rows == batch.families == ()
+    assert len(batch.advantages_B) == len(batch.weights_BT) == len(batch.old_logprobs_BT) == 0
+    assert loss_of(batch, objective) == 0.0
+
+
+def test_the_share_of_groups_by_their_pulse() -> None:
+    groups = [group([0.0, 1.0]), group([1.0, 1.0]), group([0.5, 0.5]), group([None, None])]
+    assert [share(groups, pulse) for pulse in Pulse] == [0.25] * 4
+    assert share([], Pulse.ALIVE) == 0.0

@@ -1,0 +1,229 @@
+"""Settings: three sources, one tree, and errors that say what to do."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+import fission_grpo
+from fission_grpo.config import RunSettings, SimulatorName, load_settings, read_overrides, read_yaml, setting_names
+from fission_grpo.errors import ConfigError
+from fission_grpo.fission.source import FissionSettings
+from fission_grpo.models.lora import LoraSettings
+from fission_grpo.recipes import Recipe, load_recipe
+from fission_grpo.recipes.arms import Arm, apply_arm
+from fission_grpo.rewards import DecisionReward, EpisodeReward
+from fission_grpo.rollout import RolloutSettings
+from fission_grpo.settings import Settings
+from fission_grpo.tasks.training_set import SyntheticSettings
+from fission_grpo.trainer import TrainerSettings
+
+
+def settings_file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def complaint(*arguments: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(overrides=read_overrides(arguments))
+    return str(caught.value)
+
+
+def test_the_command_line_beats_the_file_and_the_file_beats_the_recipe(tmp_path: Path) -> None:
+    base = RunSettings(trainer=TrainerSettings(steps=1, queries=2, group_size=3))
+    file = settings_file(tmp_path, "trainer:\n  queries: 20\n  group_size: 30\n")
+    settings = load_settings(base=base, file=file, overrides=read_overrides(["trainer.group_size=300"]))
+    assert (settings.trainer.steps, settings.trainer.queries, settings.trainer.group_size) == (1, 20, 300)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["trainer.learning_rate=1e-5"],
+        ["--trainer.learning_rate", "1e-5"],
+        ["--trainer.learning_rate=1e-5"],
+        ["--trainer.learning-rate", "0.00001"],
+    ],
+)
+def test_an_override_may_be_written_as_in_any_other_tool(arguments: list[str]) -> None:
+    assert load_settings(overrides=read_overrides(arguments)).trainer.learning_rate == 1e-5
+
+
+def test_an_optional_section_comes_and_goes() -> None:
+    with_lora = load_settings(overrides=read_overrides(["lora.rank=4"]))
+    assert with_lora.lora == LoraSettings(rank=4)
+    assert load_settings(base=with_lora, overrides=read_overrides(["lora=null"])).lora is None
+    assert load_settings(base=with_lora, overrides=read_overrides(["lora.alpha=8"])).lora == LoraSettings(
+        rank=4, alpha=8
+    )
+
+
+def test_saved_settings_are_the_same_settings(tmp_path: Path) -> None:
+    settings = RunSettings(output="here", simulator=SimulatorName.STATIC, lora=LoraSettings(targets=("q_proj",)))
+    file = settings_file(tmp_path, yaml.safe_dump(settings.saved()))
+    assert load_settings(file=file, overrides=read_overrides(["output=here"])) == settings
+
+
+@pytest.mark.parametrize("recipe", Recipe)
+def test_every_recipe_can_be_saved_and_read_back(recipe: Recipe, tmp_path: Path) -> None:
+    settings = load_recipe(recipe)
+    assert load_settings(file=settings_file(tmp_path, yaml.safe_dump(settings.saved()))) == settings
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert read_yaml(settings_file(tmp_path, "# nothing yet\n")) == []
+
+
+def test_an_error_names_the_line_of_the_file(tmp_path: Path) -> None:
+    file = settings_file(tmp_path, "model: nano\ntrainer:\n  steps: 3\n  lerning_rate: 1.0\n")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(file=file)
+    assert str(caught.value) == (
+        "unknown setting trainer.lerning_rate (run.yaml line 4); the nearest is trainer.learning_rate"
+    )
+
+
+def test_all_problems_are_named_at_once() -> None:
+    found = complaint("trainer.steps=many", "simulator=rule", "rolouts.max_tokens=3").splitlines()
+    assert sorted(found) == [
+        "simulator (command line): got 'rule', expected 'passthrough', 'static' or 'rules'",
+        "trainer.steps (command line): got 'many', expected a valid integer",
+        "unknown setting rolouts (command line); the nearest is rollouts",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("learning_rate=1", "the nearest is trainer.learning_rate"),
+        ("trainer.max_tokens=1", "the nearest is rollouts.max_tokens"),
+        ("fision.contexts=1", "the nearest is fission"),
+        ("trainer.steps=0", "got 0, expected greater than or equal to 1"),
+        ("trainer=3", "got 3, expected a valid dictionary"),
+        ("trainer.steps.more=3", "trainer.steps is a value, not a section"),
+        ("decision.format_weight=[1]", "decision.format_weight (command line)"),
+        ("synthetic.apis=[TradingBott]", "unknown API TradingBott; expected some of TradingBot"),
+        ("synthetic.calls=[1.0, 1.0, 0.0]", "shares must lie in [0, 1]"),
+        ("precision=bf16", "add lora.rank=16, or choose precision=fp32"),
+        ("episode.verdict=0.1", "verdict must outweigh"),
+        ("fission.trigger=99", "more than the buffer can hold"),
+        ("trainer.steps=", "got None, expected a valid integer"),
+        ("model=[", "is no YAML value"),
+        ("--trainer.steps", "has no value; expected trainer.steps=VALUE"),
+        ("steps", "has no value; expected steps=VALUE"),
+    ],
+)
+def test_a_mistake_gets_its_cause_and_its_remedy(written: str, expected: str) -> None:
+    assert expected in complaint(written)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("- a\n- b\n", "holds no settings"), ("a: [1\n", "is no YAML"), ("model: !!python/name:os.system\n", "is no YAML")],
+)
+def test_a_file_that_is_no_settings_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        load_settings(file=settings_file(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        load_settings(file=tmp_path / "none.yaml")
+
+
+# The arms: 3 contexts of G' = 4 are 12 rollouts, which is 2 groups of G = 6.
+BUDGET = RunSettings(
+    trainer=TrainerSettings(queries=5, group_size=6), fission=FissionSettings(contexts=3, group_size=4)
+)
+
+
+def rollouts_of_a_step(settings: RunSettings) -> int:
+    explored = settings.trainer.queries * settings.trainer.group_size
+    return explored + settings.fission.contexts * settings.fission.group_size
+
+
+def test_the_matched_arm_spends_the_whole_fission_budget_on_exploration() -> None:
+    matched = apply_arm(Arm.GRPO_MATCHED, BUDGET)
+    assert matched.fission.contexts == 0
+    assert rollouts_of_a_step(matched) == rollouts_of_a_step(BUDGET) == 42
+    assert apply_arm(Arm.GRPO_MATCHED, matched) == matched
+
+
+def test_plain_grpo_only_leaves_fission_out() -> None:
+    plain = apply_arm(Arm.GRPO, BUDGET)
+    assert plain.trainer == BUDGET.trainer
+    assert rollouts_of_a_step(plain) == 30
+
+
+@pytest.mark.parametrize(
+    ("arm", "simulator"),
+    [
+        (Arm.FISSION, SimulatorName.RULES),
+        (Arm.FISSION_STATIC, SimulatorName.STATIC),
+        (Arm.FISSION_PASSTHROUGH, SimulatorName.PASSTHROUGH),
+    ],
+)
+def test_fission_arms_differ_in_nothing_but_who_writes_the_feedback(arm: Arm, simulator: SimulatorName) -> None:
+    assert apply_arm(arm, BUDGET) == BUDGET.model_copy(update={"simulator": simulator})
+
+
+def test_a_budget_that_cannot_be_matched_is_refused() -> None:
+    uneven = BUDGET.model_copy(update={"fission": FissionSettings(contexts=1, group_size=4)})
+    with pytest.raises(ConfigError, match="no whole number of groups of 6"):
+        apply_arm(Arm.GRPO_MATCHED, uneven)
+
+
+def test_a_fission_arm_without_contexts_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"set fission\.contexts=8"):
+        apply_arm(Arm.FISSION, RunSettings())
+
+
+OWNERS: dict[type[Settings], set[str]] = {
+    RunSettings: {"settings", "self"},
+    TrainerSettings: {"settings", "trainer"},
+    RolloutSettings: {"rollouts"},
+    FissionSettings: {"settings", "fission"},
+    SyntheticSettings: {"synthetic", "self"},
+    LoraSettings: {"settings"},
+    DecisionReward: {"self"},
+    EpisodeReward: {"self"},
+}
+"""What an object of each class is called where its fields are read."""
+
+
+def reads() -> set[tuple[str, str]]:
+    """Every (name of the object, attribute) that the package reads."""
+    package = Path(fission_grpo.__file__).parent
+    return {read for path in package.rglob("*.py") for read in attribute_reads(path.read_text(encoding="utf-8"))}
+
+
+def attribute_reads(source: str) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            owner = node.value
+            name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+            yield name, node.attr
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    read = reads()
+    dead = [
+        f"{kind.__name__}.{name}"
+        for kind, owners in OWNERS.items()
+        for name in kind.model_fields
+        if not any((owner, name) in read for owner in owners)
+    ]
+    assert dead == []
+    assert ("settings", "no_such_setting") not in read
+
+
+def test_the_dead_key_test_knows_every_settings_class() -> None:
+    named = {name for name in setting_names() if "." in name}
+    counted = sum(len(kind.model_fields) for kind in OWNERS if kind is not RunSettings)
+    assert len(named) == counted

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fission_grpo.errors import ConfigError, FissionError
+from fission_grpo.run_folder import RunFolder, read_jsonl, write_text
+
+SETTINGS: dict[str, Any] = {"seed": 1, "trainer": {"steps": 100, "beta": 0.02}, "data": None}
+
+
+def folder(path: Path) -> RunFolder:
+    run = RunFolder(path / "run")
+    run.create(SETTINGS, resume=False)
+    return run
+
+
+# Settings.
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    run.append(run.metrics, [{"step": 0}])
+    with pytest.raises(ConfigError, match="already holds a run; continue it with --resume or choose another --output"):
+        run.create(SETTINGS, resume=False)
+    assert list(read_jsonl(run.metrics)) == [{"step": 0}]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({**SETTINGS, "seed": 2}, "seed"),
+        ({**SETTINGS, "trainer": {"steps": 100, "beta": 0.5}}, "trainer.beta"),
+        ({**SETTINGS, "more": 1}, "more"),
+        ({key: value for key, value in SETTINGS.items() if key != "seed"}, "seed"),
+    ],
+)
+def test_resume_refuses_other_settings_and_names_them(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
+    run = folder(tmp_path)
+    before = run.config.read_text()
+    with pytest.raises(ConfigError, match=rf"started with other settings \({named}\)"):
+        run.create(changed, resume=True)
+    assert run.config.read_text() == before
+
+
+def test_resume_takes_the_same_settings_and_more_steps(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    run.create(SETTINGS, resume=True)
+    run.create({**SETTINGS, "trainer": {"steps": 200, "beta": 0.02}}, resume=True)
+    assert "steps: 200" in run.config.read_text()
+
+
+def test_resume_of_nothing_is_a_fresh_run(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.create(SETTINGS, resume=True)
+    assert run.latest_checkpoint() is None
+    assert run.checkpoints.is_dir()
+
+
+# Lines.
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+RECORDS = st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=4)
+
+
+@given(RECORDS, RECORDS)
+def test_what_is_appended_is_read_back(tmp_path_factory: pytest.TempPathFactory, first: Any, second: Any) -> None:
+    run = RunFolder(tmp_path_factory.mktemp("run"))
+    run.append(run.traces, first)
+    run.append(run.traces, second)
+    assert list(read_jsonl(run.traces)) == [*first, *second]
+
+
+def test_half_a_surrogate_pair_survives(tmp_path: Path) -> None:
+    """A tool may return what UTF-8 cannot hold; neither the line nor the run is lost."""
+    run = folder(tmp_path)
+    record = {"step": 0, "text": "\ud83d and \\ud83d and ☃"}
+    run.append(run.traces, [record])
+    assert list(read_jsonl(run.traces)) == [record]
+    run.forget_after(1)
+    assert list(read_jsonl(run.traces)) == [record]
+
+
+def test_a_last_line_that_a_crash_cut_off_is_passed_over_wherever_it_was_cut(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    run.append(run.metrics, [{"step": 0}, {"step": 1, "text": "snow ☃ man"}])
+    whole = run.metrics.read_bytes()
+    first = whole.index(b"\n") + 1
+    for cut in range(first, len(whole)):  # in the middle of the snowman, too
+        run.metrics.write_bytes(whole[:cut])
+        assert list(read_jsonl(run.metrics)) == [{"step": 0}]
+
+
+def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    run.append(run.metrics, [{"step": step} for step in range(5)])
+    run.append(run.traces, [{"step": step, "group": group} for step in range(5) for group in range(2)])
+    with run.metrics.open("a") as file:
+        file.write('{"step": 5, "rew')
+    run.forget_after(3)
+    assert [record["step"] for record in read_jsonl(run.metrics)] == [0, 1, 2]
+    assert [record["step"] for record in read_jsonl(run.traces)] == [0, 0, 1, 1, 2, 2]
+    run.append(run.metrics, [{"step": 3}])
+    assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [0, 1, 2, 3]
+
+
+def test_forgetting_needs_no_files(tmp_path: Path) -> None:
+    folder(tmp_path).forget_after(0)
+
+
+def test_a_full_disk_is_reported_with_a_remedy(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    with pytest.raises(
+        FissionError, match=r"cannot write /dev/full: No space left on device; free some space"
+    ) as error:
+        run.append(Path("/dev/full"), [{"step": 0}])
+    assert str(run.checkpoints) in str(error.value)
+    assert "--resume" in str(error.value)
+
+
+def test_a_full_disk_while_a_checkpoint_is_written_leaves_the_last_one_whole(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    write(run, 1)
+
+    def refuse(path: Path) -> None:
+        (path / "part").write_text("half")
+        Path("/dev/full").write_text("more")
+
+    with pytest.raises(FissionError, match=r"cannot write .*step-2: No space left on device; free some space"):
+        run.write_checkpoint(2, refuse)
+    assert run.latest_checkpoint() == run.checkpoints / "step-1"
+
+
+def test_numbers_that_json_does_not_have_are_refused(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.append(run.metrics, [{"loss": float("nan")}])
+    assert not run.metrics.exists()
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "summary.md"
+    write_text(path, "old")
+    write_text(path, "new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# Checkpoints.
+
+
+def write(run: RunFolder, step: int) -> None:
+    run.write_checkpoint(step, lambda path: write_text(path / "state", f"{step}"))
+
+
+def test_the_newest_two_checkpoints_are_kept_by_number_not_by_name(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    for step in (8, 9, 10):
+        write(run, step)
+        assert run.latest_checkpoint() == run.checkpoints / f"step-{step}"
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-10", "step-9"]
+
+
+def test_a_checkpoint_that_crashed_has_no_name(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    write(run, 1)
+
+    def crash(path: Path) -> None:
+        write_text(path / "state", "half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.write_checkpoint(2, crash)
+    latest = run.latest_checkpoint()
+    assert latest == run.checkpoints / "step-1"
+    assert (latest / "state").read_text() == "1"
+    write(run, 2)
+    assert (run.checkpoints / "step-2" / "state").read_text() == "2"
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-1", "step-2"]
+
+
+def test_a_checkpoint_may_be_written_again(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    write(run, 3)
+    run.write_checkpoint(3, lambda path: write_text(path / "state", "again"))
+    assert (run.checkpoints / "step-3" / "state").read_text() == "again"

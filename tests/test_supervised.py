@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tiny_policies import WORLDS, chat, gold_message, hidden_task, naive_logprobs, say, scripted, tasks, tiny_model
+
+from fission_grpo.chat.parse import assistant_message
+from fission_grpo.errors import ConfigError
+from fission_grpo.policy.base import Context, Sampling
+from fission_grpo.policy.hf import HFPolicy
+from fission_grpo.policy.scoring import TokenRow
+from fission_grpo.rollout import Horizon, open_task, rollout
+from fission_grpo.supervised import SupervisedSettings, gold_dialogue, next_message, supervise
+from fission_grpo.tasks.dialogue import DONE
+from fission_grpo.tasks.synthesis import Mixture, synthesise
+from fission_grpo.types import Task
+
+(TWO_TURNS,) = synthesise(
+    1, 1, apis=("GorillaFileSystem",), tools=(2, 3), mixture=Mixture(calls=(0.0, 1.0, 0.0), two_turns=1.0)
+)
+
+
+def said(row: TokenRow) -> list[str]:
+    """The texts of the trained runs of a row, without their end-of-turn tokens."""
+    ids = [id_ if trained else -1 for id_, trained in zip(row.ids, row.trained, strict=True)]
+    runs = " ".join(map(str, ids)).split("-1")
+    return [chat().decode([int(id_) for id_ in run.split()]) for run in runs if run.strip()]
+
+
+@pytest.mark.parametrize("task", [*tasks(), TWO_TURNS], ids=lambda task: task.id)
+def test_a_gold_dialogue_is_the_rollout_of_a_policy_that_knows_the_gold(task: Task) -> None:
+    row = gold_dialogue(task, chat=chat(), worlds=WORLDS)
+    answers = [answer for turn in task.gold for answer in (*map(say, turn), DONE)]
+    (trajectory,) = rollout(
+        [open_task(task, chat=chat(), worlds=WORLDS)],
+        policy=scripted(*answers),
+        chat=chat(),
+        sampling=Sampling(max_tokens=200),
+        horizons=[Horizon.EPISODE],
+        max_turns=8,
+        seed=0,
+    )
+    assert trajectory.verdict is not None
+    assert trajectory.verdict.ok
+    assert (row.ids, row.trained) == (trajectory.ids, trajectory.sampled)
+    assert said(row) == answers
+
+
+def test_a_dialogue_under_way_goes_on_where_it_stands() -> None:
+    task = hidden_task()
+    whole = gold_dialogue(task, chat=chat(), worlds=WORLDS)
+    first, *rest = task.gold[0]
+    outcome = "the reply, as it was recorded"
+    begun = replace(
+        task,
+        messages=(*task.messages, assistant_message([first]), {"role": "tool", "content": outcome}),
+        target=task.gold[0][1:2],
+    )
+    row = gold_dialogue(begun, chat=chat(), worlds=WORLDS)
+    assert said(row) == [*map(say, rest), DONE] == said(whole)[1:]
+
+
+def test_without_a_world_the_target_is_all_there_is() -> None:
+    task = replace(tasks()[0], world=None)
+    assert said(gold_dialogue(task, chat=chat(), worlds={})) == [say(*task.target)]
+    assert said(gold_dialogue(replace(task, target=()), chat=chat(), worlds={})) == [DONE]
+
+
+def test_the_next_message_alone() -> None:
+    task = tasks()[0]
+    row = next_message(task, chat=chat())
+    assert row == gold_message(task)
+    assert said(row) == [say(*task.target)]
+    assert row.ids[-1] == chat().eos_id
+    assert row.trained[-1]
+
+
+def test_gold_that_fails_in_its_own_world_is_refused() -> None:
+    task = hidden_task()
+    wrong = replace(task, gold=(task.gold[0][1:],))
+    with pytest.raises(ConfigError, match=f"task {task.id}: gold call {task.gold[0][1].name} fails in its own world"):
+        gold_dialogue(wrong, chat=chat(), worlds=WORLDS)
+
+
+# supervise(): the optimisation.
+
+ROWS = [
+    TokenRow(ids=(5, 6, 7, 8, 9), trained=(False, False, True, True, True)),
+    TokenRow(ids=(1, 2, 3), trained=(False, True, True)),
+    TokenRow(ids=(4, 4, 9, 1), trained=(False, False, False, True)),
+]
+STILL = SupervisedSettings(steps=1, batch=3, learning_rate=1e-12, warmup=0.0)
+
+
+def naive_loss(model: Any, rows: list[TokenRow]) -> float:
+    picked = [naive_logprobs(model, row.ids)[list(row.trained[1:])] for row in rows]
+    return -torch.cat(picked).mean().item()
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def test_the_loss_is_the_mean_negative_loglikelihood_of_trained_tokens() -> None:
+    model = tiny_model()
+    expected = naive_loss(model, ROWS)
+    assert supervise(model, ROWS, STILL, pad_id=0) == [pytest.approx(expected, rel=1e-5)]
+
+
+def test_micro_batches_change_nothing() -> None:
+    found = []
+    for budget in (1, 10_000):
+        model = tiny_model(dtype=torch.float64)
+        settings = SupervisedSettings(steps=4, batch=3, learning_rate=1e-2, token_budget=budget)
+        found.append((supervise(model, ROWS, settings, pad_id=0), weights(model)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
+    for name, weight in found[0][1].items():
+        torch.testing.assert_close(weight, found[1][1][name], rtol=1e-6, atol=1e-9)
+
+
+def test_every_epoch_visits_every_row_once_in_an_order_of_its_own() -> None:
+    """With a learning rate of nothing, the loss of a step tells which row it saw."""
+    model = tiny_model()
+    rows = [TokenRow(ids=(1, 2 + i, 9), trained=(False, True, True)) for i in range(8)]
+    expected = [naive_loss(model, [row]) for row in rows]
+
+    def visits(seed: int) -> list[list[int]]:
+        settings = SupervisedSettings(seed=seed, steps=24, batch=1, learning_rate=1e-12)
+        losses = supervise(model, rows, settings, pad_id=0)
+        seen = [min(range(8), key=lambda i, loss=loss: abs(expected[i] - loss)) for loss in losses]
+        return [seen[i : i + 8] for i in (0, 8, 16)]
+
+    for epoch in (epochs := visits(0)):
+        assert sorted(epoch) == list(range(8))
+    assert len(set(map(tuple, epochs))) == 3
+    assert visits(0) == epochs != visits(1)
+
+
+def test_a_tiny_model_learns_its_gold_by_heart() -> None:
+    task = tasks()[0]
+    row = gold_message(task)
+    model = tiny_model(vocabulary=len(chat().renderer.tokenizer))
+    losses = supervise(model, [row], SupervisedSettings(steps=60, batch=1, learning_rate=1e-2), pad_id=chat().pad_id)
+    assert losses[-1] < 0.1 < losses[0]
+    prompt = row.ids[: row.trained.index(True)]
+    policy = HFPolicy(model, eos_id=chat().eos_id, pad_id=chat().pad_id)
+    greedy = Sampling(max_tokens=60, temperature=0.0)
+    (completion,) = policy.generate([Context(ids=prompt, root=len(prompt))], sampling=greedy, seed=0)
+    assert completion.ids == row.ids[len(prompt) :]
+
+
+def test_frozen_parameters_stay_as_they_are() -> None:
+    model = tiny_model()
+    model.model.requires_grad_(False)
+    before = weights(model)
+    supervise(model, ROWS, SupervisedSettings(steps=3, batch=3), pad_id=0)
+    after = weights(model)
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == ["lm_head.weight"]
+
+
+def test_a_run_cut_short_is_the_beginning_of_the_whole_one() -> None:
+    settings = SupervisedSettings(steps=6, batch=2, learning_rate=1e-2)
+    told: list[tuple[int, float]] = []
+    whole = supervise(tiny_model(), ROWS, settings, pad_id=0, report=lambda step, loss: told.append((step, loss)))
+    assert told == list(enumerate(whole))
+    assert supervise(tiny_model(), ROWS, settings, pad_id=0, until=3) == whole[:3]
