@@ -94,7 +94,7 @@ def test_all_problems_are_named_at_once() -> None:
     assert sorted(found) == [
         "simulator (command line): got 'rule', expected 'passthrough', 'static' or 'rules'",
         "trainer.steps (command line): got 'many', expected a valid integer",
-        "unknown setting rolouts (command line); the nearest is rollouts",
+        "unknown setting rolouts.max_tokens (command line); the nearest is rollouts.max_tokens",
     ]
 
 
@@ -103,7 +103,7 @@ def test_all_problems_are_named_at_once() -> None:
     [
         ("learning_rate=1", "the nearest is trainer.learning_rate"),
         ("trainer.max_tokens=1", "the nearest is rollouts.max_tokens"),
-        ("fision.contexts=1", "the nearest is fission"),
+        ("fision.contexts=1", "the nearest is fission.contexts"),
         ("trainer.steps=0", "got 0, expected greater than or equal to 1"),
         ("trainer=3", "got 3, expected a valid dictionary"),
         ("trainer.steps.more=3", "trainer.steps is a value, not a section"),
@@ -125,7 +125,11 @@ def test_a_mistake_gets_its_cause_and_its_remedy(written: str, expected: str) ->
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("- a\n- b\n", "holds no settings"), ("a: [1\n", "is no YAML"), ("model: !!python/name:os.system\n", "is no YAML")],
+    [
+        ("- a\n- b\n", "holds no settings"),
+        ("a: [1\n", "is no YAML"),
+        ("model: !!python/name:os.system\n", "is no YAML"),
+    ],
 )
 def test_a_file_that_is_no_settings_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):

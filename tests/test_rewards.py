@@ -279,9 +279,11 @@ def test_one_float_or_another_key_order_is_still_word_for_word() -> None:
     assert call_key(call("f", a=True)) != call_key(call("f", a=1))
 
 
-def test_words_alone_repeat_nothing_and_an_empty_rollout_has_a_reward() -> None:
+def test_words_alone_repeat_nothing_but_giving_up_is_not_paid_for_it() -> None:
     assert count_repeats([turn(text="sorry"), turn(text="sorry")]) == 0
-    assert EpisodeReward().score([], verdict=UNSOLVED, gold=[]).value("repeat") == 1.0
+    assert EpisodeReward().score([turn(text="sorry")], verdict=UNSOLVED, gold=[]).value("repeat") == 0.0
+    assert EpisodeReward().score([turn(text="done")], verdict=Verdict(ok=True), gold=[]).value("repeat") == 1.0
+    assert EpisodeReward().score([], verdict=UNSOLVED, gold=[]).value("repeat") == 0.0
 
 
 def test_format_is_the_share_of_well_formed_messages() -> None:

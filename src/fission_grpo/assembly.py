@@ -18,7 +18,7 @@ from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
 from fission_grpo.errors import ConfigError
 from fission_grpo.fission.source import FissionSource
 from fission_grpo.judge import Judge
-from fission_grpo.models.catalog import load_policy_model
+from fission_grpo.models.catalog import find_model, load_policy_model
 from fission_grpo.models.folder import save_trained_weights
 from fission_grpo.models.lora import add_lora
 from fission_grpo.progress import progress
@@ -52,6 +52,7 @@ def assemble(settings: RunSettings, *, worlds: Worlds = WORLDS) -> Trainer:
     Raises:
         ConfigError: data, model or template cannot work, or do not fit each other.
     """
+    find_model(settings.model)
     set_seed(settings.trainer.seed)
     tasks = training_set(settings.data, settings.synthetic, worlds=worlds)
     require_judges(tasks, settings.trainer.horizon)
@@ -88,6 +89,8 @@ def open_run(trainer: Trainer, settings: RunSettings, *, resume: bool) -> None:
         except OSError as error:
             raise ConfigError(f"cannot write {run.path}: {error.strerror}; choose another --output") from error
     trainer.accelerator.wait_for_everyone()
+    if not resume:
+        return
     checkpoint = run.latest_checkpoint()
     if checkpoint is not None:
         trainer.resume(checkpoint)

@@ -172,14 +172,19 @@ def quickstart(
     as_json: Json = False,
 ) -> None:
     """The whole method on this machine: train GRPO and fission, evaluate both, compare. Can be continued."""
-    from fission_grpo.quickstart import DEFAULT_ARMS, Plan, run
-
-    chosen = tuple(arms.split(",")) if arms else DEFAULT_ARMS
+    chosen = tuple(arms.split(",")) if arms else ()
     unknown = [arm for arm in chosen if arm not in list(Arm)]
     if unknown:
         raise ConfigError(f"unknown arm {unknown[0]!r}; expected some of {', '.join(Arm)}")
+    from fission_grpo.quickstart import DEFAULT_ARMS, Plan, run
+
     plan = Plan(
-        output=output, model=model, arms=chosen, seeds=tuple(range(seeds)), size=size, overrides=tuple(ctx.args)
+        output=output,
+        model=model,
+        arms=chosen or DEFAULT_ARMS,
+        seeds=tuple(range(seeds)),
+        size=size,
+        overrides=tuple(ctx.args),
     )
     summary = run(plan, workers=workers or os.cpu_count() or 1, report=lambda line: typer.echo(line, err=True))
     typer.echo(_json({"summary": str(summary)}) if as_json else summary.read_text(encoding="utf-8"))

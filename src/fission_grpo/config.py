@@ -118,10 +118,15 @@ class _Tree:
         node[name] = setting.value
         self.origins[setting.key] = setting.origin
 
+    def written(self, key: Key) -> Key:
+        """What the user wrote that made this key: the key itself, something in it, or a section around it."""
+        inside = (one for one in self.origins if one[: len(key)] == key)
+        around = (key[:length] for length in range(len(key) - 1, 0, -1) if key[:length] in self.origins)
+        return next(inside, None) or next(around, key)
+
     def origin(self, key: Key) -> str:
-        """Where the value at a key, or the nearest section around it, came from."""
-        known = (key[:length] for length in range(len(key), 0, -1))
-        return next((self.origins[part] for part in known if part in self.origins), "defaults")
+        """Where the value at a key came from."""
+        return self.origins.get(self.written(key), "defaults")
 
 
 def load_settings(
@@ -223,7 +228,8 @@ def _explain(problem: Mapping[str, Any], tree: _Tree) -> str:
     named = _named(key)
     where = f"{_dotted(named)} ({tree.origin(named)})" if named else "settings"
     if problem["type"] == "extra_forbidden":
-        return f"unknown setting {_dotted(key)} ({tree.origin(key)}); the nearest is {_nearest(_dotted(key))}"
+        name = _dotted(tree.written(key))
+        return f"unknown setting {name} ({tree.origin(key)}); the nearest is {_nearest(name)}"
     if problem["type"] == "value_error":
         return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
     return f"{where}: got {problem['input']!r}, expected {_expectation(problem)}"

@@ -175,7 +175,7 @@ class EpisodeReward(Settings):
             self._progress_term([*before, *turns], verdict, gold),
             _format_term(turns, weight=self.format),
             self._efficiency_term(turns, verdict, len(gold)),
-            self._repeat_term(turns, before),
+            self._repeat_term(turns, verdict, before),
         )
         return Reward(terms=terms, scale=1 / sum(term.weight for term in terms))
 
@@ -196,12 +196,15 @@ class EpisodeReward(Settings):
         why = f"{calls} calls, {free} are free" if verdict.ok else "not solved"
         return RewardTerm(name="efficiency", value=value, weight=self.efficiency, why=why)
 
-    def _repeat_term(self, turns: Sequence[Turn], before: Sequence[Turn]) -> RewardTerm:
-        calls = sum(len(_attempts(turn)) for turn in turns)
+    def _repeat_term(self, turns: Sequence[Turn], verdict: Verdict, before: Sequence[Turn]) -> RewardTerm:
+        """Share of calls that are new or succeed; who gives up without a call has avoided nothing and gets 0."""
+        calls = sum(max(1, len(turn.parsed.calls)) for turn in turns if turn.parsed.calls or turn.parsed.failures)
+        if not calls:
+            why = "no call was needed" if verdict.ok else "gave up without a call"
+            return RewardTerm(name="repeat", value=float(verdict.ok), weight=self.repeat, why=why)
         repeats = count_repeats(turns, before)
-        value = 1 - repeats / calls if calls else 1.0
         why = f"{repeats} of {calls} repeat a failed call"
-        return RewardTerm(name="repeat", value=value, weight=self.repeat, why=why)
+        return RewardTerm(name="repeat", value=1 - repeats / calls, weight=self.repeat, why=why)
 
 
 def count_repeats(turns: Sequence[Turn], before: Sequence[Turn] = ()) -> int:

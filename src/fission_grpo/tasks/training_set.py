@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from fission_grpo.environments.bfcl import BfclEnvironment
 from fission_grpo.rollout import Worlds
@@ -56,6 +56,13 @@ class SyntheticSettings(Settings):
             raise ValueError(f"unknown API {', '.join(unknown) or '(none)'}; expected some of {', '.join(APIS)}")
         return apis
 
+    @model_validator(mode="after")
+    def _shares_are_shares(self) -> SyntheticSettings:
+        if self.tools[0] > self.tools[1] or self.tools[0] < 1:
+            raise ValueError(f"tools must be the fewest and the most, at least 1, got {self.tools}")
+        _ = self.mixture  # says itself what is wrong with it
+        return self
+
     @property
     def mixture(self) -> Mixture:
         """The shares as `synthesise` wants them."""
@@ -96,9 +103,12 @@ def training_set(data: str, synthetic: SyntheticSettings, *, worlds: Worlds) -> 
 
 
 def _later_moments(tasks: Sequence[Task]) -> Iterator[Task]:
-    """Every place of the gold dialogues but the first, which is the task itself."""
+    """Every later place of the gold dialogues where a call is due.
+
+    The first place is the task itself; where only words are due a group has nothing to learn from its siblings.
+    """
     for task in tasks:
-        yield from decision_points(task)[1:]
+        yield from (point for point in decision_points(task)[1:] if point.target)
 
 
 def _behind_fixes(tasks: Sequence[Task]) -> Iterator[Task]:

@@ -1,0 +1,346 @@
+"""The command `fission`, from what is typed to files, exit codes and messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_tokenizers import NO_TOOLS
+from click.testing import Result
+from tiny_policies import chat, tiny_model
+from typer.testing import CliRunner
+
+from fission_grpo.cli import app
+from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
+from fission_grpo.interruption import Interruption
+from fission_grpo.models.catalog import load_policy_model
+from fission_grpo.run_folder import RunFolder, read_jsonl
+from fission_grpo.tasks.jsonl import read_tasks, write_tasks
+from fission_grpo.tasks.synthesis import synthesise
+
+SMALL = (
+    *("synthetic.count=4", "synthetic.apis=[TwitterAPI]", "synthetic.tools=[2, 3]"),
+    *("trainer.queries=2", "trainer.group_size=2", "trainer.checkpoint_every=2"),
+    *("rollouts.max_tokens=8", "rollouts.max_turns=2", "fission.contexts=1", "fission.group_size=2"),
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model as a Hugging Face folder."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = chat().renderer.tokenizer
+    tiny_model(vocabulary=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def fission(*arguments: object) -> Result:
+    """Type a command."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def train(model: Path, *arguments: object, steps: int = 2) -> Result:
+    return fission("train", "--model", model, *SMALL, f"trainer.steps={steps}", *arguments)
+
+
+def told(result: Result) -> Any:
+    """The one JSON object on standard output."""
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return json.loads(result.stdout)
+
+
+def numbers(run: Path) -> list[dict[str, float]]:
+    """`metrics.jsonl` without times."""
+    lines = read_jsonl(run / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+
+
+def test_help_imports_nothing_that_takes_time() -> None:
+    code = (
+        "import sys, fission_grpo.cli; print(sorted({'torch', 'transformers', 'pydantic', 'numpy'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_help_names_every_command() -> None:
+    result = fission("--help")
+    assert result.exit_code == 0
+    for command in ("train", "eval", "supervise", "quickstart", "doctor", "data"):
+        assert f"  {command} " in result.stdout
+
+
+def test_a_run_leaves_its_files_and_can_go_on(model: Path) -> None:
+    first = train(model, "--output", "run", "--json", steps=1)
+    assert first.exit_code == 0, first.stderr
+    assert told(first) == {"run": "run", "policy": "run/policy", "step": 1, "steps": 1, "finished": True}
+    assert load_policy_model("run/policy").chat.eos_id == chat().eos_id
+    more = fission("train", "--resume", "--output", "run", "trainer.steps=3", "--json")
+    assert told(more)["step"] == 3, more.stderr
+    assert [line["step"] for line in numbers(Path("run"))] == [0, 1, 2]
+    straight = train(model, "--output", "straight", "--seed", "0", "trainer.steps=3")
+    assert straight.exit_code == 0
+    # The reward's schedule depends on the length of the run, so only what was sampled can be compared from step 1 on.
+    assert numbers(Path("straight"))[0]["completions/mean_length"] == numbers(Path("run"))[0]["completions/mean_length"]
+
+
+def test_the_same_command_gives_the_same_numbers_with_adapters_too(model: Path) -> None:
+    for name in ("one", "two"):
+        assert train(model, "--output", name, "--lora.rank", "2").exit_code == 0
+    assert numbers(Path("one")) == numbers(Path("two"))
+    assert train(model, "--output", "three", "--lora.rank", "2", "--seed", "1").exit_code == 0
+    assert numbers(Path("one")) != numbers(Path("three"))
+    assert Path("one/policy/adapter_config.json").exists()
+
+
+def test_the_run_folder_is_named_after_what_was_asked_for(model: Path) -> None:
+    assert train(model, "--arm", "grpo", "--seed", "5", steps=1).exit_code == 0
+    assert RunFolder(Path("runs/run-grpo-seed5")).config.exists()
+
+
+def test_a_dry_run_rehearses_and_writes_nothing(model: Path) -> None:
+    plan = told(train(model, "--dry-run", "--json", "--output", "run", steps=10))["plan"]
+    assert plan["updates"] == 10
+    assert plan["rollouts"] == 10 * 2 * 2
+    assert plan["recoveries"] == 10 * 1 * 2
+    assert plan["rehearsal"]["rollouts"] == 4
+    assert plan["rehearsal"]["faults"] == []
+    assert plan["memory"]["optimizer"] == 2 * plan["memory"]["weights"] == 2 * 4 * plan["parameters"]
+    assert list(Path().iterdir()) == []
+
+
+def test_the_plan_can_be_read(model: Path) -> None:
+    result = train(model, "--dry-run")
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert list(lines) == ["tasks", "updates", "rollouts", "tokens", "parameters", "memory", "time", "rehearsal"]
+    assert "estimate" in lines["memory"]
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(model: Path) -> None:
+    def interrupt() -> None:
+        while not Path("run/metrics.jsonl").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    result = train(model, "--output", "run", steps=100_000)
+    thread.join()
+    assert result.exit_code == 130
+    assert "continue with: fission train --resume --output run" in result.stdout
+    steps = len(numbers(Path("run")))
+    checkpoint = RunFolder(Path("run")).latest_checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.name == f"step-{steps}"
+
+
+def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
+    code = (
+        "import os, signal, time\n"
+        "from fission_grpo.interruption import Interruption\n"
+        "with Interruption() as asked:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('going on:', asked(), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(30)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == -signal.SIGINT
+    assert found.stdout == "going on: True\n"
+    assert "once more to quit at once" in found.stderr
+
+
+def test_after_a_run_ctrl_c_is_what_it_was_before() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with Interruption() as asked:
+        assert not asked()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_evaluation_counts_what_it_played(model: Path) -> None:
+    result = fission("eval", "--model", model, "--output", "ev", "--size", "3", "--json", "--validation", *SMALL)
+    found = told(result)
+    assert found["episodes"]["final"]["total"] == 3
+    assert found["mixed"]["probe"]["total"] == 3
+    assert "transfer" not in found  # the validation split has none
+    assert len(list(read_jsonl(Path("ev/episodes.jsonl")))) == 3
+
+
+def test_an_evaluation_can_be_read(model: Path) -> None:
+    result = fission("eval", "--model", model, "--output", "ev", "--size", "3", *SMALL)
+    assert result.exit_code == 0, result.stderr
+    for title in ("Held-out episodes", "never trained on", "all kinds of errors", "unmet preconditions"):
+        assert title in result.stdout
+
+
+def test_demonstrations_are_learned(model: Path) -> None:
+    arguments = ("--demonstrations", "4", "--steps", "6", "--learning-rate", "0.03", "--json", *SMALL)
+    found = told(fission("supervise", "--model", model, "--output", "taught", *arguments))
+    assert found["last_loss"] < found["first_loss"] - 0.5
+    assert load_policy_model("taught").name == str(Path("taught").resolve())
+
+
+def test_tasks_are_made_and_pass_their_own_check() -> None:
+    made = told(
+        fission("data", "make", "-o", "new/tasks.jsonl", "--count", "5", "--apis", "TwitterAPI,TicketAPI", "--json")
+    )
+    assert made["tasks"] == 5
+    assert read_tasks("new/tasks.jsonl")[0].id == "train-0-00000"
+    checked = fission("data", "check", "new/tasks.jsonl", "--json")
+    assert told(checked) == {"file": "new/tasks.jsonl", "ok": True, "tasks": 5, "problems": []}
+    assert checked.exit_code == 0
+
+
+def test_all_problems_of_a_file_are_named_with_their_lines() -> None:
+    write_tasks("tasks.jsonl", synthesise(0, 1, apis=("TwitterAPI",)))
+    with Path("tasks.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"id": 3}\nno json\n')
+    result = fission("data", "check", "tasks.jsonl")
+    assert result.exit_code == 1
+    assert "tasks.jsonl: line 2: id: got 3, expected text" in result.stdout
+    assert "tasks.jsonl: line 3: is no JSON" in result.stdout
+
+
+def test_test_entries_in_training_data_are_found() -> None:
+    write_tasks("leaked.jsonl", bfcl_entries(BfclCategory.BASE)[:1])
+    result = fission("data", "check", "leaked.jsonl", "--json")
+    assert result.exit_code == 1
+    assert any("same text as multi_turn_base_0" in problem for problem in told(result)["problems"])
+
+
+def test_a_file_overlaps_with_itself_and_not_with_another_split() -> None:
+    write_tasks("train.jsonl", synthesise(0, 4, apis=("TwitterAPI",)))
+    write_tasks("validation.jsonl", synthesise(0, 4, apis=("TwitterAPI",), split="validation"))
+    assert fission("data", "check", "train.jsonl", "--against", "validation.jsonl").exit_code == 0
+    result = fission("data", "check", "train.jsonl", "--against", "train.jsonl")
+    assert result.exit_code == 1
+    assert "train-0-00000: same text as train-0-00000" in result.stdout
+
+
+def test_the_doctor_passes_a_safe_template_and_refuses_another(model: Path) -> None:
+    good = fission("doctor", model, "--json")
+    assert (good.exit_code, told(good)["safe"]) == (0, True)
+    Path("template.jinja").write_text(NO_TOOLS, encoding="utf-8")
+    bad = fission("doctor", model, "--chat-template", "template.jinja")
+    assert bad.exit_code == 1
+    assert "fail  tools" in bad.stdout
+    assert "--chat-template hermes" in bad.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+def test_a_full_disk_is_told_with_the_place_of_what_is_safe(model: Path) -> None:
+    Path("run").mkdir()
+    Path("run/traces.jsonl").symlink_to("/dev/full")
+    result = train(model, "--output", "run")
+    assert result.exit_code == 1
+    assert "cannot write run/traces.jsonl: No space left on device; free some space" in result.stderr
+    assert "the run so far is in run; continue with: fission train --resume --output run" in result.stderr
+    Path("run/traces.jsonl").unlink()
+    assert fission("train", "--resume", "--output", "run").exit_code == 0
+    assert [line["step"] for line in numbers(Path("run"))] == [0, 1]
+
+
+def _broken_data(folder: Path) -> None:
+    (folder / "broken.jsonl").write_text('{"id": "a"}\n', encoding="utf-8")
+
+
+def _empty_folder(folder: Path) -> None:
+    (folder / "empty").mkdir()
+
+
+def _old_run(folder: Path) -> None:
+    (folder / "old").mkdir()
+    (folder / "old" / "config.yaml").write_text("model: nano\n", encoding="utf-8")
+
+
+def _broken_yaml(folder: Path) -> None:
+    (folder / "run.yaml").write_text("trainer: [\n", encoding="utf-8")
+
+
+def _plain_file(folder: Path) -> None:
+    (folder / "file").write_text("", encoding="utf-8")
+
+
+def _no_tools(folder: Path) -> None:
+    (folder / "plain.jinja").write_text(NO_TOOLS, encoding="utf-8")
+
+
+def _nothing(folder: Path) -> None:
+    """The mistake needs no preparation."""
+
+
+MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
+    (_nothing, ("train", "--model", "smolm2"), "unknown model 'smolm2'", "did you mean 'smollm2'?"),
+    (_nothing, ("train", "--model", "Qwen/Qwen3-1.7B"), "unknown model", "hf download"),
+    (_empty_folder, ("train", "--model", "empty"), "empty holds no model", "expected config.json"),
+    (_nothing, ("train", "--outptu", "x"), "unknown setting outptu", "the nearest is output"),
+    (_nothing, ("train", "trainer.lerning_rate=1"), "unknown setting", "trainer.learning_rate"),
+    (_nothing, ("train", "--trainer.steps", "ten"), "got 'ten'", "expected a valid integer"),
+    (_nothing, ("train", "--trainer.steps"), "has no value", "expected trainer.steps=VALUE"),
+    (_nothing, ("train", "--simulator", "oracle"), "got 'oracle'", "expected 'passthrough', 'static' or 'rules'"),
+    (_nothing, ("train", "--precision", "bf16"), "rounds small updates", "lora.rank=16"),
+    (_nothing, ("train", "--config", "none.yaml"), "none.yaml", "give the path of a YAML file"),
+    (_broken_yaml, ("train", "--config", "run.yaml"), "run.yaml is no YAML", "line 2"),
+    (_nothing, ("train", "--data", "none.jsonl"), "none.jsonl", "No such file"),
+    (_broken_data, ("train", "--data", "broken.jsonl"), "line 1", "missing key 'messages'"),
+    (_old_run, ("train", "--output", "old"), "already holds a run", "--resume"),
+    (_old_run, ("train", "--output", "old", "--resume", "trainer.seed=1"), "other settings", "choose another --output"),
+    (_nothing, ("train", "--resume"), "--resume needs the run folder", "--output DIR"),
+    (_nothing, ("train", "--resume", "--output", "none"), "none holds no run", "leave out --resume"),
+    (_nothing, ("train", "--arm", "fission"), "fission.contexts is 0", "set fission.contexts=8"),
+    (_nothing, ("train", "--arm", "fision"), "'fision' is not one of", "'fission'"),
+    (_nothing, ("train", "--recipe", "papers"), "'papers' is not one of", "'paper'"),
+    (_nothing, ("train", "--synthetic.apis", "[Twitter]"), "unknown API Twitter", "TwitterAPI"),
+    (_nothing, ("data", "make", "-o", "x", "--apis", "MessageAPI"), "held out", "split 'heldout'"),
+    (_nothing, ("data", "make", "-o", "x", "--split", "test"), "unknown split 'test'", "train, validation, heldout"),
+    (_nothing, ("quickstart", "--arms", "grpo,ppo"), "unknown arm 'ppo'", "grpo-matched"),
+    (_nothing, ("doctor", "nan"), "unknown model 'nan'", "did you mean 'nano'?"),
+)
+
+
+@pytest.mark.parametrize(("prepare", "typed", "cause", "remedy"), MISTAKES, ids=[" ".join(m[1]) for m in MISTAKES])
+def test_a_typical_mistake_gets_one_message_with_cause_and_remedy(
+    tmp_path: Path, prepare: Callable[[Path], None], typed: Sequence[str], cause: str, remedy: str
+) -> None:
+    prepare(tmp_path)
+    result = fission(*typed)
+    assert result.exit_code == 2, result.output
+    assert cause in " ".join(result.stderr.split())
+    assert remedy in " ".join(result.stderr.split())
+    assert result.stdout == ""
+    assert not (tmp_path / "runs").exists()
+
+
+MISFITS: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
+    (_no_tools, ("--chat-template", "plain.jinja"), "tools", "--chat-template hermes"),
+    (_nothing, ("--chat-template", "hermess"), "not one of hermes, nano", "path of a Jinja file"),
+    (_nothing, ("rollouts.max_tokens=5000",), "leave no room for an answer", "lower rollouts.max_tokens"),
+    (_plain_file, ("--output", "file/run"), "cannot write file/run", "choose another --output"),
+)
+
+
+@pytest.mark.parametrize(("prepare", "typed", "cause", "remedy"), MISFITS, ids=[" ".join(m[1]) for m in MISFITS])
+def test_parts_that_do_not_fit_are_found_before_the_first_step(
+    model: Path, tmp_path: Path, prepare: Callable[[Path], None], typed: Sequence[str], cause: str, remedy: str
+) -> None:
+    prepare(tmp_path)
+    result = train(model, *typed)
+    assert result.exit_code == 2, result.output
+    assert cause in result.stderr
+    assert remedy in result.stderr
+    assert not (tmp_path / "runs").exists()

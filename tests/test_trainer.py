@@ -1,0 +1,384 @@
+"""The loop: what is left without fission is GRPO, the same run is the same run, and a killed one goes on."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import tiny_runs
+import torch
+from tiny_policies import chat, naive_logprobs, tiny_model
+from tiny_runs import (
+    OFF,
+    SETTINGS,
+    STEPS,
+    TASKS,
+    buffer_of,
+    fingerprint,
+    finish,
+    metrics,
+    run_in_process,
+    tiny_run,
+    warm_model,
+    weights,
+)
+
+from fission_grpo.chat.parse import parse_message, render_call
+from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
+from fission_grpo.errors import EnvironmentFault
+from fission_grpo.models.lora import LoraSettings, add_lora
+from fission_grpo.policy.base import Context, Sampling
+from fission_grpo.policy.hf import HFPolicy
+from fission_grpo.rewards import DecisionReward
+from fission_grpo.rollout import Horizon, RolloutSettings
+from fission_grpo.run_folder import RunFolder, read_jsonl
+from fission_grpo.seeds import derive
+from fission_grpo.simulator.base import ErrorSimulator
+from fission_grpo.simulator.passthrough import PassthroughSimulator
+from fission_grpo.simulator.static import StaticSimulator
+from fission_grpo.trainer import Trainer
+from fission_grpo.types import ToolCall, ToolOutcome, Turn
+
+
+def assert_close(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], *, atol: float) -> None:
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], rtol=0, atol=atol, msg=lambda m, name=name: f"{name}: {m}")
+
+
+# Without fission it is GRPO.
+
+
+def plain_grpo(model: Any, *, steps: int, beta: float) -> None:
+    """GRPO in one function: same seeds, nothing else in common with the trainer."""
+    reference = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=SETTINGS["learning_rate"], betas=(0.9, 0.95), weight_decay=0.0)
+    policy = HFPolicy(model, eos_id=chat().eos_id, pad_id=chat().pad_id)
+    order = list(range(len(TASKS)))
+    Random(derive(0, "order", 0)).shuffle(order)
+    queries, group_size = SETTINGS["queries"], SETTINGS["group_size"]
+    for step in range(steps):
+        explored = [TASKS[order[step * queries + place]] for place in range(queries)]
+        prompts = [chat().prompt(task.messages, task.tools) for task in explored]
+        contexts = [Context(ids=prompt, root=len(prompt)) for prompt in prompts for _ in range(group_size)]
+        sampled = policy.generate(
+            contexts, sampling=Sampling(max_tokens=40), seed=derive(derive(0, "exploration", step, 0), 0)
+        )
+        # The trainer keeps advantages and token weights in single precision; everything else here is double.
+        weight = torch.tensor(1 / sum(len(completion.ids) for completion in sampled))
+        loss = torch.zeros((), dtype=torch.float64)
+        for number, (task, prompt) in enumerate(zip(explored, prompts, strict=True)):
+            group = sampled[number * group_size : (number + 1) * group_size]
+            rewards = torch.tensor([reward_of(c, task, step / STEPS) for c in group], dtype=torch.float64)
+            if rewards.max() - rewards.min() < 1e-9:
+                continue
+            advantages = ((rewards - rewards.mean()) / (rewards.std(correction=0) + 1e-4)).float()
+            for completion, advantage in zip(group, advantages, strict=True):
+                ids = prompt + completion.ids
+                logprobs = naive_logprobs(model, ids)[len(prompt) - 1 :]
+                ratio = torch.exp(logprobs - torch.tensor(completion.logprobs, dtype=torch.float64))
+                with torch.no_grad():
+                    reference_logprobs = naive_logprobs(reference, ids)[len(prompt) - 1 :]
+                difference = reference_logprobs - logprobs
+                divergence = torch.exp(difference) - difference - 1
+                clipped = ratio.clamp(0.8, 1.2)
+                loss = loss - torch.minimum(ratio * advantage, clipped * advantage).sum() * weight
+                loss = loss + beta * divergence.sum() * weight
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+
+def reward_of(completion: Any, task: Any, progress: float) -> float:
+    text = chat().decode(completion.ids)
+    turn = Turn(completion=completion, text=text, parsed=parse_message(text), outcomes=())
+    gold_tokens = 1 + sum(len(chat().renderer.encode(render_call(call))) for call in task.target)
+    return DecisionReward().score(turn, target=task.target, gold_tokens=gold_tokens, progress=progress).total
+
+
+@pytest.mark.parametrize(("tree", "beta"), [(False, 0.0), (True, 0.1)])
+def test_without_fission_it_is_plain_grpo(tmp_path: Path, tree: bool, beta: float) -> None:
+    trainer = tiny_run(tmp_path, model=warm_model(torch.float64), fission=OFF, tree=tree, beta=beta)
+    before = weights(trainer)
+    finish(trainer, stop_after=2)
+    plain = warm_model(torch.float64)
+    plain_grpo(plain, steps=2, beta=beta)
+    moved = max((weight - before[name]).abs().max().item() for name, weight in weights(trainer).items())
+    assert moved > 1e-3
+    assert_close(weights(trainer), plain.state_dict(), atol=1e-9)
+
+
+@pytest.mark.parametrize("simulator", [StaticSimulator(), PassthroughSimulator()], ids=lambda simulator: simulator.name)
+def test_without_fission_the_simulator_makes_no_difference(tmp_path: Path, simulator: ErrorSimulator) -> None:
+    one = tiny_run(tmp_path / "one", fission=OFF, steps=2)
+    other = tiny_run(tmp_path / "other", fission=OFF, steps=2, simulator=simulator)
+    finish(one)
+    finish(other)
+    assert fingerprint(weights(one)) == fingerprint(weights(other))
+    assert metrics(one.run) == metrics(other.run)
+    assert one.run.traces.read_bytes() == other.run.traces.read_bytes()
+
+
+# The run that the following tests compare with: fission on, five steps.
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    trainer = tiny_run(tmp_path_factory.mktemp("whole"))
+    finish(trainer)
+    return trainer
+
+
+def assert_same_run(trainer: Trainer, whole: Trainer) -> None:
+    assert metrics(trainer.run) == metrics(whole.run)
+    assert trainer.run.traces.read_bytes() == whole.run.traces.read_bytes()
+    assert fingerprint(weights(trainer)) == fingerprint(weights(whole))
+    assert buffer_of(trainer) == buffer_of(whole)
+    assert trainer.source.count == whole.source.count
+
+
+def test_the_same_seed_is_the_same_run(tmp_path: Path, whole: Trainer) -> None:
+    again = tiny_run(tmp_path)
+    finish(again)
+    assert_same_run(again, whole)
+
+
+def test_another_seed_is_another_run(tmp_path: Path, whole: Trainer) -> None:
+    other = tiny_run(tmp_path, seed=1)
+    finish(other, stop_after=1)
+    assert metrics(other.run)[0] != metrics(whole.run)[0]
+
+
+def test_a_run_tells_what_it_did(whole: Trainer) -> None:
+    steps = metrics(whole.run)
+    assert [line["step"] for line in steps] == list(range(STEPS))
+    assert steps[-1]["fission/used_total"] == sum(line["fission/contexts"] for line in steps) > 0
+    assert max(line["update/logprob_gap"] for line in steps) < 1e-4  # the trainer scores as the sampler did
+    assert max(line["update/grad_norm"] for line in steps) > 0
+    for line in steps:
+        assert line["update/unique_tokens"] < line["update/raw_tokens"]
+        assert line["generate/prefilled"] < line["generate/raw"]
+        assert line["rollouts"] == SETTINGS["queries"] * SETTINGS["group_size"]
+
+
+def test_every_epoch_explores_every_task_once(whole: Trainer) -> None:
+    explored = [line["task"] for line in read_jsonl(whole.run.traces) if line["kind"] == "exploration"]
+    epochs = [explored[i : i + len(TASKS)] for i in (0, len(TASKS))]
+    assert [sorted(epoch) for epoch in epochs] == [sorted(task.id for task in TASKS)] * 2
+    assert epochs[0] != epochs[1]
+
+
+def test_a_family_continues_the_very_tokens_of_the_trajectory_that_failed(whole: Trainer) -> None:
+    lines = list(read_jsonl(whole.run.traces))
+    by_id = {line["group"]: line for line in lines}
+    assert len(by_id) == len(lines)
+    families = [line for line in lines if line["kind"] == "fission"]
+    assert families
+    for family in families:
+        parent = by_id[family["parent"]["group"]]
+        failed = parent["trajectories"][family["parent"]["trajectory"]]
+        assert failed["failure"]["turn"] == family["parent"]["turn"] == 0
+        start, stop = failed["sampled"][0]
+        condition = parent["prompt_ids"] + failed["ids"][start:stop]
+        assert family["prompt_ids"][: len(condition)] == condition
+        assert chat().decode(family["prompt_ids"][len(condition) :]).count(family["feedback"][0]) == 1
+        assert family["task"] == parent["task"]
+
+
+def test_advantages_in_the_traces_are_normalised_group_by_group(whole: Trainer) -> None:
+    for line in read_jsonl(whole.run.traces):
+        rewards = [member["reward"]["total"] for member in line["trajectories"]]
+        mean = sum(rewards) / len(rewards)
+        spread = (sum((reward - mean) ** 2 for reward in rewards) / len(rewards)) ** 0.5
+        expected = [(reward - mean) / (spread + 1e-4) for reward in rewards]
+        assert [member["advantage"] for member in line["trajectories"]] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_sharing_prefixes_does_not_change_the_run(tmp_path: Path, beta: float) -> None:
+    found = []
+    for tree in (True, False):
+        trainer = tiny_run(tmp_path / str(tree), model=warm_model(torch.float64), tree=tree, beta=beta)
+        finish(trainer, stop_after=3)
+        found.append((weights(trainer), metrics(trainer.run)))
+    assert_close(found[0][0], found[1][0], atol=1e-8)
+    for shared, apart in zip(found[0][1], found[1][1], strict=True):
+        assert shared["update/unique_tokens"] < apart["update/unique_tokens"] == apart["update/raw_tokens"]
+        del shared["update/unique_tokens"], apart["update/unique_tokens"]
+        assert shared == pytest.approx(apart, rel=1e-6, abs=1e-6)
+    assert any(line["fission/contexts"] for line in found[0][1])
+
+
+# Stop, kill, resume.
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_a_stopped_run_continues_bit_for_bit(tmp_path: Path, whole: Trainer, step: int) -> None:
+    first = tiny_run(tmp_path)
+    reports = finish(first, stop_after=step)
+    assert [report.step for report in reports] == list(range(1, step + 1))
+    assert len(first.source.buffer) > 0
+    second = tiny_run(tmp_path, resume=True)
+    assert (second.progress.step, len(second.source.buffer)) == (step, len(first.source.buffer))
+    finish(second)
+    assert_same_run(second, whole)
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
+    finish(tiny_run(tmp_path, steps=1))
+    again = tiny_run(tmp_path, steps=1, resume=True)
+    assert finish(again) == []
+    assert len(metrics(again.run)) == 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> None:
+    """A process that imports everything while the first tests run; from it others start at once, with clean threads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(tiny_runs.__file__).parent))
+        forkserver.set_forkserver_preload(["tiny_runs"])
+        forkserver.ensure_running()
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("start") / "weights.pt"
+    torch.save(warm_model().state_dict(), path)
+    return path
+
+
+def process(folder: Path, start: Path, *, threads: int, **environment: str) -> ForkServerProcess:
+    """The run in a process of its own."""
+    made = multiprocessing.get_context("forkserver").Process(
+        target=run_in_process, args=(folder, start, threads, environment), daemon=True
+    )
+    made.start()
+    return made
+
+
+def wait_for_lines(run: RunFolder, count: int, victim: ForkServerProcess, *, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not run.metrics.exists() or run.metrics.read_bytes().count(b"\n") < count:
+        assert victim.is_alive(), "the run ended before it could be killed"
+        assert time.monotonic() < deadline, "the run makes no progress"
+        time.sleep(0.005)
+
+
+def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, whole: Trainer, start: Path) -> None:
+    """SIGKILL between two checkpoints: what was done since the last one is done again, to the same end."""
+    victim = process(tmp_path, start, threads=torch.get_num_threads())
+    try:
+        wait_for_lines(RunFolder(tmp_path), 3, victim)
+    finally:
+        victim.kill()
+        victim.join()
+    assert victim.exitcode == -signal.SIGKILL
+    resumed = tiny_run(tmp_path, resume=True)
+    assert resumed.progress.step in (2, 4)
+    assert len(resumed.source.buffer) > 0
+    finish(resumed)
+    assert_same_run(resumed, whole)
+
+
+# Adapters.
+
+
+def lora_model() -> Any:
+    return add_lora(warm_model(), LoraSettings(rank=4, alpha=8), seed=0)
+
+
+def base_of(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: weight for name, weight in weights(trainer).items() if "lora_" not in name}
+
+
+def test_a_lora_run_trains_adapters_alone_and_resumes_exactly(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "whole", model=lora_model(), steps=3, learning_rate=1e-2)
+    before = weights(run)
+    finish(run)
+    after = weights(run)
+    assert fingerprint(base_of(run)) == fingerprint({name: before[name] for name in base_of(run)})
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed
+    assert all("lora_" in name for name in changed)
+    assert sorted(path.name for path in run.run.latest_checkpoint().joinpath("model").glob("*.safetensors")) == [  # type: ignore[union-attr]
+        "adapter_model.safetensors"
+    ]
+
+    finish(tiny_run(tmp_path / "cut", model=lora_model(), steps=3, learning_rate=1e-2), stop_after=1)
+    resumed = tiny_run(tmp_path / "cut", model=lora_model(), steps=3, learning_rate=1e-2, resume=True)
+    finish(resumed)
+    assert_same_run(resumed, run)
+
+
+# Nothing to learn from.
+
+
+def test_without_any_signal_nothing_moves(tmp_path: Path) -> None:
+    """A policy that has learned nothing fails alike everywhere: dead groups, and not a bit of the weights changes."""
+    model = tiny_model(vocabulary=len(chat().renderer.tokenizer))
+    trainer = tiny_run(tmp_path, model=model, fission=OFF, steps=2, rollouts=RolloutSettings(max_tokens=2, max_turns=1))
+    before = fingerprint(weights(trainer))
+    reports = finish(trainer)
+    assert fingerprint(weights(trainer)) == before
+    for report in reports:
+        assert (report.metrics["groups/alive"], report.metrics["update/trained_tokens"]) == (0, 0)
+
+
+def test_a_world_that_breaks_is_masked_and_the_run_goes_on(tmp_path: Path) -> None:
+    calls = 0
+
+    class Unreliable(BfclEnvironment):
+        def execute(self, call: ToolCall) -> ToolOutcome:
+            nonlocal calls
+            calls += 1
+            if calls % 2:
+                raise EnvironmentFault("lost")
+            return super().execute(call)
+
+    trainer = tiny_run(tmp_path, worlds={BFCL: Unreliable}, steps=3, horizon=Horizon.TURN)
+    finish(trainer)
+    spoiled = [
+        member
+        for line in read_jsonl(trainer.run.traces)
+        for member in line["trajectories"]
+        if member["end"] == "harness_fault"
+    ]
+    assert spoiled
+    for member in spoiled:
+        assert (member["reward"], member["advantage"], member["fault"]) == (None, 0.0, "lost")
+        assert member["failure"]["fault"] == "infrastructure"
+    assert sum(line["masked"] + line.get("fission/masked", 0) for line in metrics(trainer.run)) == len(spoiled)
+
+
+# Two processes.
+
+
+def test_two_processes_train_one_policy(tmp_path: Path, start: Path) -> None:
+    """Each explores its own tasks; gradients are averaged, so both hold the same weights after every step."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    both = [process(tmp_path, start, threads=1, RANK=rank, LOCAL_RANK=rank, **shared) for rank in ("0", "1")]
+    for one in both:
+        one.join(timeout=90)
+        one.kill()
+    assert [one.exitcode for one in both] == [0, 0]
+    first, second = ((tmp_path / f"rank-{rank}").read_text() for rank in range(2))
+    assert first == second  # weights, and the gradients of the last step
+    checkpoint = RunFolder(tmp_path).latest_checkpoint()
+    assert checkpoint is not None
+    states = [torch.load(checkpoint / f"progress-{rank}.pkl", weights_only=False) for rank in range(2)]
+    assert [state["step"] for state in states] == [STEPS, STEPS]
+    tasks_of = [{context.task.id for context in state["fission"]["buffer"]["contexts"]} for state in states]
+    assert tasks_of[0] != tasks_of[1]  # and a buffer of its own
