@@ -223,6 +223,7 @@ def test_moments_and_lengths_out_of_range_are_refused(bad: dict[str, Any]) -> No
 # --- the episode
 
 ORDER, LOGIN = call("place_order", amount=1), call("login", user="u")
+DONE = turn(text="done")
 
 
 def test_a_solved_clean_episode_is_worth_one() -> None:
@@ -232,7 +233,7 @@ def test_a_solved_clean_episode_is_worth_one() -> None:
 
 def test_no_unsolved_episode_is_worth_as_much_as_the_worst_solved_one() -> None:
     settings = EpisodeReward()
-    worst = [malformed(), malformed()] + [turn(ORDER, outcomes=[ERROR])] * 30
+    worst = [malformed(), malformed()] + [turn(ORDER, outcomes=[ERROR])] * 30 + [DONE]
     best = [turn(LOGIN, outcomes=[OK]), turn(ORDER, outcomes=[OK])]
     solved = settings.score(worst, verdict=SOLVED, gold=[])
     unsolved = settings.score(best, verdict=UNSOLVED, gold=[LOGIN, ORDER])
@@ -241,11 +242,17 @@ def test_no_unsolved_episode_is_worth_as_much_as_the_worst_solved_one() -> None:
 
 
 def test_calls_beyond_gold_and_the_spare_ones_cost_solved_episodes_only() -> None:
-    many = [turn(LOGIN, outcomes=[OK])] * 4 + [turn(ORDER, outcomes=[OK])] * 4
+    many = [turn(LOGIN, outcomes=[OK])] * 4 + [turn(ORDER, outcomes=[OK])] * 4 + [DONE]
     gold = [LOGIN, ORDER]
     assert EpisodeReward().score(many, verdict=SOLVED, gold=gold).value("efficiency") == 0.5  # 2 + 2 free of 8
-    assert EpisodeReward().score(many[2:6], verdict=SOLVED, gold=gold).value("efficiency") == 1.0
+    assert EpisodeReward().score(many[4:], verdict=SOLVED, gold=gold).value("efficiency") == 1.0
     assert EpisodeReward().score([turn()], verdict=UNSOLVED, gold=gold).value("efficiency") == 0.0
+
+
+def test_a_world_put_right_by_a_policy_that_does_not_stop_is_not_solved() -> None:
+    calls = [turn(LOGIN, outcomes=[OK]), turn(ORDER, outcomes=[OK])]
+    assert EpisodeReward().score(calls, verdict=SOLVED, gold=[LOGIN, ORDER]).value("verdict") == 0.0
+    assert EpisodeReward().score([*calls, DONE], verdict=SOLVED, gold=[LOGIN, ORDER]).value("verdict") == 1.0
 
 
 def test_progress_counts_each_gold_call_once_and_only_when_it_succeeded() -> None:

@@ -9,7 +9,7 @@ from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.parse import render_call
 from fission_grpo.failures import Failure, Fault, find_failure
 from fission_grpo.groups import Member
-from fission_grpo.rewards import DecisionReward, EpisodeReward
+from fission_grpo.rewards import DecisionReward, EpisodeReward, answered
 from fission_grpo.rollout import Horizon, Trajectory
 from fission_grpo.types import EndReason, Task, ToolCall, Turn
 
@@ -62,7 +62,7 @@ class Judge:
             reward=self.episode.score(
                 trajectory.turns, verdict=verdict, gold=turn_gold(trajectory.task), before=before
             ),
-            success=verdict.ok and trajectory.end is EndReason.ANSWERED,
+            success=verdict.ok and answered(trajectory.turns),
             failure=find_failure(trajectory.turns, correctness=None, verdict=verdict),
         )
 

@@ -48,6 +48,9 @@ class Objective:
 GRPO = Objective()
 DAPO = Objective(clip_high=0.28, drop_dead_groups=True)
 DR_GRPO = Objective(aggregation=Aggregation.CONSTANT, scale=Scale.NONE)
+GRPO_UNSCALED = Objective(aggregation=Aggregation.TRAJECTORY_MEAN, scale=Scale.NONE)
+"""Ours: rewards are centred and not divided (Dr.GRPO's first half), and every trajectory weighs the same, so that long
+recoveries do not outweigh first attempts."""
 
 
 def token_weights(mask_BT: Tensor, aggregation: Aggregation, *, max_tokens: int) -> Tensor:

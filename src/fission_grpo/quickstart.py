@@ -28,7 +28,8 @@ from fission_grpo.evaluation.metrics import (
     PROBE_METRICS,
 )
 from fission_grpo.evaluation.runner import Evaluation
-from fission_grpo.report.figures import arm_colours, curves_figure, rates_figure, read_metrics
+from fission_grpo.report.figures import curves_figure, rates_figure, read_metrics
+from fission_grpo.report.style import arm_colours
 from fission_grpo.report.tables import (
     comparisons_table,
     dead_groups_table,
@@ -54,6 +55,8 @@ class Job:
     name: str
     command: tuple[str, ...]
     log: Path
+    product: Path
+    """What it leaves behind when it has finished; a job whose product exists is not run again."""
     after: str | None = None
     """Name of the job that must have finished before."""
 
@@ -73,6 +76,30 @@ class Plan:
     """Dotted settings for every arm."""
 
     def run(self, arm: str, seed: int) -> RunFolder:
+        return RunFolder(self.output / f"{arm}-{seed}")
+
+    def evaluation(self, name: str, seed: int) -> Path:
+        return self.output / f"{name.replace(' ', '-')}-{seed}" / "evaluation"
+
+
+def jobs(plan: Plan) -> list[Job]:
+    """Training and evaluation of every arm and seed, and of the two starts without reinforcement; the longest first."""
+    trainings = [_training(plan, arm, seed) for seed in plan.seeds for arm in plan.arms]
+    demonstrations = _demonstrations(plan)
+    return [
+        *trainings,
+        demonstrations,
+        _evaluation(plan, WARM_START, 0, model=plan.model),
+        _evaluation(plan, DEMONSTRATIONS, 0, model=str(demonstrations.product.parent), after=demonstrations.name),
+        *(
+            _evaluation(plan, arm, seed, model=str(plan.run(arm, seed).policy), after=f"{arm}-{seed}")
+            for seed in plan.seeds
+            for arm in plan.arms
+        ),
+    ]
+
+
+def run(self, arm: str, seed: int) -> RunFolder:
         return RunFolder(self.output / f"{arm}-{seed}")
 
     def evaluation(self, name: str, seed: int) -> Path:
@@ -205,34 +232,49 @@ def _flat(comparison: Comparison) -> dict[str, object]:
 
 
 def _training(plan: Plan, arm: str, seed: int) -> Job:
-    run_folder = plan.run(arm, seed)
-    resume = ["--resume"] if run_folder.config.exists() else []
+    folder = plan.run(arm, seed)
+    resume = ["--resume"] if folder.config.exists() else []
     return _job(
         plan,
         f"{arm}-{seed}",
         *("train", "--recipe", plan.recipe, "--arm", arm, "--model", plan.model),
-        *("--seed", str(seed), "--output", str(run_folder.path), *resume, *plan.overrides),
+        *("--seed", str(seed), "--output", str(folder.path), *resume, *plan.overrides),
+        product=folder.policy / "config.json",
     )
 
 
-def _evaluation(plan: Plan, name: str, seed: int, model: str, *, after: str | None) -> Job:
+def _demonstrations(plan: Plan) -> Job:
+    name = f"{DEMONSTRATIONS}-0"
+    policy = plan.output / name / "policy"
+    return _job(
+        plan,
+        name,
+        *("supervise", "--recipe", plan.recipe, "--model", plan.model, "--output", str(policy)),
+        product=policy / "config.json",
+    )
+
+
+def _evaluation(plan: Plan, name: str, seed: int, *, model: str, after: str | None = None) -> Job:
     folder = plan.evaluation(name, seed)
     return _job(
         plan,
         f"evaluate {name}-{seed}",
         *("eval", "--model", model, "--recipe", plan.recipe, "--size", str(plan.size), "--output", str(folder)),
+        product=folder / "complete.json",
         after=after,
     )
 
 
-def _job(plan: Plan, name: str, *arguments: str, after: str | None = None) -> Job:
+def _job(plan: Plan, name: str, *arguments: str, product: Path, after: str | None = None) -> Job:
     log = plan.output / "logs" / f"{name.replace(' ', '-')}.log"
-    return Job(name=name, command=(sys.executable, "-m", "fission_grpo.cli", *arguments), log=log, after=after)
+    command = (sys.executable, "-m", "fission_grpo.cli", *arguments)
+    return Job(name=name, command=command, log=log, product=product, after=after)
 
 
 def _work(todo: Sequence[Job], *, workers: int, report: Callable[[str], None]) -> None:
     """Run jobs in order, `workers` at a time, each after the one it waits for."""
-    waiting, finished = deque(todo), set[str]()
+    finished = {job.name for job in todo if job.product.exists()}
+    waiting = deque(job for job in todo if job.name not in finished)
     running: dict[Job, subprocess.Popen[bytes]] = {}
     began = time.monotonic()
     try:

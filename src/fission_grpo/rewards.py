@@ -133,7 +133,8 @@ class DecisionReward(Settings):
 class EpisodeReward(Settings):
     """Weighted mean of five terms, in [0, 1], for a rollout that goes on until the policy answers; ours.
 
-    The verdict outweighs all the others together: no unsolved episode is worth as much as a solved one. Efficiency is
+    An episode is solved when the world is right *and* the policy has ended it by answering in words: knowing when it is
+    done is part of the task. The verdict outweighs all the others together: no unsolved episode is worth as much as a solved one. Efficiency is
     only paid to solved episodes, because a quick surrender is not efficient.
     """
 
@@ -141,11 +142,11 @@ class EpisodeReward(Settings):
     """Weight of the world's own verdict."""
     progress: Weight = 0.6
     """Weight of the share of the way that was made."""
-    format: Weight = 0.4
+    format: Weight = 0.2
     """Weight of the share of well-formed messages."""
     efficiency: Weight = 0.2
     """Weight of not calling more than needed."""
-    repeat: Weight = 0.4
+    repeat: Weight = 0.2
     """Weight of not repeating what has just failed."""
     spare_calls: int = Field(default=2, ge=0)
     """Calls beyond the gold number that are free, because hidden preconditions make even the best policy err."""
@@ -170,14 +171,19 @@ class EpisodeReward(Settings):
             before: what led to the first of `turns`, ending with the failed message of a corrective context. It counts
                 as progress, and its failures can be repeated; it is not judged otherwise.
         """
+        solved = verdict.ok and answered(turns)
         terms = (
-            RewardTerm(name="verdict", value=float(verdict.ok), weight=self.verdict, why=verdict.error_type or "ok"),
+            self._verdict_term(verdict, solved),
             self._progress_term([*before, *turns], verdict, gold),
             _format_term(turns, weight=self.format),
-            self._efficiency_term(turns, verdict, len(gold)),
-            self._repeat_term(turns, verdict, before),
+            self._efficiency_term(turns, solved, len(gold)),
+            self._repeat_term(turns, solved, before),
         )
         return Reward(terms=terms, scale=1 / sum(term.weight for term in terms))
+
+    def _verdict_term(self, verdict: Verdict, solved: bool) -> RewardTerm:
+        why = verdict.error_type or ("ok" if solved else "the world is right, but the policy did not answer")
+        return RewardTerm(name="verdict", value=float(solved), weight=self.verdict, why=why)
 
     def _progress_term(self, turns: Sequence[Turn], verdict: Verdict, gold: Sequence[ToolCall]) -> RewardTerm:
         """The better of two views: user turns that the world accepts, and gold calls that were made with success."""
@@ -189,22 +195,27 @@ class EpisodeReward(Settings):
         value = 1.0 if verdict.ok else max(share, verdict.matched)
         return RewardTerm(name="progress", value=value, weight=self.progress, why=why)
 
-    def _efficiency_term(self, turns: Sequence[Turn], verdict: Verdict, gold_calls: int) -> RewardTerm:
+    def _efficiency_term(self, turns: Sequence[Turn], solved: bool, gold_calls: int) -> RewardTerm:
         calls = sum(len(turn.parsed.calls) for turn in turns)
         free = gold_calls + self.spare_calls
-        value = float(verdict.ok) * (1.0 if calls <= free else free / calls)
-        why = f"{calls} calls, {free} are free" if verdict.ok else "not solved"
+        value = float(solved) * (1.0 if calls <= free else free / calls)
+        why = f"{calls} calls, {free} are free" if solved else "not solved"
         return RewardTerm(name="efficiency", value=value, weight=self.efficiency, why=why)
 
-    def _repeat_term(self, turns: Sequence[Turn], verdict: Verdict, before: Sequence[Turn]) -> RewardTerm:
+    def _repeat_term(self, turns: Sequence[Turn], solved: bool, before: Sequence[Turn]) -> RewardTerm:
         """Share of calls that are new or succeed; who gives up without a call has avoided nothing and gets 0."""
         calls = sum(max(1, len(turn.parsed.calls)) for turn in turns if turn.parsed.calls or turn.parsed.failures)
         if not calls:
-            why = "no call was needed" if verdict.ok else "gave up without a call"
-            return RewardTerm(name="repeat", value=float(verdict.ok), weight=self.repeat, why=why)
+            why = "no call was needed" if solved else "gave up without a call"
+            return RewardTerm(name="repeat", value=float(solved), weight=self.repeat, why=why)
         repeats = count_repeats(turns, before)
         why = f"{repeats} of {calls} repeat a failed call"
         return RewardTerm(name="repeat", value=1 - repeats / calls, weight=self.repeat, why=why)
+
+
+def answered(turns: Sequence[Turn]) -> bool:
+    """Whether the last message is a whole answer in words: the policy decided that it is done."""
+    return bool(turns) and not turns[-1].parsed.calls and _well_formed(turns[-1])
 
 
 def count_repeats(turns: Sequence[Turn], before: Sequence[Turn] = ()) -> int:

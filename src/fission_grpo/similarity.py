@@ -30,6 +30,7 @@ def argument_score(calls: Sequence[ToolCall], gold: Sequence[ToolCall]) -> float
     an unexpected and a superfluous argument each count as a pair worth 0. A call without arguments counts as one pair,
     so that leaving it out or adding it is never free. Two empty sides score 1.
     """
+    calls, gold = sorted(calls, key=call_key), sorted(gold, key=call_key)  # ties must not depend on the order given
     matched = _best_matching(calls, gold, lambda a, b: 1 + _mean(_pairs(a, b)) if a.name == b.name else 0.0)
     matched = [(i, j) for i, j in matched if calls[i].name == gold[j].name]
     scores = [score for i, j in matched for score in _pairs(calls[i], gold[j])]

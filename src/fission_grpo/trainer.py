@@ -34,7 +34,7 @@ from fission_grpo.fission.context import CorrectiveContext
 from fission_grpo.fission.source import FissionSource
 from fission_grpo.groups import Group, GroupKind
 from fission_grpo.judge import Judge
-from fission_grpo.losses import DAPO, DR_GRPO, GRPO, Objective, k3_divergence, policy_loss
+from fission_grpo.losses import DAPO, DR_GRPO, GRPO, GRPO_UNSCALED, Objective, k3_divergence, policy_loss
 from fission_grpo.metrics import fission_metrics, group_metrics, prefixed, revived
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.hf import HFPolicy
@@ -48,7 +48,7 @@ from fission_grpo.settings import Settings
 from fission_grpo.traces import trace
 from fission_grpo.types import Task
 
-OBJECTIVES = {"grpo": GRPO, "dapo": DAPO, "dr_grpo": DR_GRPO}
+OBJECTIVES = {"grpo": GRPO, "dapo": DAPO, "dr_grpo": DR_GRPO, "grpo_unscaled": GRPO_UNSCALED}
 
 
 class TrainerSettings(Settings):
@@ -67,7 +67,7 @@ class TrainerSettings(Settings):
     """Paper: 0.95."""
     top_k: int = Field(default=0, ge=0)
     """0 keeps the whole vocabulary; paper: 50."""
-    objective: str = Field(default="grpo", pattern="^(grpo|dapo|dr_grpo)$")
+    objective: str = Field(default="grpo", pattern="^(grpo|dapo|dr_grpo|grpo_unscaled)$")
     """Clip, aggregation and scale as one choice."""
     beta: float = Field(default=0.02, ge=0)
     """Weight of the KL divergence to the start; ours: without it the entropy of a small policy collapses."""

@@ -20,19 +20,25 @@ WORLD = SyntheticSettings(
 
 
 def settings() -> RunSettings:
-    """Episodes judged by their world, recoveries that go on to the end of the turn."""
+    """The paper's exploration, one decision at a time; recoveries that go on to the end of the turn.
+
+    Dr.GRPO's objective in every arm: dividing by a group's standard deviation magnifies the small terms of the reward in
+    groups that all fail, and a policy of this size follows them to its ruin (measured: it learned to call anything at
+    all rather than to answer).
+    """
     return RunSettings(
         model="nano",
         synthetic=WORLD,
         trainer=TrainerSettings(
-            steps=100,
+            steps=60,
             queries=8,
             group_size=8,
-            horizon=Horizon.TURN,
+            horizon=Horizon.CALL,
+            objective="dr_grpo",
             learning_rate=3e-4,
             beta=0.02,
             token_budget=4096,
         ),
-        rollouts=RolloutSettings(max_tokens=64, max_turns=7),
-        fission=FissionSettings(contexts=8, group_size=8, capacity=32),
+        rollouts=RolloutSettings(max_tokens=64, max_turns=6),
+        fission=FissionSettings(contexts=8, group_size=8, capacity=32, per_group=2),
     )
