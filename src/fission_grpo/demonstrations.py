@@ -1,6 +1,7 @@
 """Supervised error-and-fix demonstrations: the strong, cheap baseline that reinforcement has to be seen beside.
 
-A gold dialogue is spoiled at one moment by a call with a real explicit error; what is learned is the gold call behind it.
+A gold dialogue is spoiled at one moment by a call with a real explicit error; the gold call behind it is
+learned.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ CLEAN_SHARE = 9
 def demonstration_rows(
     tasks: Sequence[Task], *, count: int, seed: int, chat: ChatFormat, worlds: Worlds
 ) -> list[TokenRow]:
-    """`count` demonstrations, half of them premature calls and half corrupted ones, among nine times as many clean rows.
+    """`count` demonstrations, half of them premature calls and half corrupted, among nine times as many clean rows.
 
     Args:
         tasks: training tasks, at least ten times `count`.

@@ -48,7 +48,7 @@ class PolicyError(RolloutError):
     """The policy could not be sampled."""
 
 
-class EnvironmentFault(RolloutError):
+class EnvironmentFault(RolloutError):  # noqa: N818 - a fault, as in `Fault`: the word says whose doing it was
     """A tool or its world broke without saying so in its own words."""
 
 

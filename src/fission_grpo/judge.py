@@ -56,7 +56,9 @@ class Judge:
     def _by_world(self, trajectory: Trajectory, before: Sequence[Turn]) -> Member:
         verdict = trajectory.verdict
         if verdict is None:
-            raise ValueError(f"task {trajectory.task.id}: a rollout beyond one call needs a world to judge it, got none")
+            raise ValueError(
+                f"task {trajectory.task.id}: beyond one call a rollout needs a world to judge it, got none"
+            )
         return Member(
             trajectory=trajectory,
             reward=self.episode.score(

@@ -95,7 +95,7 @@ def clipped_surrogate(
 
 
 def k3_divergence(logprobs_BT: Tensor, reference_logprobs_BT: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(policy || reference), token by token: e^d - d - 1 with d = reference - policy, >= 0."""
+    """Schulman's k3 estimate of KL(policy || reference) per token: e^d - d - 1 with d = reference - policy; >= 0."""
     difference = reference_logprobs_BT - logprobs_BT
     return torch.exp(difference) - difference - 1
 

@@ -6,46 +6,19 @@ Everything that is shown is read back from the files they leave; what is finishe
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fission_grpo.errors import FissionError
-from fission_grpo.evaluation.comparison import Arm, Comparison, compare
-from fission_grpo.evaluation.dead_groups import count_dead_groups, group_outcome, read_traces
-from fission_grpo.evaluation.metrics import (
-    EPISODE_METRICS,
-    ERR,
-    FINAL,
-    FIRST_ATTEMPT,
-    PROBE,
-    PROBE_METRICS,
-)
-from fission_grpo.evaluation.runner import Evaluation
-from fission_grpo.report.figures import curves_figure, rates_figure, read_metrics
-from fission_grpo.report.style import arm_colours
-from fission_grpo.report.tables import (
-    comparisons_table,
-    dead_groups_table,
-    effort_table,
-    metrics_table,
-    probes_by_class_table,
-    repeats_table,
-    verdict_sentence,
-)
-from fission_grpo.report.tree import fission_trees, most_telling, text_tree
-from fission_grpo.report.tree_figure import tree_figure
-from fission_grpo.run_folder import RunFolder, write_text
+from fission_grpo.report.summary import DEMONSTRATIONS, WARM_START, Results, write_summary
 
-WARM_START, DEMONSTRATIONS = "warm start", "demonstrations"
-BASELINE, TREATMENT = "grpo-matched", "fission"
-DEFAULT_ARMS = (BASELINE, TREATMENT)
+DEFAULT_ARMS = ("grpo-matched", "fission")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +48,9 @@ class Plan:
     overrides: tuple[str, ...] = ()
     """Dotted settings for every arm."""
 
-    def run(self, arm: str, seed: int) -> RunFolder:
-        return RunFolder(self.output / f"{arm}-{seed}")
-
-    def evaluation(self, name: str, seed: int) -> Path:
-        return self.output / f"{name.replace(' ', '-')}-{seed}" / "evaluation"
+    def results(self) -> Results:
+        """Where everything is that the summary reads."""
+        return Results(folder=self.output, arms=self.arms, seeds=self.seeds, size=self.size)
 
 
 def jobs(plan: Plan) -> list[Job]:
@@ -92,37 +63,11 @@ def jobs(plan: Plan) -> list[Job]:
         _evaluation(plan, WARM_START, 0, model=plan.model),
         _evaluation(plan, DEMONSTRATIONS, 0, model=str(demonstrations.product.parent), after=demonstrations.name),
         *(
-            _evaluation(plan, arm, seed, model=str(plan.run(arm, seed).policy), after=f"{arm}-{seed}")
+            _evaluation(plan, arm, seed, model=str(plan.results().run(arm, seed).policy), after=f"{arm}-{seed}")
             for seed in plan.seeds
             for arm in plan.arms
         ),
     ]
-
-
-def run(self, arm: str, seed: int) -> RunFolder:
-        return RunFolder(self.output / f"{arm}-{seed}")
-
-    def evaluation(self, name: str, seed: int) -> Path:
-        return self.output / f"{name.replace(' ', '-')}-{seed}" / "evaluation"
-
-
-def jobs(plan: Plan) -> list[Job]:
-    """Training and evaluation of every arm and seed, and of the two starts without reinforcement."""
-    found = [_evaluation(plan, WARM_START, 0, plan.model, after=None)]
-    demonstrated = plan.output / f"{DEMONSTRATIONS}-0"
-    found.append(
-        _job(plan, f"{DEMONSTRATIONS}-0", "supervise", "--model", plan.model, "--output", str(demonstrated / "policy"))
-    )
-    found.append(
-        _evaluation(plan, DEMONSTRATIONS, 0, str(demonstrated / "policy"), after=f"{DEMONSTRATIONS}-0")
-    )
-    trainings = [_training(plan, arm, seed) for seed in plan.seeds for arm in plan.arms]
-    evaluations = [
-        _evaluation(plan, arm, seed, str(plan.run(arm, seed).policy), after=f"{arm}-{seed}")
-        for seed in plan.seeds
-        for arm in plan.arms
-    ]
-    return [*trainings, *found, *evaluations]
 
 
 def run(plan: Plan, *, workers: int, report: Callable[[str], None]) -> Path:
@@ -138,101 +83,11 @@ def run(plan: Plan, *, workers: int, report: Callable[[str], None]) -> Path:
     """
     plan.output.mkdir(parents=True, exist_ok=True)
     _work(jobs(plan), workers=workers, report=report)
-    return write_report(plan)
-
-
-def write_report(plan: Plan) -> Path:
-    """Read every evaluation back and write `summary.md` with its pictures."""
-    arms = _load(plan)
-    probes = {part: [_arm_of(arm, plan, part) for arm in arms] for part in ("mixed", "precondition", "transfer")}
-    comparisons = list(_comparisons(arms, probes)) if {BASELINE, TREATMENT} <= {arm.name for arm in arms} else []
-    traces = {arm: [g for seed in plan.seeds for g in read_traces(plan.run(arm, seed).traces)] for arm in plan.arms}
-    colours = arm_colours([arm.name for arm in arms])
-    rates_figure(arms, (FINAL, ERR, FIRST_ATTEMPT), plan.output / "episodes.png", colours=colours)
-    rates_figure(probes["mixed"], PROBE_METRICS, plan.output / "probe.png", colours=colours)
-    curves = {arm: [read_metrics(plan.run(arm, seed).metrics) for seed in plan.seeds] for arm in plan.arms}
-    curves_figure(curves, plan.output / "curves.png", colours=colours)
-    accounts = {
-        arm: count_dead_groups(o for o in map(group_outcome, groups) if o) for arm, groups in traces.items()
-    }
-    sections = [
-        "# Quickstart: what fission teaches",
-        *(f"- {verdict_sentence(one)}" for one in comparisons),
-        f"\n{plan.size} held-out tasks; {len(plan.seeds)} training seed(s). "
-        "Cells: rate (count) with Wilson 95 % intervals over pooled runs, somewhat too narrow where runs share tasks; "
-        "differences: paired bootstrap over tasks and seeds.",
-        "\n## Fixed-error probe, all kinds of errors\n\n![probe](probe.png)\n",
-        metrics_table(probes["mixed"], PROBE_METRICS),
-        probes_by_class_table(probes["mixed"]),
-        "\n## Fixed-error probe, unmet preconditions only\n",
-        metrics_table(probes["precondition"], PROBE_METRICS),
-        "\n## Held-out episodes\n\n![episodes](episodes.png)\n",
-        metrics_table(arms, EPISODE_METRICS),
-        "\nIdentical repeats by error class:\n",
-        repeats_table(arms),
-        effort_table(arms),
-        "\n## An API never trained on (transfer)\n",
-        metrics_table(probes["transfer"], (FIRST_ATTEMPT, FINAL, ERR)),
-        "\n## Paired differences\n",
-        comparisons_table(comparisons),
-        "\n## Dead groups\n\n![curves](curves.png)\n",
-        dead_groups_table(accounts),
-        *_tree_section(traces.get(TREATMENT, []), plan.output),
-    ]
-    summary = plan.output / "summary.md"
-    write_text(summary, "\n".join(sections) + "\n")
-    write_text(plan.output / "summary.json", json.dumps([_flat(one) for one in comparisons], indent=2) + "\n")
-    return summary
-
-
-def _tree_section(traces: Sequence[Mapping[str, object]], output: Path) -> Iterator[str]:
-    tree = most_telling(fission_trees(traces))
-    if tree is not None:
-        tree_figure(tree, output / "tree.png")
-        yield "\n## One fission tree (chosen because it tells much)\n\n![tree](tree.png)\n"
-        yield f"```\n{text_tree(tree)}\n```"
-
-
-def _comparisons(arms: Sequence[Arm], probes: Mapping[str, Sequence[Arm]]) -> Iterator[Comparison]:
-    by_name = {arm.name: arm for arm in arms}
-    for part in ("mixed", "precondition"):
-        probed = {arm.name: arm for arm in probes[part]}
-        yield compare(PROBE, probed[BASELINE], probed[TREATMENT])
-        yield compare(FINAL, probed[BASELINE], probed[TREATMENT])
-    for metric in (FIRST_ATTEMPT, FINAL, ERR):
-        yield compare(metric, by_name[BASELINE], by_name[TREATMENT])
-    for metric in (FIRST_ATTEMPT, FINAL, ERR):
-        yield compare(metric, by_name[WARM_START], by_name[TREATMENT])
-
-
-def _load(plan: Plan) -> list[Arm]:
-    starts = [Arm(name=n, runs={0: Evaluation.load(plan.evaluation(n, 0)).episodes}) for n in (WARM_START, DEMONSTRATIONS)]
-    return starts + [
-        Arm(name=arm, runs={seed: Evaluation.load(plan.evaluation(arm, seed)).episodes for seed in plan.seeds})
-        for arm in plan.arms
-    ]
-
-
-def _arm_of(arm: Arm, plan: Plan, part: str) -> Arm:
-    runs = {seed: getattr(Evaluation.load(plan.evaluation(arm.name, seed)), part) for seed in arm.runs}
-    return Arm(name=arm.name, runs=runs)
-
-
-def _flat(comparison: Comparison) -> dict[str, object]:
-    return {
-        "metric": comparison.metric.name,
-        "baseline": comparison.baseline,
-        "treatment": comparison.treatment,
-        "difference": comparison.difference,
-        "low": comparison.interval.low,
-        "high": comparison.interval.high,
-        "tasks": comparison.tasks,
-        "runs": list(comparison.runs),
-    }
+    return write_summary(plan.results())
 
 
 def _training(plan: Plan, arm: str, seed: int) -> Job:
-    folder = plan.run(arm, seed)
+    folder = plan.results().run(arm, seed)
     resume = ["--resume"] if folder.config.exists() else []
     return _job(
         plan,
@@ -255,7 +110,7 @@ def _demonstrations(plan: Plan) -> Job:
 
 
 def _evaluation(plan: Plan, name: str, seed: int, *, model: str, after: str | None = None) -> Job:
-    folder = plan.evaluation(name, seed)
+    folder = plan.results().evaluation(name, seed)
     return _job(
         plan,
         f"evaluate {name}-{seed}",

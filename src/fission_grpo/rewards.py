@@ -134,8 +134,8 @@ class EpisodeReward(Settings):
     """Weighted mean of five terms, in [0, 1], for a rollout that goes on until the policy answers; ours.
 
     An episode is solved when the world is right *and* the policy has ended it by answering in words: knowing when it is
-    done is part of the task. The verdict outweighs all the others together: no unsolved episode is worth as much as a solved one. Efficiency is
-    only paid to solved episodes, because a quick surrender is not efficient.
+    done is part of the task. The verdict outweighs all the others together: no unsolved episode is worth as much as a
+    solved one. Efficiency is only paid to solved episodes, because a quick surrender is not efficient.
     """
 
     verdict: Weight = 2.0

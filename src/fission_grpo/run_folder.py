@@ -1,11 +1,11 @@
 """A run on disk. Files are the truth: everything that is shown later is read from here.
 
-    config.yaml      the resolved settings
-    metrics.jsonl    one line for each step
-    traces.jsonl     one line for each group: trajectories, tree links, tokens, rewards by term, failures, feedback
-    checkpoints/     step-N/: weights, optimizer, random states, fission buffer; written aside, then renamed
-    policy/          the trained model as an ordinary Hugging Face folder
-    summary.md       what a person reads
+config.yaml      the resolved settings
+metrics.jsonl    one line for each step
+traces.jsonl     one line for each group: trajectories, tree links, tokens, rewards by term, failures, feedback
+checkpoints/     step-N/: weights, optimizer, random states, fission buffer; written aside, then renamed
+policy/          the trained model as an ordinary Hugging Face folder
+summary.md       what a person reads
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from fission_grpo.settings import Settings
 from fission_grpo.tasks.dialogue import DONE
 from fission_grpo.types import Completion, FinishReason, Task, ToolCall
 
+
 class SupervisedSettings(Settings):
     """One supervised run."""
 
@@ -100,10 +101,16 @@ def supervise(
         optimizer.zero_grad()
         total = 0.0
         for scores in score(
-            model, batch, separate(batch), width=width, temperature=1.0, token_budget=settings.token_budget, pad_id=pad_id
+            model,
+            batch,
+            separate(batch),
+            width=width,
+            temperature=1.0,
+            token_budget=settings.token_budget,
+            pad_id=pad_id,
         ):
             loss = -scores.logprobs_BT.sum() / tokens
-            loss.backward()
+            torch.autograd.backward(loss)
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

@@ -36,9 +36,9 @@ from fission_grpo.groups import Group, GroupKind
 from fission_grpo.judge import Judge
 from fission_grpo.losses import DAPO, DR_GRPO, GRPO, GRPO_UNSCALED, Objective, k3_divergence, policy_loss
 from fission_grpo.metrics import fission_metrics, group_metrics, prefixed, revived
+from fission_grpo.models.folder import load_trained_weights, save_trained_weights
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.hf import HFPolicy
-from fission_grpo.models.folder import load_trained_weights, save_trained_weights
 from fission_grpo.policy.reference import Reference
 from fission_grpo.policy.scoring import Family, Scores, score, separate, share_prefixes
 from fission_grpo.rollout import Horizon, RolloutSettings, Start, Worlds, open_task, rollout
@@ -163,9 +163,7 @@ class Trainer:
         self.run = run
         self.accelerator = accelerator
         self.objective: Objective = OBJECTIVES[settings.objective]
-        self.sampling = Sampling(
-            max_tokens=rollouts.max_tokens, temperature=settings.temperature, top_k=settings.top_k
-        )
+        self.sampling = Sampling(max_tokens=rollouts.max_tokens, temperature=settings.temperature, top_k=settings.top_k)
         self.reference = Reference(model) if settings.beta else None
         # Evaluation mode keeps accelerate from wrapping the model: gradients are averaged by `_average_gradients`.
         self.model = accelerator.prepare_model(model, evaluation_mode=True)
@@ -225,7 +223,9 @@ class Trainer:
         """Stage 1: G trajectories for each of this step's tasks."""
         settings = self.settings
         tasks = [self.tasks[index] for index in self._turn_of(step)]
-        starts = [open_task(task, chat=self.chat, worlds=self.worlds) for task in tasks for _ in range(settings.group_size)]
+        starts = [
+            open_task(task, chat=self.chat, worlds=self.worlds) for task in tasks for _ in range(settings.group_size)
+        ]
         return self._sample(
             starts,
             horizons=[settings.horizon if task.world else Horizon.CALL for task in tasks],
@@ -263,7 +263,7 @@ class Trainer:
         return update
 
     def save(self) -> None:
-        """Write a checkpoint: the main process makes the folder and names it once every process has written its part."""
+        """Write a checkpoint: the main process makes the folder, and names it once all have written their part."""
         step = self.progress.step
         if self.accelerator.is_main_process:
             self.run.write_checkpoint(step, self._write_checkpoint)

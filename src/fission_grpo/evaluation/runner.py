@@ -1,4 +1,4 @@
-"""Plays a suite with a policy, for real: the model sees every true error text, may retry, and decides when it is done."""
+"""Plays a suite with a policy, for real: it sees every true error text, may retry, and decides when it is done."""
 
 from __future__ import annotations
 

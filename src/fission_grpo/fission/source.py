@@ -39,7 +39,7 @@ class FissionSettings(Settings):
     depth: int = Field(default=1, ge=1)
     """Corrective levels: 1 is the paper's; a failed recovery is fissioned again up to this depth."""
     silent: bool = False
-    """Whether calls that succeeded and were wrong are fissioned in a world, too: often their damage cannot be undone."""
+    """Also fission calls that succeeded and were wrong, in a world: often their damage cannot be undone."""
 
     @model_validator(mode="after")
     def _the_trigger_can_fire(self) -> FissionSettings:

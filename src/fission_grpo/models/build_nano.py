@@ -47,7 +47,7 @@ def gold_tasks(count: int = TASKS) -> list[Task]:
 def nano_tokenizer(tasks: Sequence[Task]) -> PreTrainedTokenizerFast:
     """A byte-level BPE of the rendered gold dialogues.
 
-    Rendering needs a tokenizer, so a provisional one, trained on the requests alone, renders the corpus of the real one.
+    Rendering needs a tokenizer: a provisional one, trained on the requests alone, renders the corpus of the real one.
     """
     chosen = tasks[:VOCABULARY_TASKS]
     provisional = build_tokenizer(task.messages[0]["content"] for task in chosen)

@@ -136,14 +136,14 @@ def _plant_copying(model: LlamaForCausalLM) -> None:
 
 
 def _attend_back(attention: Any, rows: slice, width: int, *, distance: int) -> None:
-    """Queries and keys that do not depend on content: constant vectors whose RoPE phases agree `distance` tokens back."""
+    """Queries and keys without content: constant vectors whose RoPE phases agree `distance` tokens back."""
     half = width // 2
     frequencies = ROPE_THETA ** (-torch.arange(half) / half)
     strength = 3.0 * torch.ones(half)
     attention.q_proj.weight[rows] *= 0.1
     attention.k_proj.weight[rows] *= 0.1
     attention.q_proj.bias[rows] = torch.cat([strength, torch.zeros(half)])
-    # RoPE rotates (x_i, x_{i + half}) by position * frequency: a key turned d steps ahead meets the query d tokens later.
+    # RoPE rotates (x_i, x_{i + half}) by position * frequency: a key turned d steps ahead meets a query d later.
     phase = distance * frequencies
     attention.k_proj.bias[rows] = torch.cat([strength * torch.cos(phase), strength * torch.sin(phase)])
 

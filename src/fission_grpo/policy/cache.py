@@ -50,7 +50,9 @@ class SlabLayer(CacheLayerMixin):  # type: ignore[misc]
     def take(self, rows: Tensor, capacity: int) -> SlabLayer:
         """A new layer that holds these rows of this one, with room for `capacity` positions."""
         taken = SlabLayer(capacity)
-        taken.lazy_initialization(self.keys[:1].expand(len(rows), -1, -1, -1), self.values[:1].expand(len(rows), -1, -1, -1))
+        taken.lazy_initialization(
+            self.keys[:1].expand(len(rows), -1, -1, -1), self.values[:1].expand(len(rows), -1, -1, -1)
+        )
         taken.keys[:, :, : self.length] = self.keys[:, :, : self.length].index_select(0, rows)
         taken.values[:, :, : self.length] = self.values[:, :, : self.length].index_select(0, rows)
         taken.length = self.length

@@ -89,7 +89,9 @@ class HFPolicy:
             self._pad_left(roots, root_width),
             _Prefix.nothing(SlabCache.empty(layers, root_width), len(roots), self.model.device),
         )
-        rows = torch.tensor([row_of_root[context.ids[: context.root]] for context in contexts], device=self.model.device)
+        rows = torch.tensor(
+            [row_of_root[context.ids[: context.root]] for context in contexts], device=self.model.device
+        )
         prefix = rooted.take(rows, capacity)
         if tail_width == 0:
             return prefix
@@ -170,7 +172,9 @@ class _Decoding:
     def run(self) -> list[Completion]:
         for step in range(self.sampling.max_tokens):
             tokens = self._sample()
-            alive = [row for row, completion in enumerate(self.row_of) if self.finish[completion] is FinishReason.LENGTH]
+            alive = [
+                row for row, completion in enumerate(self.row_of) if self.finish[completion] is FinishReason.LENGTH
+            ]
             if not alive or step == self.sampling.max_tokens - 1:
                 break
             if len(alive) <= len(self.row_of) // 2:
@@ -178,7 +182,9 @@ class _Decoding:
                 self.prefix = self.prefix.take(keep, self.prefix.cache.layers[0].capacity)
                 self.row_of = [self.row_of[row] for row in alive]
                 tokens = tokens[keep]
-            self.prefix = self.policy._push((tokens[:, None], torch.ones_like(tokens[:, None], dtype=torch.bool)), self.prefix)
+            self.prefix = self.policy._push(
+                (tokens[:, None], torch.ones_like(tokens[:, None], dtype=torch.bool)), self.prefix
+            )
         return [
             Completion(ids=tuple(ids), logprobs=tuple(logprobs), finish=finish)
             for ids, logprobs, finish in zip(self.ids, self.logprobs, self.finish, strict=True)

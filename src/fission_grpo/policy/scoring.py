@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fission_grpo.tree import Forest, build_forest, pack, packed_rows
 
-
 Family: TypeAlias = tuple[Forest, tuple[int, ...]]
 """A forest, and for each of its paths the index of the row that it is."""
 
@@ -82,9 +81,7 @@ def score(
     """
     decoder, head = model.get_decoder(), model.get_output_embeddings()
     for batch in pack([len(forest) for forest, _ in forests], token_budget=token_budget):
-        packed = packed_rows(
-            [forests[i][0] for i in batch], pad_id=pad_id, dtype=model.dtype, device=model.device
-        )
+        packed = packed_rows([forests[i][0] for i in batch], pad_id=pad_id, dtype=model.dtype, device=model.device)
         hidden_RLD = decoder(
             input_ids=packed.ids_RL,
             attention_mask=packed.mask_R1LL,

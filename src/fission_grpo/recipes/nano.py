@@ -22,9 +22,9 @@ WORLD = SyntheticSettings(
 def settings() -> RunSettings:
     """The paper's exploration, one decision at a time; recoveries that go on to the end of the turn.
 
-    Dr.GRPO's objective in every arm: dividing by a group's standard deviation magnifies the small terms of the reward in
-    groups that all fail, and a policy of this size follows them to its ruin (measured: it learned to call anything at
-    all rather than to answer).
+    Rewards are centred and not divided by a group's standard deviation, in every arm: the division magnifies the small
+    terms of the reward in groups that all fail, and a policy of this size follows them to its ruin (on the validation
+    split it learned to call anything at all rather than to answer).
     """
     return RunSettings(
         model="nano",
@@ -34,11 +34,11 @@ def settings() -> RunSettings:
             queries=8,
             group_size=8,
             horizon=Horizon.CALL,
-            objective="dr_grpo",
+            objective="grpo_unscaled",
             learning_rate=3e-4,
             beta=0.02,
             token_budget=4096,
         ),
-        rollouts=RolloutSettings(max_tokens=64, max_turns=6),
+        rollouts=RolloutSettings(max_tokens=64, max_turns=5),
         fission=FissionSettings(contexts=8, group_size=8, capacity=32, per_group=2),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from fission_grpo.evaluation.comparison import Arm, Comparison
 from fission_grpo.evaluation.dead_groups import DeadGroups
@@ -182,3 +183,25 @@ def dead_groups_table(accounts: Mapping[str, DeadGroups]) -> str:
     """Dead groups by arm."""
     rows = [[title, *(str(pick(dead)) for dead in accounts.values())] for title, pick in _DEAD_ROWS]
     return markdown_table(["", *accounts], rows)
+
+
+def _sum(run: Sequence[Mapping[str, Any]], *names: str) -> float:
+    return sum(float(row.get(name, 0.0)) for row in run for name in names)
+
+
+def budget_table(curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> str:
+    """What each arm spent, as means over its runs, from the rows of `metrics.jsonl`."""
+    spent: tuple[tuple[str, Callable[[Sequence[Mapping[str, Any]]], float]], ...] = (
+        ("updates", len),
+        ("rollouts", lambda run: _sum(run, "rollouts", "fission/rollouts")),
+        ("of these recoveries", lambda run: _sum(run, "fission/rollouts")),
+        ("sampled tokens", lambda run: _sum(run, "generate/sampled")),
+        ("trained tokens, shared prefixes once", lambda run: _sum(run, "update/unique_tokens")),
+        ("trained tokens, separate rows", lambda run: _sum(run, "update/raw_tokens")),
+        ("seconds", lambda run: _sum(run, *(f"time/{phase}" for phase in ("explore", "observe", "recover", "update")))),
+    )
+    rows = [
+        [title, *(f"{sum(map(count, runs)) / max(len(runs), 1):,.0f}" for runs in curves.values())]
+        for title, count in spent
+    ]
+    return markdown_table(["Spent (mean of runs)", *curves], rows)

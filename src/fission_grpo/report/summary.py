@@ -1,0 +1,147 @@
+"""The comparison of all arms as `summary.md` with its pictures, read back from the files that the arms left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fission_grpo.evaluation.comparison import Arm, Comparison, compare
+from fission_grpo.evaluation.dead_groups import count_dead_groups, group_outcome, read_traces
+from fission_grpo.evaluation.metrics import (
+    EPISODE_METRICS,
+    ERR,
+    FINAL,
+    FIRST_ATTEMPT,
+    PROBE,
+    PROBE_METRICS,
+)
+from fission_grpo.evaluation.runner import Evaluation
+from fission_grpo.report.figures import curves_figure, rates_figure, read_metrics
+from fission_grpo.report.style import arm_colours
+from fission_grpo.report.tables import (
+    budget_table,
+    comparisons_table,
+    dead_groups_table,
+    effort_table,
+    metrics_table,
+    probes_by_class_table,
+    repeats_table,
+    verdict_sentence,
+)
+from fission_grpo.report.tree import fission_trees, most_telling, text_tree
+from fission_grpo.report.tree_figure import tree_figure
+from fission_grpo.run_folder import RunFolder, write_text
+
+WARM_START, DEMONSTRATIONS = "warm start", "demonstrations"
+BASELINE, TREATMENT = "grpo-matched", "fission"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """A folder of trained and evaluated arms."""
+
+    folder: Path
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    size: int
+    """Held-out episodes."""
+
+    def run(self, arm: str, seed: int) -> RunFolder:
+        return RunFolder(self.folder / f"{arm}-{seed}")
+
+    def evaluation(self, name: str, seed: int) -> Path:
+        return self.folder / f"{name.replace(' ', '-')}-{seed}" / "evaluation"
+
+
+def write_summary(results: Results) -> Path:
+    """Read every evaluation back and write `summary.md` with its pictures."""
+    arms = _load(results)
+    probes = {part: [_arm_of(arm, results, part) for arm in arms] for part in ("mixed", "precondition", "transfer")}
+    comparisons = list(_comparisons(arms, probes)) if {BASELINE, TREATMENT} <= {arm.name for arm in arms} else []
+    traces = {
+        arm: [g for seed in results.seeds for g in read_traces(results.run(arm, seed).traces)] for arm in results.arms
+    }
+    colours = arm_colours([arm.name for arm in arms])
+    rates_figure(arms, (FINAL, ERR, FIRST_ATTEMPT), results.folder / "episodes.png", colours=colours)
+    rates_figure(probes["mixed"], PROBE_METRICS, results.folder / "probe.png", colours=colours)
+    curves = {arm: [read_metrics(results.run(arm, seed).metrics) for seed in results.seeds] for arm in results.arms}
+    curves_figure(curves, results.folder / "curves.png", colours=colours)
+    accounts = {arm: count_dead_groups(o for o in map(group_outcome, groups) if o) for arm, groups in traces.items()}
+    sections = [
+        "# Quickstart: what fission teaches",
+        *(f"- {verdict_sentence(one)}" for one in comparisons),
+        f"\n{results.size} held-out tasks; {len(results.seeds)} training seed(s). "
+        "Cells: rate (count) with Wilson 95 % intervals over pooled runs, somewhat too narrow where runs share tasks; "
+        "differences: paired bootstrap over tasks and seeds.",
+        "\n## Fixed-error probe, all kinds of errors\n\n![probe](probe.png)\n",
+        metrics_table(probes["mixed"], PROBE_METRICS),
+        probes_by_class_table(probes["mixed"]),
+        "\n## Fixed-error probe, unmet preconditions only\n",
+        metrics_table(probes["precondition"], PROBE_METRICS),
+        "\n## Held-out episodes\n\n![episodes](episodes.png)\n",
+        metrics_table(arms, EPISODE_METRICS),
+        "\nIdentical repeats by error class:\n",
+        repeats_table(arms),
+        effort_table(arms),
+        "\n## An API never trained on (transfer)\n",
+        metrics_table(probes["transfer"], (FIRST_ATTEMPT, FINAL, ERR)),
+        "\n## Paired differences\n",
+        comparisons_table(comparisons),
+        "\n## What each arm spent\n",
+        budget_table(curves),
+        "\n## Dead groups\n\n![curves](curves.png)\n",
+        dead_groups_table(accounts),
+        *_tree_section(traces.get(TREATMENT, []), results.folder),
+    ]
+    summary = results.folder / "summary.md"
+    write_text(summary, "\n".join(sections) + "\n")
+    write_text(results.folder / "summary.json", json.dumps([_flat(one) for one in comparisons], indent=2) + "\n")
+    return summary
+
+
+def _tree_section(traces: Sequence[Mapping[str, object]], output: Path) -> Iterator[str]:
+    tree = most_telling(fission_trees(traces))
+    if tree is not None:
+        tree_figure(tree, output / "tree.png")
+        yield "\n## One fission tree (chosen because it tells much)\n\n![tree](tree.png)\n"
+        yield f"```\n{text_tree(tree)}\n```"
+
+
+def _comparisons(arms: Sequence[Arm], probes: Mapping[str, Sequence[Arm]]) -> Iterator[Comparison]:
+    by_name = {arm.name: arm for arm in arms}
+    for part in ("mixed", "precondition"):
+        probed = {arm.name: arm for arm in probes[part]}
+        yield compare(PROBE, probed[BASELINE], probed[TREATMENT])
+        yield compare(FINAL, probed[BASELINE], probed[TREATMENT])
+    for metric in (FIRST_ATTEMPT, FINAL, ERR):
+        yield compare(metric, by_name[BASELINE], by_name[TREATMENT])
+    for metric in (FIRST_ATTEMPT, FINAL, ERR):
+        yield compare(metric, by_name[WARM_START], by_name[TREATMENT])
+
+
+def _load(results: Results) -> list[Arm]:
+    seeds = {WARM_START: (0,), DEMONSTRATIONS: (0,), **dict.fromkeys(results.arms, results.seeds)}
+    return [
+        Arm(name=name, runs={seed: Evaluation.load(results.evaluation(name, seed)).episodes for seed in of_arm})
+        for name, of_arm in seeds.items()
+    ]
+
+
+def _arm_of(arm: Arm, results: Results, part: str) -> Arm:
+    runs = {seed: getattr(Evaluation.load(results.evaluation(arm.name, seed)), part) for seed in arm.runs}
+    return Arm(name=arm.name, runs=runs)
+
+
+def _flat(comparison: Comparison) -> dict[str, object]:
+    return {
+        "metric": comparison.metric.name,
+        "baseline": comparison.baseline,
+        "treatment": comparison.treatment,
+        "difference": comparison.difference,
+        "low": comparison.interval.low,
+        "high": comparison.interval.high,
+        "tasks": comparison.tasks,
+        "runs": list(comparison.runs),
+    }
