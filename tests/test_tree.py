@@ -215,7 +215,7 @@ def test_the_cut_into_micro_batches_changes_nothing(token_budget: int) -> None:
     assert_same(by_micro_batches(model, share_prefixes(ROWS, FAMILY_OF), GRPO, token_budget=token_budget), whole, 1e-9)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(SEQUENCES, st.randoms(use_true_random=False))
 def test_any_forest_scores_like_separate_rows(sequences: list[list[int]], rng: Random) -> None:
     model = tiny_model(vocabulary=3, dtype=torch.float64)

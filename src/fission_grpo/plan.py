@@ -87,7 +87,7 @@ class Plan:
     memory: Memory
     rehearsal: Rehearsal
     seconds: float | None
-    """At most, as rehearsed: larger batches are faster for each group. None if the rehearsal had nothing to update."""
+    """At most, extrapolated from the rehearsal: longer episodes take longer: larger batches are faster for each group. None if the rehearsal had nothing to update."""
 
     def lines(self) -> Iterator[str]:
         """For a person."""
@@ -202,10 +202,10 @@ def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "unknown: no rehearsed group carried signal, so no update could be timed"
     if seconds < 600:
-        return f"at most about {seconds:.0f} s on this machine, as rehearsed"
+        return f"about {seconds:.0f} s on this machine, extrapolated from the rehearsal: longer episodes take longer"
     if seconds < 36_000:
-        return f"at most about {seconds / 60:.0f} min on this machine, as rehearsed"
-    return f"at most about {seconds / 3600:.0f} h on this machine, as rehearsed"
+        return f"about {seconds / 60:.0f} min on this machine, extrapolated from the rehearsal: longer episodes take longer"
+    return f"about {seconds / 3600:.0f} h on this machine, extrapolated from the rehearsal: longer episodes take longer"
 
 
 def _bytes(count: int) -> str:

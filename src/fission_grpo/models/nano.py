@@ -85,18 +85,24 @@ def fresh_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCau
     return model
 
 
-def sharpen_copying(model: LlamaForCausalLM, *, pad_id: int, seed: int, steps: int = COPY_STEPS) -> list[float]:
-    """Practise on random segments that are repeated: the second time every token can be copied."""
+def sharpen_copying(model: LlamaForCausalLM, *, pad_id: int, seed: int, until: int | None = None) -> list[float]:
+    """Practise on random segments that are repeated: the second time every token can be copied.
+
+    Args:
+        until: stop early, at this step of the same schedule.
+    Returns:
+        The loss of every step, in nats per token.
+    """
     generator = torch.Generator().manual_seed(seed)
     first = len(CONTROL)
     rows = []
-    for _ in range(steps * 16):
+    for _ in range(COPY_STEPS * 16):
         segment = torch.randint(first, model.config.vocab_size, (COPY_SEGMENT,), generator=generator).tolist()
         rows.append(
             TokenRow(ids=(*segment, *segment), trained=(False,) * (COPY_SEGMENT + 1) + (True,) * (COPY_SEGMENT - 1))
         )
-    settings = SupervisedSettings(seed=seed, steps=steps, batch=16, learning_rate=3e-3, floor=0.3)
-    return supervise(model, rows, settings, pad_id=pad_id)
+    settings = SupervisedSettings(seed=seed, steps=COPY_STEPS, batch=16, learning_rate=3e-3, floor=0.3)
+    return supervise(model, rows, settings, pad_id=pad_id, until=until)
 
 
 def _plant_copying(model: LlamaForCausalLM) -> None:

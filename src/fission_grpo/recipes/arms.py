@@ -24,13 +24,12 @@ class Arm(StrEnum):
     """No fission, and no rollouts in its place."""
     GRPO_MATCHED = "grpo-matched"
     """No fission; its whole rollout budget goes into more tasks a step."""
-    GRPO_EPISODE = "grpo-episode"
-    """The same with exploration that goes on until the policy answers, judged by the world; ours. A strong baseline:
-    such episodes hold errors and retries of their own."""
+    GRPO_DECISION = "grpo-decision"
+    """`grpo-matched` with the paper's exploration: one decision at a time, judged by its gold call."""
     FISSION = "fission"
     """Feedback by the `rules` simulator."""
-    FISSION_EPISODE = "fission-episode"
-    """Feedback by `rules`, and exploration in whole episodes; ours."""
+    FISSION_DECISION = "fission-decision"
+    """`fission` with the paper's exploration; recoveries still go on to the end of the turn."""
     FISSION_STATIC = "fission-static"
     """Feedback is the paper's fixed string."""
     FISSION_PASSTHROUGH = "fission-passthrough"
@@ -68,19 +67,19 @@ def _with_fission(settings: RunSettings, *, simulator: str) -> RunSettings:
     return type(settings).model_validate({**settings.model_dump(), "simulator": simulator})
 
 
-def _in_episodes(settings: RunSettings) -> RunSettings:
+def _by_decision(settings: RunSettings) -> RunSettings:
     from fission_grpo.rollout import Horizon  # transformers is behind this
 
-    trainer = settings.trainer.model_copy(update={"horizon": Horizon.TURN})
+    trainer = settings.trainer.model_copy(update={"horizon": Horizon.CALL})
     return settings.model_copy(update={"trainer": trainer})
 
 
 _ARMS: Mapping[Arm, Callable[[RunSettings], RunSettings]] = {
     Arm.GRPO: _without_fission,
     Arm.GRPO_MATCHED: _matched,
-    Arm.GRPO_EPISODE: lambda settings: _in_episodes(_matched(settings)),
+    Arm.GRPO_DECISION: lambda settings: _by_decision(_matched(settings)),
     Arm.FISSION: partial(_with_fission, simulator="rules"),
-    Arm.FISSION_EPISODE: lambda settings: _in_episodes(_with_fission(settings, simulator="rules")),
+    Arm.FISSION_DECISION: lambda settings: _by_decision(_with_fission(settings, simulator="rules")),
     Arm.FISSION_STATIC: partial(_with_fission, simulator="static"),
     Arm.FISSION_PASSTHROUGH: partial(_with_fission, simulator="passthrough"),
 }

@@ -10,7 +10,7 @@ from fission_grpo.trainer import TrainerSettings
 
 WORLD = SyntheticSettings(
     seed=1000,
-    count=1600,
+    count=1000,
     apis=("TradingBot", "GorillaFileSystem", "TicketAPI"),
     tools=(4, 6),
     calls=(0.55, 0.40, 0.05),
@@ -20,7 +20,7 @@ WORLD = SyntheticSettings(
 
 
 def settings() -> RunSettings:
-    """The paper's exploration, one decision at a time; recoveries that go on to the end of the turn.
+    """Whole episodes judged by their world, and recoveries that go on to the end of the turn.
 
     Rewards are centred and not divided by a group's standard deviation, in every arm: the division magnifies the small
     terms of the reward in groups that all fail, and a policy of this size follows them to its ruin (on the validation
@@ -30,15 +30,15 @@ def settings() -> RunSettings:
         model="nano",
         synthetic=WORLD,
         trainer=TrainerSettings(
-            steps=60,
+            steps=40,
             queries=8,
             group_size=8,
-            horizon=Horizon.CALL,
+            horizon=Horizon.TURN,
             objective="grpo_unscaled",
             learning_rate=3e-4,
             beta=0.02,
             token_budget=4096,
         ),
         rollouts=RolloutSettings(max_tokens=64, max_turns=5),
-        fission=FissionSettings(contexts=8, group_size=8, capacity=32, per_group=2),
+        fission=FissionSettings(contexts=6, group_size=8, capacity=32, per_group=2),
     )
