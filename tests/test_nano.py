@@ -1,4 +1,4 @@
-"""`nano` is what its script makes: the tokenizer byte for byte, the weights by the losses that were recorded on the way."""
+"""`nano` is what its script makes: the tokenizer byte for byte, the weights by the losses recorded on the way."""
 
 from __future__ import annotations
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from multiprocessing import forkserver
@@ -15,7 +17,6 @@ from random import Random
 from typing import Any
 
 import pytest
-import tiny_runs
 import torch
 from tiny_policies import chat, naive_logprobs, tiny_model
 from tiny_runs import (
@@ -245,7 +246,7 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
 def server() -> None:
     """A process that imports everything while the first tests run; from it others start at once, with clean threads."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(tiny_runs.__file__).parent))
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # Python 3.11 forgets to pass it on
         forkserver.set_forkserver_preload(["tiny_runs"])
         forkserver.ensure_running()
 

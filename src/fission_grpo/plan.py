@@ -87,7 +87,8 @@ class Plan:
     memory: Memory
     rehearsal: Rehearsal
     seconds: float | None
-    """At most, extrapolated from the rehearsal: longer episodes take longer: larger batches are faster for each group. None if the rehearsal had nothing to update."""
+    """Extrapolated from the rehearsal: larger batches are faster for each group, episodes that grow are slower. None if
+    the rehearsal had nothing to update."""
 
     def lines(self) -> Iterator[str]:
         """For a person."""
@@ -202,10 +203,10 @@ def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "unknown: no rehearsed group carried signal, so no update could be timed"
     if seconds < 600:
-        return f"about {seconds:.0f} s on this machine, extrapolated from the rehearsal: longer episodes take longer"
+        return f"about {seconds:.0f} s on this machine, if episodes stay as rehearsed"
     if seconds < 36_000:
-        return f"about {seconds / 60:.0f} min on this machine, extrapolated from the rehearsal: longer episodes take longer"
-    return f"about {seconds / 3600:.0f} h on this machine, extrapolated from the rehearsal: longer episodes take longer"
+        return f"about {seconds / 60:.0f} min on this machine, if episodes stay as rehearsed"
+    return f"about {seconds / 3600:.0f} h on this machine, if episodes stay as rehearsed"
 
 
 def _bytes(count: int) -> str:

@@ -82,7 +82,7 @@ def run(plan: Plan, *, workers: int, report: Callable[[str], None]) -> Path:
         FissionError: a job failed; its log is named. What the others finished is kept.
     """
     plan.output.mkdir(parents=True, exist_ok=True)
-    _work(jobs(plan), workers=workers, report=report)
+    work(jobs(plan), workers=workers, report=report)
     return write_summary(plan.results())
 
 
@@ -126,8 +126,12 @@ def _job(plan: Plan, name: str, *arguments: str, product: Path, after: str | Non
     return Job(name=name, command=command, log=log, product=product, after=after)
 
 
-def _work(todo: Sequence[Job], *, workers: int, report: Callable[[str], None]) -> None:
-    """Run jobs in order, `workers` at a time, each after the one it waits for."""
+def work(todo: Sequence[Job], *, workers: int, report: Callable[[str], None]) -> None:
+    """Run jobs in order, `workers` at a time, each after the one it waits for; what is finished is not done again.
+
+    Raises:
+        FissionError: a job failed; its log is named, and the jobs beside it are ended.
+    """
     finished = {job.name for job in todo if job.product.exists()}
     waiting = deque(job for job in todo if job.name not in finished)
     running: dict[Job, subprocess.Popen[bytes]] = {}
