@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -102,13 +103,19 @@ def save_policy(trainer: Trainer) -> Path:
     """Write the trained policy with its tokenizer and chat template: an ordinary Hugging Face folder."""
     folder = trainer.run.policy
     if trainer.accelerator.is_main_process:
-        unfinished = folder.with_name(f".{folder.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        save_trained_weights(trainer.model, unfinished)
-        trainer.chat.renderer.tokenizer.save_pretrained(unfinished)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
+        _save_folder(trainer.model, trainer.chat, folder)
     return folder
+
+
+def _save_folder(model: Any, chat: ChatFormat, folder: Path) -> None:
+    """Write aside, then rename: a folder of this name is a whole one."""
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    save_trained_weights(model, unfinished)
+    chat.renderer.tokenizer.save_pretrained(unfinished)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
 
 
 def demonstrate(
@@ -125,16 +132,18 @@ def demonstrate(
     enough = settings.synthetic.model_copy(update={"count": count * (1 + CLEAN_SHARE)})
     tasks = training_set(SYNTHETIC, enough, worlds=worlds)
     rows = demonstration_rows(tasks, count=count, seed=supervised.seed, chat=loaded.chat, worlds=worlds)
+    model = loaded.model.to(Accelerator().device)
+    if settings.lora is not None:
+        model = add_lora(model, settings.lora, seed=derive(supervised.seed, "lora"))
     with progress("supervise", total=supervised.steps) as show:
         losses = supervise(
-            loaded.model,
+            model,
             rows,
             supervised,
             pad_id=loaded.chat.pad_id,
             report=lambda step, loss: show(step + 1, f"loss {loss:.3f}"),
         )
-    loaded.model.save_pretrained(output)
-    loaded.tokenizer.save_pretrained(output)
+    _save_folder(model, loaded.chat, output)
     return losses
 
 

@@ -172,7 +172,7 @@ def quickstart(
     as_json: Json = False,
 ) -> None:
     """The whole method on this machine: train GRPO and fission, evaluate both, compare. Can be continued."""
-    chosen = tuple(arms.split(",")) if arms else ()
+    chosen = tuple(dict.fromkeys(arms.split(","))) if arms else ()
     unknown = [arm for arm in chosen if arm not in list(Arm)]
     if unknown:
         raise ConfigError(f"unknown arm {unknown[0]!r}; expected some of {', '.join(Arm)}")
@@ -308,9 +308,10 @@ def _run(settings: RunSettings, *, resume: bool, as_json: bool) -> int:
     open_run(trainer, settings, resume=resume)
     with _named(trainer), Interruption() as interruption, _reports(trainer) as report:
         trainer.train(stop=agreed(interruption, trainer.accelerator), report=report)
-        policy = save_policy(trainer)
+        # Of a finished run only: whoever finds `policy/` must be able to take it for the trained one.
+        policy = save_policy(trainer) if trainer.finished else trainer.run.checkpoints
     _conclude(trainer, policy, as_json)
-    return INTERRUPTED if interruption.asked else 0
+    return 0 if trainer.finished else INTERRUPTED
 
 
 @contextmanager

@@ -23,7 +23,7 @@ CLEAN_SHARE = 9
 def demonstration_rows(
     tasks: Sequence[Task], *, count: int, seed: int, chat: ChatFormat, worlds: Worlds
 ) -> list[TokenRow]:
-    """`count` demonstrations, half of them premature calls and half corrupted, among nine times as many clean rows.
+    """Up to `count` demonstrations, half of them premature calls only, among nine times as many clean rows.
 
     Args:
         tasks: training tasks, at least ten times `count`.

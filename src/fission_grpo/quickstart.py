@@ -6,6 +6,7 @@ Everything that is shown is read back from the files they leave; what is finishe
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fission_grpo.errors import FissionError
+from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.report.summary import DEMONSTRATIONS, WARM_START, Results, write_summary
+from fission_grpo.run_folder import write_text
 
 DEFAULT_ARMS = ("grpo-matched", "fission")
 
@@ -82,8 +84,24 @@ def run(plan: Plan, *, workers: int, report: Callable[[str], None]) -> Path:
         FissionError: a job failed; its log is named. What the others finished is kept.
     """
     plan.output.mkdir(parents=True, exist_ok=True)
+    _same_plan(plan)
     work(jobs(plan), workers=workers, report=report)
     return write_summary(plan.results())
+
+
+def _same_plan(plan: Plan) -> None:
+    """What lies in the folder is only reused for the same experiment; more arms and seeds may join it.
+
+    Raises:
+        ConfigError: the folder holds another one.
+    """
+    path = plan.output / "plan.json"
+    wanted = {"model": plan.model, "recipe": plan.recipe, "size": plan.size, "overrides": list(plan.overrides)}
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found != wanted:
+            raise ConfigError(f"{plan.output} holds {found}, asked for {wanted}; choose another --output")
+    write_text(path, json.dumps(wanted) + "\n")
 
 
 def _training(plan: Plan, arm: str, seed: int) -> Job:
@@ -104,7 +122,7 @@ def _demonstrations(plan: Plan) -> Job:
     return _job(
         plan,
         name,
-        *("supervise", "--recipe", plan.recipe, "--model", plan.model, "--output", str(policy)),
+        *("supervise", "--recipe", plan.recipe, "--model", plan.model, "--output", str(policy), *plan.overrides),
         product=policy / "config.json",
     )
 
@@ -115,6 +133,7 @@ def _evaluation(plan: Plan, name: str, seed: int, *, model: str, after: str | No
         plan,
         f"evaluate {name}-{seed}",
         *("eval", "--model", model, "--recipe", plan.recipe, "--size", str(plan.size), "--output", str(folder)),
+        *plan.overrides,
         product=folder / "complete.json",
         after=after,
     )

@@ -39,7 +39,6 @@ class RunFolder:
         self.traces = path / "traces.jsonl"
         self.checkpoints = path / "checkpoints"
         self.policy = path / "policy"
-        self.summary = path / "summary.md"
         self.config = path / "config.yaml"
 
     def check(self, settings: Mapping[str, Any], *, resume: bool) -> None:

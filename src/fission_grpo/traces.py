@@ -8,7 +8,7 @@ from typing import Any
 from fission_grpo.advantages import Scale
 from fission_grpo.groups import Group, Member
 from fission_grpo.rewards import Reward
-from fission_grpo.types import ToolCall, ToolOutcome, Turn
+from fission_grpo.types import ToolCall, ToolOutcome
 
 
 def trace(group: Group, *, step: int, scale: Scale) -> dict[str, Any]:
@@ -79,11 +79,6 @@ def call_record(call: ToolCall) -> dict[str, Any]:
 
 def _outcome(outcome: ToolOutcome) -> dict[str, Any]:
     return {"kind": outcome.kind.value, "error": outcome.error.value if outcome.error else None}
-
-
-def turns_tokens(turns: tuple[Turn, ...]) -> int:
-    """Tokens that the policy sampled in these turns."""
-    return sum(len(turn.completion.ids) for turn in turns)
 
 
 def spans(mask: tuple[bool, ...]) -> list[list[int]]:

@@ -6,7 +6,8 @@
         recover    G' trajectories from each of the freshest contexts             (stage 3)
         update     one gradient step on both kinds of groups, each with its own baseline
 
-Recoveries start from the weights that made the error, in the step that made it. With fission off the second and third
+Recoveries usually start from the weights that made the error, in the step that made it; a context that had to wait in
+the buffer is older, and `fission/age` says by how many updates. With fission off the second and third
 lines do nothing, and what is left is GRPO.
 
 Data parallel: every process explores its own tasks and keeps its own buffer; gradients are averaged once a step, so
@@ -76,7 +77,7 @@ class TrainerSettings(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     token_budget: int = Field(default=4096, ge=1)
-    """Most padded tokens of one training micro-batch: bounds memory, changes nothing else."""
+    """Most padded tokens of one training micro-batch; a task whose tree alone is larger gets a batch of its own."""
     tree: bool = True
     """Pay for shared prefixes once; off, every trajectory is a row of its own. The gradient is the same."""
     checkpoint_every: int = Field(default=50, ge=1)
@@ -186,14 +187,19 @@ class Trainer:
             stop: asked after every step.
             report: told after every step.
         """
-        while self.progress.step < self.settings.steps:
+        while not self.finished:
             metrics = self.step()
             report(StepReport(step=self.progress.step, metrics=metrics))
-            finished = self.progress.step == self.settings.steps or stop()
-            if finished or self.progress.step % self.settings.checkpoint_every == 0:
+            last = stop() or self.finished
+            if last or self.progress.step % self.settings.checkpoint_every == 0:
                 self.save()
-            if finished:
+            if last:
                 break
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step has been made."""
+        return self.progress.step >= self.settings.steps
 
     def step(self) -> dict[str, float]:
         """One step of the loop; returns its metrics."""

@@ -7,8 +7,9 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from fission_grpo.assembly import WORLDS
+from fission_grpo.assembly import WORLDS, context_window, require_room
 from fission_grpo.config import RunSettings
+from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.comparison import Arm
 from fission_grpo.evaluation.metrics import EPISODE_METRICS, PROBE_METRICS, Metric, measure
 from fission_grpo.evaluation.records import EpisodeRecord
@@ -19,6 +20,7 @@ from fission_grpo.policy.hf import HFPolicy
 from fission_grpo.progress import progress
 from fission_grpo.report.tables import metrics_table
 from fission_grpo.tasks.synthesis import Split
+from fission_grpo.tasks.training_set import SYNTHETIC
 
 METRICS: Mapping[str, tuple[Metric, ...]] = {
     "episodes": EPISODE_METRICS,
@@ -42,11 +44,16 @@ def evaluate_model(settings: RunSettings, *, split: Split, seed: int, size: int)
     Raises:
         ConfigError: no such model, or tasks that cannot be drawn.
     """
+    if settings.data != SYNTHETIC:
+        raise ConfigError(f"data={settings.data}: evaluation plays synthesised held-out tasks only; leave data out")
     loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
     synthetic = settings.synthetic
     suite = build_suite(
         split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
     )
+    tasks = [*suite.episodes, *suite.transfer, *(item.task for item in (*suite.mixed, *suite.precondition))]
+    window = context_window(loaded.model)
+    require_room(tasks, loaded.chat, window=window, max_tokens=settings.rollouts.max_tokens)
     model = loaded.model.to(Accelerator().device)
     policy = HFPolicy(model, eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id)
     player = Player(policy=policy, chat=loaded.chat, worlds=WORLDS, rollouts=settings.rollouts)

@@ -6,13 +6,13 @@ success to reinforce and no failure to discourage; the paper's case for fission 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from fission_grpo.evaluation.statistics import Rate
+from fission_grpo.run_folder import read_jsonl
 
 SAME_REWARD = 1e-9
 """Rewards closer than this are equal: a sum of floats in another order must not bring a dead group to life."""
@@ -57,14 +57,13 @@ def group_outcome(trace: Mapping[str, Any]) -> GroupOutcome | None:
 
 
 def read_traces(path: Path) -> Iterator[dict[str, Any]]:
-    """The groups of a `traces.jsonl`, in file order, one at a time."""
-    with path.open(encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
+    """The groups of a `traces.jsonl`, in file order, one at a time; a half-written last line is passed over."""
+    yield from read_jsonl(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadGroups:
-    """The account of one run."""
+    """The account of one run; accounts of several runs add up."""
 
     all_fail: Rate
     """Over exploration groups; with `mixed` and `all_right` it adds up to all of them."""
@@ -80,6 +79,9 @@ class DeadGroups:
     """Fission groups with a gradient."""
     fission_success: Rate
     """Fission groups with at least one success."""
+
+    def __add__(self, other: DeadGroups) -> DeadGroups:
+        return DeadGroups(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
 
 
 def _root(group: GroupOutcome, known: Mapping[str, GroupOutcome]) -> str:

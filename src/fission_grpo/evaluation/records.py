@@ -117,7 +117,9 @@ class EpisodeRecord:
 
     @property
     def ok(self) -> bool:
-        return self.verdict is not None and self.verdict.ok
+        """The world is right, and the policy itself ended the episode: a limit that happens to cut at a right moment is
+        no success."""
+        return self.verdict is not None and self.verdict.ok and self.end is EndReason.ANSWERED
 
     @property
     def harness_fault(self) -> bool:

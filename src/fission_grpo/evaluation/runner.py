@@ -49,11 +49,6 @@ class Evaluation:
     def load(folder: Path) -> Evaluation:
         return Evaluation(**{part: read_records(folder / f"{part}.jsonl") for part in PARTS})
 
-    @staticmethod
-    def exists(folder: Path) -> bool:
-        """Whether a whole evaluation lies there."""
-        return (folder / "complete.json").exists()
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Player:

@@ -115,7 +115,7 @@ class FissionSource:
         depth = group.context.depth if group.context else 0
         unique: dict[tuple[int, ...], _Candidate] = {}
         for index, member in enumerate(group.members):
-            if member.failure is None or member.failure.fault is Fault.INFRASTRUCTURE:
+            if member.failure is None or member.failure.fault is not Fault.MODEL:
                 continue
             self.count.failures += 1
             if depth < self.settings.depth and self._feasible(member.failure, group):

@@ -30,6 +30,6 @@ def settings() -> RunSettings:
             learning_rate=1e-6,
             token_budget=32768,
         ),
-        rollouts=RolloutSettings(max_tokens=4096, max_turns=1),
+        rollouts=RolloutSettings(max_tokens=4096, max_turns=8),
         fission=FissionSettings(contexts=8, group_size=8, trigger=8, capacity=32),
     )

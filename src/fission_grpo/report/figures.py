@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from fission_grpo.evaluation.comparison import Arm
 from fission_grpo.evaluation.metrics import Better, Metric, measure
 from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.report.style import INK, QUIET, house_style, new_figure, save
+from fission_grpo.run_folder import read_jsonl
 
 Row = Mapping[str, Any]
 """One line of `metrics.jsonl`: `step` and numbers."""
@@ -99,8 +99,8 @@ def _rate_bar(panel: Any, place: int, rate: Rate, colour: str) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All lines of a `metrics.jsonl`."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """All whole lines of a `metrics.jsonl`."""
+    return list(read_jsonl(path))
 
 
 def curves_figure(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fission_grpo.evaluation.comparison import Arm, Comparison, compare
-from fission_grpo.evaluation.dead_groups import count_dead_groups, group_outcome, read_traces
+from fission_grpo.evaluation.dead_groups import DeadGroups, count_dead_groups, group_outcome, read_traces
 from fission_grpo.evaluation.metrics import (
     EPISODE_METRICS,
     ERR,
@@ -16,6 +16,8 @@ from fission_grpo.evaluation.metrics import (
     FIRST_ATTEMPT,
     PROBE,
     PROBE_METRICS,
+    Metric,
+    measure,
 )
 from fission_grpo.evaluation.runner import Evaluation
 from fission_grpo.report.figures import curves_figure, rates_figure, read_metrics
@@ -25,6 +27,7 @@ from fission_grpo.report.tables import (
     comparisons_table,
     dead_groups_table,
     effort_table,
+    markdown_table,
     metrics_table,
     probes_by_class_table,
     repeats_table,
@@ -36,6 +39,8 @@ from fission_grpo.run_folder import RunFolder, write_text
 
 WARM_START, DEMONSTRATIONS = "warm start", "demonstrations"
 BASELINE, TREATMENT = "grpo-matched", "fission"
+PAIRS = ((BASELINE, TREATMENT), ("grpo-decision", "fission-decision"), ("grpo-decision", TREATMENT))
+"""Which arms are compared, where both were run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,22 +64,26 @@ def write_summary(results: Results) -> Path:
     """Read every evaluation back and write `summary.md` with its pictures."""
     arms = _load(results)
     probes = {part: [_arm_of(arm, results, part) for arm in arms] for part in ("mixed", "precondition", "transfer")}
-    comparisons = list(_comparisons(arms, probes)) if {BASELINE, TREATMENT} <= {arm.name for arm in arms} else []
-    traces = {
-        arm: [g for seed in results.seeds for g in read_traces(results.run(arm, seed).traces)] for arm in results.arms
-    }
+    comparisons = _comparisons(arms, probes)
     colours = arm_colours([arm.name for arm in arms])
     rates_figure(arms, (FINAL, ERR, FIRST_ATTEMPT), results.folder / "episodes.png", colours=colours)
     rates_figure(probes["mixed"], PROBE_METRICS, results.folder / "probe.png", colours=colours)
     curves = {arm: [read_metrics(results.run(arm, seed).metrics) for seed in results.seeds] for arm in results.arms}
     curves_figure(curves, results.folder / "curves.png", colours=colours)
-    accounts = {arm: count_dead_groups(o for o in map(group_outcome, groups) if o) for arm, groups in traces.items()}
+    accounts = {arm: _account(results, arm) for arm in results.arms}
     sections = [
         "# Quickstart: what fission teaches",
-        *(f"- {verdict_sentence(one)}" for one in comparisons),
+        *(
+            f"- *{part}*: {verdict_sentence(one)}"
+            for part, ones in comparisons.items()
+            for one in ones
+            if (one.baseline, one.treatment) == (BASELINE, TREATMENT)
+        ),
         f"\n{results.size} held-out tasks; {len(results.seeds)} training seed(s). "
         "Cells: rate (count) with Wilson 95 % intervals over pooled runs, somewhat too narrow where runs share tasks; "
         "differences: paired bootstrap over tasks and seeds.",
+        "\n## At a glance\n",
+        _glance(arms, probes),
         "\n## Fixed-error probe, all kinds of errors\n\n![probe](probe.png)\n",
         metrics_table(probes["mixed"], PROBE_METRICS),
         probes_by_class_table(probes["mixed"]),
@@ -88,37 +97,73 @@ def write_summary(results: Results) -> Path:
         "\n## An API never trained on (transfer)\n",
         metrics_table(probes["transfer"], (FIRST_ATTEMPT, FINAL, ERR)),
         "\n## Paired differences\n",
-        comparisons_table(comparisons),
+        *(f"\n{part}:\n\n{comparisons_table(ones)}" for part, ones in comparisons.items() if ones),
         "\n## What each arm spent\n",
         budget_table(curves),
         "\n## Dead groups\n\n![curves](curves.png)\n",
         dead_groups_table(accounts),
-        *_tree_section(traces.get(TREATMENT, []), results.folder),
+        *_tree_section(results),
     ]
     summary = results.folder / "summary.md"
     write_text(summary, "\n".join(sections) + "\n")
-    write_text(results.folder / "summary.json", json.dumps([_flat(one) for one in comparisons], indent=2) + "\n")
+    write_text(
+        results.folder / "summary.json",
+        json.dumps([{"on": part, **_flat(one)} for part, ones in comparisons.items() for one in ones], indent=2) + "\n",
+    )
     return summary
 
 
-def _tree_section(traces: Sequence[Mapping[str, object]], output: Path) -> Iterator[str]:
-    tree = most_telling(fission_trees(traces))
+def _glance(arms: Sequence[Arm], probes: Mapping[str, Sequence[Arm]]) -> str:
+    """One row for each arm, the numbers that matter most."""
+    header = ["", "first attempt", "final success", "ERR", "probe: next call", "probe: solved", "precondition: solved"]
+    rows = [
+        [
+            arm.name,
+            *(str(measure(metric, arm.records)) for metric in (FIRST_ATTEMPT, FINAL, ERR)),
+            *(str(measure(metric, mixed.records)) for metric in (PROBE, FINAL)),
+            str(measure(FINAL, precondition.records)),
+        ]
+        for arm, mixed, precondition in zip(arms, probes["mixed"], probes["precondition"], strict=True)
+    ]
+    return markdown_table(header, rows)
+
+
+def _account(results: Results, arm: str) -> DeadGroups:
+    """Each run by itself, because group ids repeat from run to run; then all of them together."""
+    first, *others = (
+        count_dead_groups(
+            outcome for outcome in map(group_outcome, read_traces(results.run(arm, seed).traces)) if outcome
+        )
+        for seed in results.seeds
+    )
+    return sum(others, start=first)
+
+
+def _tree_section(results: Results) -> Iterator[str]:
+    if TREATMENT not in results.arms:
+        return
+    tree = most_telling(fission_trees(list(read_traces(results.run(TREATMENT, results.seeds[0]).traces))))
     if tree is not None:
-        tree_figure(tree, output / "tree.png")
+        tree_figure(tree, results.folder / "tree.png")
         yield "\n## One fission tree (chosen because it tells much)\n\n![tree](tree.png)\n"
         yield f"```\n{text_tree(tree)}\n```"
 
 
-def _comparisons(arms: Sequence[Arm], probes: Mapping[str, Sequence[Arm]]) -> Iterator[Comparison]:
+def _comparisons(arms: Sequence[Arm], probes: Mapping[str, Sequence[Arm]]) -> dict[str, list[Comparison]]:
+    """Paired comparisons, by what they were measured on."""
     by_name = {arm.name: arm for arm in arms}
-    for part in ("mixed", "precondition"):
-        probed = {arm.name: arm for arm in probes[part]}
-        yield compare(PROBE, probed[BASELINE], probed[TREATMENT])
-        yield compare(FINAL, probed[BASELINE], probed[TREATMENT])
-    for metric in (FIRST_ATTEMPT, FINAL, ERR):
-        yield compare(metric, by_name[BASELINE], by_name[TREATMENT])
-    for metric in (FIRST_ATTEMPT, FINAL, ERR):
-        yield compare(metric, by_name[WARM_START], by_name[TREATMENT])
+    pairs = [pair for pair in PAIRS if set(pair) <= by_name.keys()]
+    starts = [(WARM_START, TREATMENT)] if TREATMENT in by_name else []
+    found = {"held-out episodes": _compare(by_name, (*pairs, *starts), (FIRST_ATTEMPT, FINAL, ERR))}
+    for part, title in (("mixed", "probe, all kinds of errors"), ("precondition", "probe, unmet preconditions")):
+        found[title] = _compare({arm.name: arm for arm in probes[part]}, pairs, (PROBE, FINAL))
+    return found
+
+
+def _compare(
+    by_name: Mapping[str, Arm], pairs: Sequence[tuple[str, str]], metrics: Sequence[Metric]
+) -> list[Comparison]:
+    return [compare(metric, by_name[a], by_name[b]) for a, b in pairs for metric in metrics]
 
 
 def _load(results: Results) -> list[Arm]:

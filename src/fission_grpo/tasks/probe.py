@@ -1,6 +1,7 @@
 """The fixed-error probe: the same injected errors for every model, and what is right next.
 
-Unlike natural recovery, its denominator does not move with the policy. Use it as a test metric, never for training.
+Unlike natural recovery, its denominator does not move with the policy. Use it as a test metric; the
+demonstrations baseline alone trains on such items (of training tasks), and so meets the probe's own kinds of errors.
 """
 
 from __future__ import annotations
