@@ -142,7 +142,8 @@ def _account(results: Results, arm: str) -> DeadGroups:
 def _tree_section(results: Results) -> Iterator[str]:
     if TREATMENT not in results.arms:
         return
-    tree = most_telling(fission_trees(list(read_traces(results.run(TREATMENT, results.seeds[0]).traces))))
+    runs = [list(read_traces(results.run(TREATMENT, seed).traces)) for seed in results.seeds]
+    tree = most_telling([tree for run in runs for tree in fission_trees(run)])
     if tree is not None:
         tree_figure(tree, results.folder / "tree.png")
         yield "\n## One fission tree (chosen because it tells much)\n\n![tree](tree.png)\n"
