@@ -107,7 +107,7 @@ def premeditated(task: Task) -> Task | None:
         "authenticate_twitter": ("username", "password"),
     }.items():
         offered = any(t["function"]["name"] == tool for t in task.tools)
-        told = re.findall(r"'([a-z]+\d\d)'", task.messages[0]["content"])
+        told = re.findall(r'"([a-z]+\d\d)"', task.messages[0]["content"])
         if offered and len(told) >= 2 and not task.meta["hidden"] and "+" not in task.meta["family"]:
             return replace(task, target=(ToolCall(name=tool, arguments={first: told[0], second: told[1]}),))
     return None

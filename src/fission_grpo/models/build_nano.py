@@ -1,8 +1,9 @@
 """Rebuilds `nano` from nothing: `python -m fission_grpo.models.build_nano FOLDER`.
 
 Tokenizer, copy practice, supervised warm start on clean gold dialogues; a function of the constants below alone (and of
-the machine's floating point). The losses of every step are kept beside the weights in `build.json`, so that anyone, and
-the tests, can see whether the script still leads there.
+the machine's floating point). Losses are kept beside the weights in `build.json`: those of the copy practice, of the
+first steps of the warm start, and of the finished weights on the first gold dialogues. With them anyone, and the tests,
+can see whether the script still leads there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
 from fission_grpo.models.nano import build_tokenizer, copy_accuracy, fresh_model, parameter_count, sharpen_copying
-from fission_grpo.policy.scoring import TokenRow
+from fission_grpo.policy.scoring import TokenRow, score, separate
 from fission_grpo.recipes.nano import WORLD
 from fission_grpo.run_folder import write_text
 from fission_grpo.supervised import SupervisedSettings, gold_dialogue, supervise
@@ -33,6 +34,11 @@ TASKS = 12_000
 VOCABULARY_TASKS = 3_000
 """Tasks whose dialogues the tokenizer is trained on."""
 WARM_START = SupervisedSettings(seed=SEED, steps=800, batch=32, learning_rate=3e-3, floor=0.05)
+
+RECORDED = 41
+"""Steps of the warm start whose losses are kept."""
+PROVED = 96
+"""Gold dialogues on which the finished weights are scored."""
 
 WORLDS = {BFCL: BfclEnvironment}
 
@@ -86,8 +92,23 @@ def build(folder: Path) -> None:
     model, losses = warm_start(tokenizer, rows)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    record = {"torch": torch.__version__, "parameters": parameter_count(model), "losses": losses}
+    kept = {"copy": losses["copy"], "warm_start": losses["warm_start"][:RECORDED]}
+    record = {
+        "torch": torch.__version__,
+        "parameters": parameter_count(model),
+        "losses": kept,
+        "final": mean_loss(model, rows[:PROVED], pad_id=chat.pad_id),
+    }
     write_text(folder / "build.json", json.dumps(record) + "\n")
+
+
+def mean_loss(model: LlamaForCausalLM, rows: Sequence[TokenRow], *, pad_id: int) -> float:
+    """Mean negative log-likelihood of the trained tokens, in nats per token."""
+    width = max(sum(row.trained) for row in rows)
+    with torch.no_grad():
+        scored = score(model, rows, separate(rows), width=width, temperature=1.0, token_budget=8192, pad_id=pad_id)
+        total = sum(scores.logprobs_BT.sum().item() for scores in scored)
+    return -total / sum(sum(row.trained) for row in rows)
 
 
 def main() -> None:
