@@ -22,6 +22,7 @@ from fission_grpo.judge import Judge
 from fission_grpo.models.catalog import find_model, load_policy_model
 from fission_grpo.models.folder import save_trained_weights
 from fission_grpo.models.lora import add_lora
+from fission_grpo.policy.hf import context_window
 from fission_grpo.progress import progress
 from fission_grpo.rollout import Horizon, Worlds
 from fission_grpo.run_folder import RunFolder
@@ -188,8 +189,3 @@ def require_room(tasks: Sequence[Task], chat: ChatFormat, *, window: int, max_to
             f"rollouts.max_tokens is {max_tokens}, the model's window {window}; "
             "lower rollouts.max_tokens, shorten these tasks, or offer them fewer tools"
         )
-
-
-def context_window(model: torch.nn.Module) -> int:
-    """Most tokens that the model can hold."""
-    return int(model.config.get_text_config().max_position_embeddings)  # type: ignore[union-attr,operator]

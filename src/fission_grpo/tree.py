@@ -143,10 +143,14 @@ def packed_rows(forests: Sequence[Forest], *, pad_id: int, dtype: torch.dtype, d
         ids[row, :n] = forest.ids_N
         position[row, :n] = forest.position_N
         attends[row, :n, :n] = forest.attends_NN()
-    mask = torch.zeros(attends.shape, dtype=dtype, device=device)
-    mask.masked_fill_(~torch.from_numpy(attends).to(device), torch.finfo(dtype).min)
     return PackedRows(
         ids_RL=torch.from_numpy(ids).to(device),
         position_RL=torch.from_numpy(position).to(device),
-        mask_R1LL=mask[:, None],
+        mask_R1LL=additive(torch.from_numpy(attends).to(device)[:, None], dtype),
     )
+
+
+def additive(attends: Tensor, dtype: torch.dtype) -> Tensor:
+    """A boolean [..., queries, keys] mask as the additive 4-D mask that transformers passes to attention as it is."""
+    mask = torch.zeros(attends.shape, dtype=dtype, device=attends.device)
+    return mask.masked_fill_(~attends, torch.finfo(dtype).min)

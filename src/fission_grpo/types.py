@@ -129,7 +129,7 @@ class Completion:
     ids: tuple[int, ...]
     """Sampled tokens, the end-of-turn token included when `finish` is STOP."""
     logprobs: tuple[float, ...]
-    """Log-probability of each token under the distribution it was drawn from, in nats."""
+    """Log-probability of each token under the tempered distribution over the whole vocabulary, in nats."""
     finish: FinishReason
 
 
@@ -143,7 +143,7 @@ class ParseFailureKind(StrEnum):
     ARGUMENTS = "arguments"
     """`arguments` is not an object."""
     UNCLOSED = "unclosed"
-    """An opening tag with no closing one."""
+    """Tags that do not pair up: an opening one without a closing one, or the other way round."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from fission_grpo.assembly import WORLDS, context_window, require_room
+from fission_grpo.assembly import WORLDS, require_room
 from fission_grpo.config import RunSettings
 from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.comparison import Arm
@@ -16,7 +16,7 @@ from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.runner import PARTS, Evaluation, Player, evaluate
 from fission_grpo.evaluation.suite import Suite, build_suite
 from fission_grpo.models.catalog import load_policy_model
-from fission_grpo.policy.hf import HFPolicy
+from fission_grpo.policy.hf import HFPolicy, context_window
 from fission_grpo.progress import progress
 from fission_grpo.report.tables import metrics_table
 from fission_grpo.tasks.synthesis import Split

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -72,9 +71,3 @@ class SlabCache(Cache):  # type: ignore[misc]
     def take(self, rows: Tensor, capacity: int) -> SlabCache:
         """Multiply, reorder or drop rows: `rows[i]` is the row of this cache that becomes row i of the new one."""
         return SlabCache([layer.take(rows, capacity) for layer in self.layers])
-
-
-def additive(attends: Tensor, dtype: torch.dtype) -> Tensor:
-    """A boolean [..., queries, keys] mask as the additive 4-D mask that transformers passes to attention as it is."""
-    mask = torch.zeros(attends.shape, dtype=dtype, device=attends.device)
-    return mask.masked_fill_(~attends, torch.finfo(dtype).min)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fission_grpo.errors import PolicyError, boundary
 from fission_grpo.policy.base import Context, Sampling
-from fission_grpo.policy.cache import SlabCache, additive
+from fission_grpo.policy.cache import SlabCache
+from fission_grpo.tree import additive
 from fission_grpo.types import Completion, FinishReason
 
 
@@ -48,7 +49,7 @@ class HFPolicy:
 
     @property
     def context_window(self) -> int:
-        return int(self.model.config.max_position_embeddings)
+        return context_window(self.model)
 
     def take_count(self) -> GenerationCount:
         """What was generated since the last call; counting starts afresh."""
@@ -226,3 +227,8 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tupl
             probabilities = probabilities.masked_fill(probabilities < kth, 0.0)
         tokens = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+
+
+def context_window(model: Any) -> int:
+    """Most tokens that the model can hold."""
+    return int(model.config.get_text_config().max_position_embeddings)
