@@ -1,0 +1,1 @@
+"""Whoever answers in a dialogue: a local policy behind a prompt format, or a server behind an endpoint."""
