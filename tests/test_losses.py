@@ -18,6 +18,7 @@ from fission_grpo.losses import (
     Objective,
     clipped_surrogate,
     k3_divergence,
+    kl_penalty,
     policy_loss,
     token_weights,
 )
@@ -100,7 +101,7 @@ def test_the_loss_of_two_trajectories_by_hand() -> None:
 
 
 def test_the_penalty_by_hand() -> None:
-    # One token, reference twice as likely: k3 = 2 - log 2 - 1; the surrogate is 3, so the loss is -3 + beta k3.
+    # One token, reference twice as likely: log-ratio log 2; the surrogate is 3, so the loss is -3 + beta (log 2)^2 / 2.
     loss = policy_loss(
         torch.tensor([[-1.0]]),
         old_logprobs_BT=torch.tensor([[-1.0]]),
@@ -110,7 +111,29 @@ def test_the_penalty_by_hand() -> None:
         reference_logprobs_BT=torch.tensor([[-1.0 + math.log(2)]]),
         beta=0.5,
     )
-    assert loss.item() == pytest.approx(-3 + 0.5 * (2 - math.log(2) - 1))
+    assert loss.item() == pytest.approx(-3 + 0.5 * math.log(2) ** 2 / 2)
+
+
+@given(arrays("float64", 5, elements=st.floats(-4, 4)), arrays("float64", 5, elements=st.floats(-4, 4)))
+def test_the_penalty_s_expected_gradient_is_that_of_the_reverse_kl(scores: Any, others: Any) -> None:
+    """Over one token of a vocabulary of five, the expectation over sampled tokens taken exactly."""
+    reference = torch.log_softmax(torch.from_numpy(others), dim=0)
+    logits = torch.from_numpy(scores).requires_grad_()
+    logprobs = torch.log_softmax(logits, dim=0)
+    kl = (logprobs.exp() * (logprobs - reference)).sum()
+    (exact,) = torch.autograd.grad(kl, logits, retain_graph=True)
+    (sampled,) = torch.autograd.grad((logprobs.exp().detach() * kl_penalty(logprobs, reference)).sum(), logits)
+    assert torch.allclose(sampled, exact, atol=1e-10)
+
+
+def test_one_relapse_does_not_outweigh_all_else() -> None:
+    """The start says the wrong thing with 97 %, the policy has unlearned it to 1 %, and says it once more."""
+    policy = torch.tensor([math.log(0.01)], requires_grad=True)
+    reference = torch.tensor([math.log(0.97)])
+    (penalty,) = torch.autograd.grad(kl_penalty(policy, reference).sum(), policy)
+    (k3,) = torch.autograd.grad(k3_divergence(policy, reference).sum(), policy)
+    assert penalty.item() == pytest.approx(math.log(0.01 / 0.97))  # -4.6
+    assert k3.item() == pytest.approx(1 - 97, rel=1e-4)
 
 
 def test_a_penalty_needs_its_reference() -> None:

@@ -205,6 +205,7 @@ class Trainer:
         """One step of the loop; returns its metrics."""
         step = self.progress.step
         self.clock = Clock()
+        self.policy.forget()  # a resumed run remembers nothing either
         with self.clock.phase("explore"):
             groups = self.explore(step)
         with self.clock.phase("observe"):

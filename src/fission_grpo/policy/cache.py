@@ -1,73 +1,109 @@
-"""A key/value cache whose rows can be multiplied and thinned out.
+"""A key/value cache in which every row grows at its own pace.
 
-transformers' own caches grow by concatenation, which copies every key once per sampled token. This one is written in
-place, so a decoding step costs what its new tokens cost. Rows: one for each sequence being decoded.
+transformers' own caches give all rows one length, pad the shorter ones, and forget everything when a call ends. Here a
+row is one token sequence, filled from the left without holes, so that it can be cut back, copied, moved and continued
+whenever its model has not changed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+_GROWTH = 128
+"""The slab grows in steps of this many positions: growing copies everything."""
+
 
 class SlabLayer(CacheLayerMixin):  # type: ignore[misc]
-    """Keys and values of one layer, [rows, heads, capacity, head_dim], filled from the left."""
+    """Keys and values of one layer, [rows, heads, capacity, head_dim]."""
 
     is_sliding = False
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, slab: Slab) -> None:
         super().__init__()
-        self.capacity = capacity
-        self.length = 0
+        self.slab = slab
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        rows, heads, _, width = key_states.shape
-        self.keys = key_states.new_empty(rows, heads, self.capacity, width)
-        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
+        self.keys = self._blank(key_states)
+        self.values = self._blank(value_states)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write new states [n, heads, q, head_dim] into rows 0 .. n-1 where the slab says, and show these rows."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        end = self.length + key_states.shape[-2]
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        at, width = self.slab.positions_nq, self.slab.width
+        row = torch.arange(len(at), device=at.device)[:, None]
+        self.keys[row, :, at] = key_states.transpose(1, 2)
+        self.values[row, :, at] = value_states.transpose(1, 2)
+        return self.keys[: len(at), :, :width], self.values[: len(at), :, :width]
+
+    def grow(self) -> None:
+        if not self.is_initialized:
+            return
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = self._blank(old)
+            new[: old.shape[0], :, : old.shape[2]] = old
+            setattr(self, name, new)
+
+    def _blank(self, like: Tensor) -> Tensor:
+        # Not `empty`: what is masked still takes part in a product with 0, and 0 times a stray NaN is NaN.
+        return like.new_zeros(self.slab.rows, like.shape[1], self.slab.capacity, like.shape[3])
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
+        return self.slab.width, 0
 
     def get_seq_length(self) -> int:
-        return self.length
+        return self.slab.width
 
     def get_max_length(self) -> int:
-        return self.capacity
-
-    def take(self, rows: Tensor, capacity: int) -> SlabLayer:
-        """A new layer that holds these rows of this one, with room for `capacity` positions."""
-        taken = SlabLayer(capacity)
-        taken.lazy_initialization(
-            self.keys[:1].expand(len(rows), -1, -1, -1), self.values[:1].expand(len(rows), -1, -1, -1)
-        )
-        taken.keys[:, :, : self.length] = self.keys[:, :, : self.length].index_select(0, rows)
-        taken.values[:, :, : self.length] = self.values[:, :, : self.length].index_select(0, rows)
-        taken.length = self.length
-        return taken
+        return self.slab.capacity
 
 
-class SlabCache(Cache):  # type: ignore[misc]
-    """One slab per layer."""
+class Slab(Cache):  # type: ignore[misc]
+    """One slab layer for each layer of a model. Knows nothing of tokens: `PrefixMemory` does."""
 
-    def __init__(self, layers: list[SlabLayer]) -> None:
-        super().__init__(layers=layers)
+    def __init__(self, layers: int) -> None:
+        self.rows = 0
+        self.capacity = 0
+        self.positions_nq = torch.empty(0, 0, dtype=torch.long)
+        self.width = 0
+        super().__init__(layers=[SlabLayer(self) for _ in range(layers)])
 
-    @classmethod
-    def empty(cls, layers: int, capacity: int) -> SlabCache:
-        return cls([SlabLayer(capacity) for _ in range(layers)])
+    def reserve(self, rows: int, capacity: int) -> None:
+        """Have at least this many rows and positions; what is there stays."""
+        if rows <= self.rows and capacity <= self.capacity:
+            return
+        self.rows = max(self.rows, rows)
+        self.capacity = max(self.capacity, -(-capacity // _GROWTH) * _GROWTH)
+        for layer in self.layers:
+            layer.grow()
 
-    def take(self, rows: Tensor, capacity: int) -> SlabCache:
-        """Multiply, reorder or drop rows: `rows[i]` is the row of this cache that becomes row i of the new one."""
-        return SlabCache([layer.take(rows, capacity) for layer in self.layers])
+    def aim(self, positions_nq: Tensor, width: int) -> None:
+        """Say where the next forward pass writes.
+
+        Args:
+            positions_nq: for rows 0 .. n-1, the positions of their q new tokens.
+            width: leading positions that the pass may look at.
+        """
+        self.positions_nq = positions_nq
+        self.width = width
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
+        """Copy the first `length` positions of some rows over other rows; no row is both."""
+        for tensor in self._tensors():
+            tensor[list(targets), :, :length] = tensor[list(sources), :, :length]
+
+    def swap(self, left: Sequence[int], right: Sequence[int], length: int) -> None:
+        """Exchange the first `length` positions of rows, pair by pair; all rows differ."""
+        here, there = [*left, *right], [*right, *left]
+        for tensor in self._tensors():
+            tensor[here, :, :length] = tensor[there, :, :length]
+
+    def _tensors(self) -> list[Tensor]:
+        return [tensor for layer in self.layers if layer.is_initialized for tensor in (layer.keys, layer.values)]

@@ -1,7 +1,8 @@
 """A Hugging Face causal language model as a policy.
 
-The group's prompt is prefilled once: contexts with the same root share its keys and values, and only what follows the
-root (earlier turns, a failed call and its feedback) is prefilled per row.
+Nothing is read twice under the same weights: a group shares its prompt, a later turn continues the keys and values of
+the earlier ones, and a recovery those of the trajectory that failed (`PrefixMemory`). When the weights have changed,
+everything is read again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from fission_grpo.errors import PolicyError, boundary
 from fission_grpo.policy.base import Context, Sampling
-from fission_grpo.policy.cache import SlabCache
+from fission_grpo.policy.memory import PrefixMemory, weights_version
 from fission_grpo.tree import additive
 from fission_grpo.types import Completion, FinishReason
 
@@ -25,9 +26,9 @@ class GenerationCount:
     """Tokens that went through the model, for the saving to show in every run."""
 
     prefilled: int = 0
-    """Prompt tokens pushed through the model; shared roots count once."""
+    """Prompt tokens pushed through the model; what a row had already read is not pushed again."""
     raw: int = 0
-    """Prompt tokens that separate rows would have pushed."""
+    """Prompt tokens that separate rows without a memory would have pushed."""
     sampled: int = 0
 
 
@@ -46,6 +47,8 @@ class HFPolicy:
         self.pad_id = pad_id
         self.max_rows = max_rows
         self.count = GenerationCount()
+        self._memory = PrefixMemory(int(model.config.get_text_config().num_hidden_layers))
+        self._version: tuple[int, ...] = ()
 
     @property
     def context_window(self) -> int:
@@ -56,155 +59,157 @@ class HFPolicy:
         count, self.count = self.count, GenerationCount()
         return count
 
+    def forget(self) -> None:
+        """Read everything again from here on.
+
+        Changed weights are noticed without it. A caller that must be able to start over from some point and get the
+        same tokens bit for bit calls it there, because what is remembered changes the last digits of a logit.
+        """
+        self._memory.forget()
+
     def generate(self, contexts: Sequence[Context], *, sampling: Sampling, seed: int) -> list[Completion]:
         generator = torch.Generator(device=self.model.device).manual_seed(seed)
         completions: list[Completion] = []
         self.model.eval()
         with boundary(PolicyError, "sampling"), torch.inference_mode():
+            self._notice_new_weights()
             for first in range(0, len(contexts), self.max_rows):
                 completions += self._generate_rows(contexts[first : first + self.max_rows], sampling, generator)
         return completions
 
+    def _notice_new_weights(self) -> None:
+        version = weights_version(self.model)
+        if version != self._version:
+            self._memory.forget()
+            self._version = version
+
     def _generate_rows(
         self, contexts: Sequence[Context], sampling: Sampling, generator: torch.Generator
     ) -> list[Completion]:
-        prefix = self._prefill(contexts, room=sampling.max_tokens)
+        memory = self._memory
+        memory.reserve(len(contexts), max(len(context.ids) for context in contexts) + sampling.max_tokens)
         self.count.raw += sum(len(context.ids) for context in contexts)
-        return _Decoding(self, prefix, sampling, generator).run()
+        kin: dict[tuple[int, ...], list[int]] = {}
+        for index, context in enumerate(contexts):
+            kin.setdefault(context.ids, []).append(index)
+        self._read_shared_roots(contexts)
+        by_row = sorted(zip(memory.seat(list(kin)), kin, strict=True))
+        logits = self._read([ids for _, ids in by_row])
+        # The first context of its kind has a row; those that repeat it get copies of it behind all others.
+        parents = [*range(len(kin)), *(row for row, ids in by_row for _ in kin[ids][1:])]
+        memory.fork(parents)
+        completion_at = [kin[ids][0] for _, ids in by_row] + [index for _, ids in by_row for index in kin[ids][1:]]
+        return _Decoding(self, completion_at, sampling, generator).run(logits[parents])
 
-    def _prefill(self, contexts: Sequence[Context], *, room: int) -> _Prefix:
-        """Push every root once, then what follows it in each row."""
-        roots = list(dict.fromkeys(context.ids[: context.root] for context in contexts))
-        row_of_root = {root: row for row, root in enumerate(roots)}
-        tails = [context.ids[context.root :] for context in contexts]
-        root_width = max(len(root) for root in roots)
-        tail_width = max(len(tail) for tail in tails)
-        capacity = root_width + tail_width + room
-        layers = int(self.model.config.get_text_config().num_hidden_layers)
+    def _read_shared_roots(self, contexts: Sequence[Context]) -> None:
+        """Read once what several distinct contexts begin with, before any of them is seated."""
+        families: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+        for context in contexts:
+            families.setdefault(context.ids[: context.root], set()).add(context.ids)
+        roots = [root for root, family in families.items() if len(family) > 1 and self._memory.held(root) < len(root)]
+        if roots:
+            by_row = sorted(zip(self._memory.seat(roots), roots, strict=True))
+            self._read([root for _, root in by_row])
 
-        self.count.prefilled += sum(map(len, roots)) + sum(map(len, tails))
-        if root_width == 0:
-            nothing = _Prefix.nothing(SlabCache.empty(layers, capacity), len(contexts), self.model.device)
-            return self._push(self._pad_left(tails, tail_width), nothing)
-        rooted = self._push(
-            self._pad_left(roots, root_width),
-            _Prefix.nothing(SlabCache.empty(layers, root_width), len(roots), self.model.device),
-        )
-        rows = torch.tensor(
-            [row_of_root[context.ids[: context.root]] for context in contexts], device=self.model.device
-        )
-        prefix = rooted.take(rows, capacity)
-        if tail_width == 0:
-            return prefix
-        return self._push(self._pad_left(tails, tail_width), prefix)
+    def _read(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """Read what rows 0 .. n-1 lack of these sequences, at least the last token of each.
 
-    def _pad_left(self, sequences: Sequence[Sequence[int]], width: int) -> tuple[Tensor, Tensor]:
-        ids = [[self.pad_id] * (width - len(s)) + list(s) for s in sequences]
-        real = [[False] * (width - len(s)) + [True] * len(s) for s in sequences]
-        return torch.tensor(ids, device=self.model.device), torch.tensor(real, device=self.model.device)
+        Returns:
+            Logits [n, vocabulary] for the next token, float32.
+        """
+        lengths = self._memory.lengths[: len(sequences)].tolist()
+        missing = [list(s[length:]) for s, length in zip(sequences, lengths, strict=True)]
+        self.count.prefilled += sum(map(len, missing))
+        bodies = [new[:-1] for new in missing]
+        if any(bodies):
+            # The decoder alone: logits are wanted of the last token only, which the whole model reads.
+            self._push(self.model.get_decoder(), bodies)
+        return self._next_logits([new[-1:] for new in missing])
 
-    def _push(self, padded: tuple[Tensor, Tensor], prefix: _Prefix) -> _Prefix:
-        """Run new tokens [rows, q] (left-padded) after a prefix; rows that are all padding keep their old logits."""
-        ids, real = padded
-        keys = torch.cat([prefix.real, real], dim=1)
-        q, k = ids.shape[1], keys.shape[1]
-        causal = torch.ones(q, k, dtype=torch.bool, device=ids.device).tril(diagonal=k - q)
-        positions = (prefix.length[:, None] + real.cumsum(dim=1) - 1).clamp(min=0)
-        output = self.model(
-            input_ids=ids,
-            attention_mask=additive((causal & keys[:, None, :])[:, None], self.model.dtype),
-            position_ids=positions,
-            past_key_values=prefix.cache,
+    def _next_logits(self, new: Sequence[Sequence[int]]) -> Tensor:
+        """Push one token of each row through the whole model."""
+        logits: Tensor = self._push(self.model, new).logits
+        return logits[:, -1].float()
+
+    def _push(self, module: Any, new: Sequence[Sequence[int]]) -> Any:
+        """Run new tokens of rows 0 .. n-1, padded on the right: what is written behind a row's end is written over
+        later, and no token before it looks there."""
+        memory, device = self._memory, self.model.device
+        longest = max(map(len, new))
+        start_n = torch.from_numpy(memory.lengths[: len(new)])
+        width = int((start_n + torch.tensor([len(ids) for ids in new])).max())
+        ids_nq = torch.tensor([[*ids, *[self.pad_id] * (longest - len(ids))] for ids in new])
+        position_nq = (start_n[:, None] + torch.arange(longest)).clamp(max=memory.slab.capacity - 1).to(device)
+        memory.slab.aim(position_nq, width)
+        attends_nqk = torch.arange(width, device=device) <= position_nq[:, :, None]
+        output = module(
+            input_ids=ids_nq.to(device),
+            attention_mask=additive(attends_nqk[:, None], self.model.dtype),
+            position_ids=position_nq,
+            past_key_values=memory.slab,
             use_cache=True,
-            logits_to_keep=1,
         )
-        logits = output.logits[:, -1].float()
-        grown = real.any(dim=1)
-        if prefix.logits is not None:
-            logits = torch.where(grown[:, None], logits, prefix.logits)
-        return _Prefix(cache=prefix.cache, real=keys, length=prefix.length + real.sum(dim=1), logits=logits)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Prefix:
-    """What the model has read so far: rows x tokens, holes where a row was padded."""
-
-    cache: SlabCache
-    real: Tensor
-    """[rows, width] True on tokens, False on padding."""
-    length: Tensor
-    """[rows] tokens read: the position of the next one."""
-    logits: Tensor | None
-    """[rows, vocabulary] float32, for the next token; None before anything was read."""
-
-    @staticmethod
-    def nothing(cache: SlabCache, rows: int, device: torch.device) -> _Prefix:
-        return _Prefix(
-            cache=cache,
-            real=torch.zeros(rows, 0, dtype=torch.bool, device=device),
-            length=torch.zeros(rows, dtype=torch.long, device=device),
-            logits=None,
-        )
-
-    def take(self, rows: Tensor, capacity: int) -> _Prefix:
-        return _Prefix(
-            cache=self.cache.take(rows, capacity),
-            real=self.real[rows],
-            length=self.length[rows],
-            logits=None if self.logits is None else self.logits[rows],
-        )
+        memory.extend(new)
+        return output
 
 
 class _Decoding:
-    """Samples every row of a prefix to its end, dropping finished rows when they are the majority."""
+    """Samples rows 0 .. n-1 to their ends; a row that has ended moves behind those that go on."""
 
-    def __init__(self, policy: HFPolicy, prefix: _Prefix, sampling: Sampling, generator: torch.Generator) -> None:
+    def __init__(
+        self, policy: HFPolicy, completion_at: list[int], sampling: Sampling, generator: torch.Generator
+    ) -> None:
+        """Args:
+        completion_at: which completion each row belongs to; thinned out with the rows.
+        """
         self.policy = policy
-        self.prefix = prefix
+        self.completion_at = completion_at
         self.sampling = sampling
         self.generator = generator
-        rows = len(prefix.length)
-        self.ids: list[list[int]] = [[] for _ in range(rows)]
-        self.logprobs: list[list[float]] = [[] for _ in range(rows)]
-        self.finish = [FinishReason.LENGTH] * rows
-        self.row_of = list(range(rows))
-        """Which completion each row of the prefix belongs to; thinned out with it."""
+        self.ids: list[list[int]] = [[] for _ in completion_at]
+        self.logprobs: list[list[float]] = [[] for _ in completion_at]
+        self.finish = [FinishReason.LENGTH] * len(completion_at)
 
-    def run(self) -> list[Completion]:
+    def run(self, logits: Tensor) -> list[Completion]:
+        """Args:
+        logits: [n, vocabulary] for the first token of each row.
+        """
         for step in range(self.sampling.max_tokens):
-            tokens = self._sample()
-            alive = [
-                row for row, completion in enumerate(self.row_of) if self.finish[completion] is FinishReason.LENGTH
-            ]
-            if not alive or step == self.sampling.max_tokens - 1:
+            tokens = self._sample(logits)
+            tokens = self._drop_ended(tokens)
+            if not tokens or step == self.sampling.max_tokens - 1:
                 break
-            if len(alive) <= len(self.row_of) // 2:
-                keep = torch.tensor(alive, device=tokens.device)
-                self.prefix = self.prefix.take(keep, self.prefix.cache.layers[0].capacity)
-                self.row_of = [self.row_of[row] for row in alive]
-                tokens = tokens[keep]
-            self.prefix = self.policy._push(
-                (tokens[:, None], torch.ones_like(tokens[:, None], dtype=torch.bool)), self.prefix
-            )
+            logits = self.policy._next_logits([[token] for token in tokens])
         return [
             Completion(ids=tuple(ids), logprobs=tuple(logprobs), finish=finish)
             for ids, logprobs, finish in zip(self.ids, self.logprobs, self.finish, strict=True)
         ]
 
-    def _sample(self) -> Tensor:
-        """Draw one token for every row and note it for the rows that still run."""
-        assert self.prefix.logits is not None
-        tokens, logprobs = draw(self.prefix.logits, self.sampling, self.generator)
-        for row, (token, logprob) in enumerate(zip(tokens.tolist(), logprobs.tolist(), strict=True)):
-            completion = self.row_of[row]
-            if self.finish[completion] is FinishReason.STOP:
-                continue
+    def _sample(self, logits: Tensor) -> list[int]:
+        """Draw one token for every running row and note it."""
+        drawn, logprobs = draw(logits, self.sampling, self.generator)
+        tokens: list[int] = drawn.tolist()
+        for completion, token, logprob in zip(self.completion_at, tokens, logprobs.tolist(), strict=True):
             self.ids[completion].append(token)
             self.logprobs[completion].append(logprob)
-            self.policy.count.sampled += 1
             if token == self.policy.eos_id:
                 self.finish[completion] = FinishReason.STOP
+        self.policy.count.sampled += len(tokens)
         return tokens
+
+    def _drop_ended(self, tokens: list[int]) -> list[int]:
+        """Keep the running rows side by side; returns their tokens."""
+        running = [row for row, completion in enumerate(self.completion_at) if not self._ended(completion)]
+        far = [row for row in running if row >= len(running)]
+        free = sorted(set(range(len(running))) - set(running))
+        self.policy._memory.swap(free, far)
+        for here, there in zip(free, far, strict=True):
+            self.completion_at[here], tokens[here] = self.completion_at[there], tokens[there]
+        del self.completion_at[len(running) :]
+        return tokens[: len(running)]
+
+    def _ended(self, completion: int) -> bool:
+        return self.finish[completion] is FinishReason.STOP
 
 
 def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,137 @@
+"""What a model has already read: a row of keys and values for each token sequence, found again by its prefix.
+
+A group shares its prompt, a later turn continues its earlier ones, and a recovery continues the trajectory that failed.
+All three are the same question, asked by token ids: which row begins like this one?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fission_grpo.policy.cache import Slab
+
+Tokens = NDArray[np.int64]
+
+
+class PrefixMemory:
+    """Rows of a slab and the tokens that each of them holds."""
+
+    def __init__(self, layers: int) -> None:
+        self.slab = Slab(layers)
+        self._tokens = np.zeros((0, 0), dtype=np.int64)
+        self.lengths = np.zeros(0, dtype=np.int64)
+        """Leading tokens of each row whose keys and values are in the slab."""
+
+    def forget(self) -> None:
+        """Keep the room and lose what is in it: the weights have changed."""
+        self.lengths[:] = 0
+
+    def held(self, sequence: Sequence[int]) -> int:
+        """The most leading tokens of a sequence that any row holds."""
+        return self._longest(np.asarray(sequence, dtype=np.int64))[1]
+
+    def reserve(self, rows: int, capacity: int) -> None:
+        """Have room for this many rows of this many tokens; what is there stays."""
+        self.slab.reserve(rows, capacity)
+        if self._tokens.shape != (self.slab.rows, self.slab.capacity):
+            tokens = np.zeros((self.slab.rows, self.slab.capacity), dtype=np.int64)
+            tokens[: self._tokens.shape[0], : self._tokens.shape[1]] = self._tokens
+            lengths = np.zeros(self.slab.rows, dtype=np.int64)
+            lengths[: len(self.lengths)] = self.lengths
+            self._tokens, self.lengths = tokens, lengths
+
+    def seat(self, sequences: Sequence[Sequence[int]]) -> list[int]:
+        """Give every sequence a row that already begins like it.
+
+        The rows are 0 .. n-1 in some order, so that they lie side by side. Afterwards `lengths[row]` tokens of a
+        sequence are there, and the rest, at least its last token, is still to be read. A row that two sequences want
+        goes to the one that keeps more of it; the other gets a copy. Rows that nobody wanted are overwritten first.
+
+        Args:
+            sequences: distinct and not empty; there is room for them, and for one token more.
+        Returns:
+            The row of each sequence.
+        """
+        found = [self._longest(np.asarray(sequence[:-1], dtype=np.int64)) for sequence in sequences]
+        rows = _claim(found, len(self.lengths))
+        copies = [
+            (source, row, kept) for (source, kept), row in zip(found, rows, strict=True) if kept and source != row
+        ]
+        self._copy(copies)
+        for (_, kept), row in zip(found, rows, strict=True):
+            self.lengths[row] = kept
+        return self._side_by_side(rows)
+
+    def fork(self, parents: Sequence[int]) -> None:
+        """Let row i of the first len(parents) rows be a copy of row `parents[i]`; the first of each family stays.
+
+        Args:
+            parents: for each new row; `parents[i] == i` for the rows that exist already, which come first.
+        """
+        self._copy([(parent, row, int(self.lengths[parent])) for row, parent in enumerate(parents) if parent != row])
+
+    def extend(self, ids: Sequence[Sequence[int]]) -> None:
+        """Note that rows 0 .. n-1 have read these tokens."""
+        for row, new in enumerate(ids):
+            begin = self.lengths[row]
+            self._tokens[row, begin : begin + len(new)] = new
+            self.lengths[row] = begin + len(new)
+
+    def swap(self, left: Sequence[int], right: Sequence[int]) -> None:
+        """Exchange rows pair by pair."""
+        if not left:
+            return
+        here, there = [*left, *right], [*right, *left]
+        self.slab.swap(left, right, int(self.lengths[here].max()))
+        self._tokens[here] = self._tokens[there]
+        self.lengths[here] = self.lengths[there]
+
+    def _longest(self, sequence: Tokens) -> tuple[int, int]:
+        """The row that shares the longest prefix with a sequence, and how many tokens that is."""
+        if not len(self.lengths) or not len(sequence):
+            return 0, 0
+        width = min(len(sequence), self._tokens.shape[1])
+        differs = self._tokens[:, :width] != sequence[:width]
+        shared = np.where(differs.any(axis=1), differs.argmax(axis=1), width)
+        shared = np.minimum(shared, self.lengths)
+        row = int(shared.argmax())
+        return row, int(shared[row])
+
+    def _copy(self, copies: Sequence[tuple[int, int, int]]) -> None:
+        if not copies:
+            return
+        sources, targets, kept = ([*column] for column in zip(*copies, strict=True))
+        self.slab.copy(sources, targets, max(kept))
+        self._tokens[targets] = self._tokens[sources]
+        self.lengths[targets] = kept
+
+    def _side_by_side(self, rows: list[int]) -> list[int]:
+        """Move the rows in use to the front; returns where each of them is then."""
+        used = set(rows)
+        far = [row for row in rows if row >= len(rows)]
+        free = [row for row in range(len(rows)) if row not in used]
+        self.swap(far, free)
+        moved = dict(zip(far, free, strict=True))
+        return [moved.get(row, row) for row in rows]
+
+
+def _claim(found: Sequence[tuple[int, int]], rows: int) -> list[int]:
+    """A row for each sequence: the one it was found in, or, where another keeps more of that, a spare one."""
+    mine: dict[int, int] = {}
+    taken: set[int] = set()
+    for index in sorted(range(len(found)), key=lambda i: -found[i][1]):
+        row, kept = found[index]
+        if kept and row not in taken:
+            mine[index] = row
+            taken.add(row)
+    spare = iter([row for row in range(rows) if row not in taken])
+    return [mine[index] if index in mine else next(spare) for index in range(len(found))]
+
+
+def weights_version(model: Any) -> tuple[int, ...]:
+    """Changes whenever a parameter is written in place or replaced."""
+    return tuple(x for parameter in model.parameters() for x in (id(parameter), parameter._version))

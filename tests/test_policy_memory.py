@@ -1,0 +1,100 @@
+"""Nothing is read twice under the same weights, and nobody can tell from the tokens."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_policy_hf import NEVER, PAD, VOCABULARY, naive_greedy, tokens
+from tiny_policies import FAMILIES, tiny_model
+
+from fission_grpo.policy.base import Context, Sampling
+from fission_grpo.policy.hf import HFPolicy
+
+GREEDY = Sampling(max_tokens=6, temperature=0.0)
+
+
+def policy_of(family: str = "llama", *, max_rows: int = 256) -> HFPolicy:
+    return HFPolicy(tiny_model(family, vocabulary=VOCABULARY), eos_id=NEVER, pad_id=PAD, max_rows=max_rows)
+
+
+def say(policy: HFPolicy, *dialogues: tuple[int, ...]) -> list[tuple[int, ...]]:
+    contexts = [Context(ids=ids, root=min(len(ids), 5)) for ids in dialogues]
+    return [completion.ids for completion in policy.generate(contexts, sampling=GREEDY, seed=0)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_turns_recoveries_and_siblings_say_what_a_fresh_reading_would(family: str) -> None:
+    policy = policy_of(family)
+    prompt, reply = tokens(11, seed=1), tokens(4, seed=2)
+    first = say(policy, prompt, prompt, prompt)
+    later = [prompt + said + reply for said in first]
+    second = say(policy, *later)
+    # A recovery leaves the trajectory in its middle; another one begins somewhere else altogether.
+    recovery = later[0] + second[0][:2] + tokens(3, seed=5)
+    third = say(policy, recovery, recovery, tokens(8, seed=6), prompt + tokens(1, seed=7))
+    expected = [
+        naive_greedy(policy.model, Context(ids=ids, root=0), eos=NEVER, max_tokens=6)
+        for ids in (recovery, recovery, tokens(8, seed=6), prompt + tokens(1, seed=7))
+    ]
+    assert third == expected
+    assert second == [naive_greedy(policy.model, Context(ids=ids, root=0), eos=NEVER, max_tokens=6) for ids in later]
+
+
+def test_only_what_is_new_is_read() -> None:
+    policy = policy_of()
+    prompt, reply = tokens(11, seed=1), tokens(4, seed=2)
+    (said,) = say(policy, prompt)
+    assert policy.take_count().prefilled == 11
+    later = prompt + said + reply
+    say(policy, later)
+    # Of the 6 sampled tokens the last one was never pushed: nobody asked what comes after it.
+    assert policy.take_count().prefilled == 1 + 4
+    # The failed trajectory's own row goes on: 3 new tokens, read once for both recoveries.
+    recovery = later + tokens(3, seed=3)
+    say(policy, recovery, recovery)
+    assert policy.take_count().prefilled == 3
+
+
+def test_new_weights_are_noticed() -> None:
+    policy = policy_of()
+    prompt = tokens(11, seed=1)
+    say(policy, prompt)
+    policy.take_count()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.5)
+    assert say(policy, prompt) == [naive_greedy(policy.model, Context(ids=prompt, root=0), eos=NEVER, max_tokens=6)]
+    assert policy.take_count().prefilled == 11
+
+
+def test_forget_reads_everything_again() -> None:
+    policy = policy_of()
+    say(policy, tokens(11, seed=1))
+    policy.forget()
+    policy.take_count()
+    say(policy, tokens(11, seed=1))
+    assert policy.take_count().prefilled == 11
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10_000), max_rows=st.integers(1, 6))
+def test_any_history_of_calls_changes_nothing(seed: int, max_rows: int) -> None:
+    """Random dialogues grow, branch, repeat and start anew, in any number of rows; every answer stays the naive one."""
+    rng = Random(seed)
+    policy = policy_of(max_rows=max_rows)
+    known = [tokens(rng.randrange(1, 9), seed=seed)]
+    for call in range(3):
+        batch = []
+        for number in range(rng.randrange(1, 5)):
+            trunk = rng.choice(known)
+            cut = rng.randrange(len(trunk) + 1)
+            batch.append(trunk[:cut] + tokens(rng.randrange(1, 5), seed=rng.randrange(3) + 10 * call + number))
+        answers = say(policy, *batch)
+        for ids, answer in zip(batch, answers, strict=True):
+            assert answer == naive_greedy(policy.model, Context(ids=ids, root=0), eos=NEVER, max_tokens=6)
+        known += [ids + answer for ids, answer in zip(batch, answers, strict=True)]
