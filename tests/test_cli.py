@@ -173,7 +173,7 @@ def test_after_a_run_ctrl_c_is_what_it_was_before() -> None:
 
 
 def test_an_evaluation_counts_what_it_played(model: Path) -> None:
-    result = fission("eval", "--model", model, "--output", "ev", "--size", "3", "--json", "--validation", *SMALL)
+    result = fission("eval", "heldout", "--model", model, "--output", "ev", "--size", "3", "--json", "--validation", *SMALL)
     found = told(result)
     assert found["episodes"]["final"]["total"] == 3
     assert found["mixed"]["probe"]["total"] == 3
@@ -182,7 +182,7 @@ def test_an_evaluation_counts_what_it_played(model: Path) -> None:
 
 
 def test_an_evaluation_can_be_read(model: Path) -> None:
-    result = fission("eval", "--model", model, "--output", "ev", "--size", "3", *SMALL)
+    result = fission("eval", "heldout", "--model", model, "--output", "ev", "--size", "3", *SMALL)
     assert result.exit_code == 0, result.stderr
     for title in ("Held-out episodes", "never trained on", "all kinds of errors", "unmet preconditions"):
         assert title in result.stdout

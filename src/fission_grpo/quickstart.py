@@ -132,7 +132,7 @@ def _evaluation(plan: Plan, name: str, seed: int, *, model: str, after: str | No
     return _job(
         plan,
         f"evaluate {name}-{seed}",
-        *("eval", "--model", model, "--recipe", plan.recipe, "--size", str(plan.size), "--output", str(folder)),
+        *("eval", "heldout", "--model", model, "--recipe", plan.recipe, "--size", str(plan.size), "--output", str(folder)),
         *plan.overrides,
         product=folder / "complete.json",
         after=after,

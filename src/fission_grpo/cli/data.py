@@ -1,0 +1,67 @@
+"""`fission data`: task files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fission_grpo.cli.options import FAILED, Json, json_text
+from fission_grpo.errors import ConfigError, DataError
+
+data = typer.Typer(no_args_is_help=True, help="Make and check task files.", rich_markup_mode=None)
+
+
+@data.command()
+def make(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL file to write.")],
+    split: Annotated[str, typer.Option(help="train, validation or heldout.")] = "train",
+    count: Annotated[int, typer.Option(min=1)] = 1000,
+    seed: Annotated[int, typer.Option()] = 0,
+    apis: Annotated[str | None, typer.Option(help="Official classes, separated by commas.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Synthesise tasks over the official BFCL classes; every one has proved itself in its world."""
+    from fission_grpo.tasks.families import SEEN_APIS
+    from fission_grpo.tasks.jsonl import write_tasks
+    from fission_grpo.tasks.synthesis import Split, synthesise
+
+    if split not in list(Split):
+        raise ConfigError(f"unknown split {split!r}; expected {', '.join(Split)}")
+    chosen = tuple(name.strip() for name in apis.split(",")) if apis else SEEN_APIS
+    tasks = synthesise(seed, count, apis=chosen, split=split)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_tasks(output, tasks)
+    hidden = sum(bool(task.meta["hidden"]) for task in tasks)
+    told = {"file": str(output), "tasks": len(tasks), "hidden_precondition": hidden, "split": split, "seed": seed}
+    typer.echo(json_text(told) if as_json else f"{len(tasks)} tasks in {output}, {hidden} with a hidden precondition")
+
+
+@data.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="The JSONL file.")],
+    against: Annotated[Path | None, typer.Option(help="Another task file that it must not overlap with.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Name every problem of a task file at once, overlap with the official test entries included."""
+    from fission_grpo.tasks.jsonl import read_tasks
+    from fission_grpo.tasks.overlap import Offence, official_overlap, overlap
+
+    problems: list[str] = []
+    shared: list[Offence] = []
+    tasks = []
+    try:
+        tasks = read_tasks(file)
+        shared = official_overlap(tasks)
+        shared += overlap(tasks, read_tasks(against)) if against else []
+    except DataError as error:
+        problems = [f"{error.path}: {problem}" for problem in error.problems]
+    problems += [f"{file}: {offence}" for offence in shared]
+    if as_json:
+        typer.echo(json_text({"file": str(file), "ok": not problems, "tasks": len(tasks), "problems": problems}))
+    else:
+        for problem in problems:
+            typer.echo(problem)
+        typer.echo(f"{len(problems)} problem(s)" if problems else f"{file}: {len(tasks)} tasks, no problems")
+    raise typer.Exit(FAILED if problems else 0)

@@ -1,0 +1,57 @@
+"""What the commands share: option types, exit codes, and how settings are put together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from fission_grpo.recipes import Recipe, load_recipe
+from fission_grpo.recipes.arms import Arm, apply_arm
+
+if TYPE_CHECKING:
+    from fission_grpo.config import RunSettings, Setting
+
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+"""Exit codes beside 0: something broke or was found wanting; the user can correct it; stopped by Ctrl-C."""
+
+OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Of commands that take settings: what is no option of theirs is one."""
+
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+ModelName: TypeAlias = Annotated[str | None, typer.Option(help="nano, smollm2, or a Hugging Face folder.")]
+RecipeName: TypeAlias = Annotated[Recipe | None, typer.Option(help="Settings to start from.")]
+ConfigFile: TypeAlias = Annotated[Path | None, typer.Option(help="YAML file that changes the recipe.")]
+
+
+def json_text(value: Any) -> str:
+    """What `--json` prints."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def read_settings(
+    recipe: Recipe | None, config: Path | None, arm: Arm | None, flags: Mapping[str, Any], extra: Iterable[str]
+) -> RunSettings:
+    """Recipe, then file, then command line, then arm; the run folder is named after them unless it has a name."""
+    from fission_grpo.config import load_settings, read_overrides
+
+    base = load_recipe(recipe) if recipe else None
+    given = [*_flagged(flags), *read_overrides(list(extra))]
+    settings = load_settings(base=base, file=config, overrides=given)
+    if arm is not None:
+        settings = apply_arm(arm, settings)
+    if settings.output is None:
+        parts = (config.stem if config else recipe or "run", arm or "train", f"seed{settings.trainer.seed}")
+        settings = settings.model_copy(update={"output": f"runs/{'-'.join(parts)}"})
+    return settings
+
+
+def _flagged(flags: Mapping[str, Any]) -> Iterator[Setting]:
+    from fission_grpo.config import Setting
+
+    for name, value in flags.items():
+        if value is not None:
+            yield Setting(key=tuple(name.split(".")), value=value, origin=f"--{name.rpartition('.')[2]}")
