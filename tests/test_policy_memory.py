@@ -81,7 +81,7 @@ def test_forget_reads_everything_again() -> None:
     assert policy.take_count().prefilled == 11
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(seed=st.integers(0, 10_000), max_rows=st.integers(1, 6))
 def test_any_history_of_calls_changes_nothing(seed: int, max_rows: int) -> None:
     """Random dialogues grow, branch, repeat and start anew, in any number of rows; every answer stays the naive one."""

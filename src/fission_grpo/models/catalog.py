@@ -185,7 +185,9 @@ def _weights(source: ModelSource, dtype: torch.dtype) -> Any:
     except _BROKEN_FOLDER as error:
         raise error if isinstance(error, ConfigError) else _unreadable(source, "weights", error) from error
     if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config  # GGUF weights are ordinary tensors by now, and are saved as such
+        # GGUF weights are ordinary tensors by now, and are saved as such.
+        del model.config.quantization_config
+        model.hf_quantizer = None
     model.name_or_path = source.name  # what an adapter of this model will call its base
     return model
 

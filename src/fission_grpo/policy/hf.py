@@ -187,7 +187,9 @@ class _Decoding:
 
     def _sample(self, logits: Tensor) -> list[int]:
         """Draw one token for every running row and note it."""
-        drawn, logprobs = draw(logits, self.sampling, self.generator)
+        # One random number for each completion, running or not: nobody's draw depends on where or beside whom it sits.
+        heights = torch.rand(len(self.ids), generator=self.generator, device=logits.device)[self.completion_at]
+        drawn, logprobs = draw(logits, self.sampling, heights)
         tokens: list[int] = drawn.tolist()
         for completion, token, logprob in zip(self.completion_at, tokens, logprobs.tolist(), strict=True):
             self.ids[completion].append(token)
@@ -212,11 +214,13 @@ class _Decoding:
         return self.finish[completion] is FinishReason.STOP
 
 
-def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, sampling: Sampling, heights: Tensor) -> tuple[Tensor, Tensor]:
     """Draw one token per row.
 
     Args:
         logits: [rows, vocabulary] float32.
+        heights: [rows] uniform random numbers in [0, 1): where each row's cumulative distribution is cut. Not used at
+            temperature 0.
     Returns:
         tokens [rows], and their log-probabilities [rows] under the tempered distribution over the whole vocabulary:
         the one that training recomputes. Top-k narrows the draw and not the log-probability.
@@ -230,8 +234,18 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> tupl
         if sampling.top_k:
             kth = probabilities.topk(min(sampling.top_k, probabilities.shape[-1]), dim=-1).values[:, -1:]
             probabilities = probabilities.masked_fill(probabilities < kth, 0.0)
-        tokens = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        tokens = _pick(probabilities, heights)
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+
+
+def _pick(probabilities: Tensor, heights: Tensor) -> Tensor:
+    """One token per row by inverting the cumulative distribution: one random number a row, where `torch.multinomial`
+    draws one for every token of the vocabulary and takes 30 times as long on a CPU."""
+    wide = torch.float32 if probabilities.device.type == "mps" else torch.float64
+    cumulative = probabilities.to(wide).cumsum(dim=-1)
+    # From the right: a token of probability 0 ends where the one before it ends, and is never the first above.
+    tokens = torch.searchsorted(cumulative, heights[:, None].to(wide) * cumulative[:, -1:], right=True)
+    return tokens.clamp(max=probabilities.shape[-1] - 1)[:, 0]
 
 
 def context_window(model: Any) -> int:
