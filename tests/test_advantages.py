@@ -88,25 +88,23 @@ def test_advantages_are_finite_centred_and_blind_to_the_level(rewards: list[floa
 @given(REWARDS)
 def test_a_group_is_alive_exactly_when_it_has_advantages(rewards: list[float]) -> None:
     valid_G = torch.ones(len(rewards), dtype=torch.bool)
-    alive = pulse(torch.tensor(rewards, dtype=torch.float64), valid_G=valid_G, success_G=valid_G) is Pulse.ALIVE
+    alive = pulse(torch.tensor(rewards, dtype=torch.float64), valid_G=valid_G) is Pulse.ALIVE
     assert alive == any(advantages(rewards))
 
 
 @pytest.mark.parametrize(
-    ("rewards", "valid", "success", "expected"),
+    ("rewards", "valid", "expected"),
     [
-        ([1, 0], [True, True], [True, False], Pulse.ALIVE),
-        ([1, 1], [True, True], [True, True], Pulse.ALL_RIGHT),
-        ([1, 1], [True, True], [True, False], Pulse.ALL_FAIL),
-        ([0, 0], [True, True], [False, False], Pulse.ALL_FAIL),
-        ([1, 1, 0], [True, True, False], [True, True, False], Pulse.ALL_RIGHT),
-        ([1, 0], [True, False], [True, False], Pulse.MASKED),
-        ([1, 0], [False, False], [True, True], Pulse.MASKED),
+        ([1, 0], [True, True], Pulse.ALIVE),
+        ([1, 1], [True, True], Pulse.DEAD),
+        ([0, 0], [True, True], Pulse.DEAD),
+        ([1, 1, 0], [True, True, False], Pulse.DEAD),
+        ([1, 0], [True, False], Pulse.MASKED),
+        ([1, 0], [False, False], Pulse.MASKED),
     ],
 )
-def test_dead_group_accounting(rewards: list[float], valid: list[bool], success: list[bool], expected: Pulse) -> None:
-    found = pulse(torch.tensor(rewards), valid_G=torch.tensor(valid), success_G=torch.tensor(success))
-    assert found is expected
+def test_dead_group_accounting(rewards: list[float], valid: list[bool], expected: Pulse) -> None:
+    assert pulse(torch.tensor(rewards), valid_G=torch.tensor(valid)) is expected
 
 
 def test_vectors_of_different_lengths_are_refused() -> None:

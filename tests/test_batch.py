@@ -8,12 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fission_grpo.advantages import Pulse
+from fission_grpo.advantages import Pulse, Scale
 from fission_grpo.batch import TrainingBatch
-from fission_grpo.groups import Group, GroupKind, Member, share
+from fission_grpo.evaluation.dead_groups import count_dead_groups, group_outcome
+from fission_grpo.evaluation.statistics import Rate
+from fission_grpo.groups import Group, GroupKind, Member
 from fission_grpo.losses import DAPO, DR_GRPO, GRPO, Objective, policy_loss
 from fission_grpo.rewards import Reward, RewardTerm
 from fission_grpo.rollout import Trajectory
+from fission_grpo.traces import trace
 from fission_grpo.types import EndReason, Task
 
 OBJECTIVES = pytest.mark.parametrize("objective", [GRPO, DAPO, DR_GRPO], ids=["grpo", "dapo", "dr_grpo"])
@@ -45,7 +48,7 @@ def group(
     task: str = "t",
     kind: GroupKind = GroupKind.EXPLORATION,
 ) -> Group:
-    made = Task(id=task, messages=(), tools=())
+    made = Task(id=task, messages=({"role": "user", "content": "?"},), tools=())
     sizes = lengths or [3] * len(rewards)
     members = [
         member(made, reward, length=n, token=10 + i) for i, (reward, n) in enumerate(zip(rewards, sizes, strict=True))
@@ -169,7 +172,18 @@ def test_without_signal_the_batch_is_empty(objective: Objective, groups: list[Gr
     assert loss_of(batch, objective) == 0.0
 
 
-def test_the_share_of_groups_by_their_pulse() -> None:
-    groups = [group([0.0, 1.0]), group([1.0, 1.0]), group([0.5, 0.5]), group([None, None])]
-    assert [share(groups, pulse) for pulse in Pulse] == [0.25] * 4
-    assert share([], Pulse.ALIVE) == 0.0
+def test_training_and_the_account_of_a_run_agree_on_what_is_dead() -> None:
+    """Down to the threshold; partial credit keeps a group alive in which nobody succeeds (a reward of 1 is success)."""
+    rewards: list[list[float | None]] = [
+        *([0.0, 1.0], [1.0, 1.0], [0.5, 0.5], [0.2, 0.5], [0.5, 0.5 + 1e-7], [0.5, 0.5 + 1e-5], [0.5, None]),
+    ]
+    groups = [replace(group(row), id=str(number)) for number, row in enumerate(rewards)]
+    account = count_dead_groups(filter(None, (group_outcome(trace(g, step=0, scale=Scale.STD)) for g in groups)))
+    assert account.alive == Rate(sum(g.pulse() is Pulse.ALIVE for g in groups), 7) == Rate(3, 7)
+    assert account.all_fail == Rate(sum(g.all_fail for g in groups), 7) == Rate(5, 7)
+    assert account.all_right == Rate(sum(g.all_right for g in groups), 7) == Rate(1, 7)
+
+
+def test_a_group_that_faults_left_empty_neither_failed_nor_succeeded() -> None:
+    empty = group([None, None])
+    assert (empty.pulse(), empty.all_fail, empty.all_right) == (Pulse.MASKED, False, False)

@@ -22,11 +22,12 @@ pytest.importorskip("bfcl_eval", reason="the official benchmark is not installed
 
 import mpmath
 
-from fission_grpo.environments.bfcl import BfclEnvironment, bfcl_tools
+from fission_grpo.environments.bfcl import BFCL, BfclEnvironment, bfcl_tools
 from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
 from fission_grpo.environments.bfcl_official import official_class
 from fission_grpo.environments.limits import CallLimits, CallTimeout, time_limit
 from fission_grpo.environments.verdict import gold_turns
+from fission_grpo.errors import EnvironmentFault
 from fission_grpo.types import ErrorClass, OutcomeKind, Task, ToolCall, ToolOutcome, World
 
 
@@ -350,6 +351,39 @@ def test_an_overrunning_tool_is_answered_and_the_world_lives_on() -> None:
     assert (outcome.kind, outcome.error) == (OutcomeKind.TIMEOUT, ErrorClass.LIMIT)
     assert "took longer than 0.001 s" in outcome.text
     assert environment.execute(call("add", a=1, b=2)).text == '{"result": 3}'
+
+
+SLOW = call("standard_deviation", numbers=list(range(1_000_000)))
+IMPATIENT = CallLimits(seconds=0.001)
+
+
+def test_slow_gold_is_a_fault_of_ours_and_is_not_kept() -> None:
+    """The machine was busy: its text must not become what every later policy is judged by."""
+    world = World(environment=BFCL, config={"classes": ["MathAPI"], "initial": {}})
+    task = Task(id="slow", messages=({"role": "user", "content": "?"},), tools=(), world=world, gold=((SLOW,),))
+    gold_turns.cache_clear()
+    with pytest.raises(EnvironmentFault, match=r"standard_deviation took longer than 0\.001 s when it was replayed"):
+        BfclEnvironment(IMPATIENT).reset(task)
+    assert gold_turns.cache_info().currsize == 0
+    BfclEnvironment().reset(task)
+    assert gold_turns.cache_info().currsize == 1
+
+
+def test_a_slow_recorded_call_is_a_fault_of_ours() -> None:
+    recorded = {"function": {"name": SLOW.name, "arguments": SLOW.arguments}}
+    task = Task(
+        id="slow",
+        messages=(
+            {"role": "user", "content": "?"},
+            {"role": "assistant", "content": "", "tool_calls": [recorded]},
+            {"role": "tool", "content": "{}"},
+        ),
+        tools=bfcl_tools(("MathAPI",)),
+        world=World(environment=BFCL, config={"classes": ["MathAPI"], "initial": {}}),
+    )
+    with pytest.raises(EnvironmentFault, match="when it was replayed"):
+        BfclEnvironment(IMPATIENT).reset(task)
+    BfclEnvironment().reset(task)
 
 
 def test_no_late_timeout_reaches_the_caller() -> None:

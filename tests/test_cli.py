@@ -344,3 +344,23 @@ def test_parts_that_do_not_fit_are_found_before_the_first_step(
     assert cause in result.stderr
     assert remedy in result.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("mixed", ["bf16", "fp16"])
+def test_mixed_precision_is_refused_before_anything_is_spent(
+    model: Path, mixed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", mixed)
+    result = train(model, "--output", "run")
+    assert result.exit_code == 2
+    assert f"mixed_precision={mixed}" in result.stderr
+    assert "precision=bf16" in result.stderr
+    assert not Path("run").exists()
+
+
+def test_an_arm_and_a_simulator_that_contradict_each_other_are_both_named(model: Path) -> None:
+    result = train(model, "--arm", "fission", "--simulator", "static", "--output", "run")
+    assert result.exit_code == 2
+    assert "arm fission means simulator=rules, but simulator=static was asked for" in result.stderr
+    Path("static.yaml").write_text("simulator: static\n")
+    assert "simulator=static was asked for" in train(model, "--arm", "fission", "--config", "static.yaml").stderr

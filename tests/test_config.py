@@ -10,14 +10,22 @@ import pytest
 import yaml
 
 import fission_grpo
-from fission_grpo.config import RunSettings, SimulatorName, load_settings, read_overrides, read_yaml, setting_names
+from fission_grpo.config import (
+    RunSettings,
+    SimulatorName,
+    load_settings,
+    read_overrides,
+    read_yaml,
+    setting_names,
+    written_names,
+)
 from fission_grpo.errors import ConfigError
 from fission_grpo.fission.source import FissionSettings
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.recipes import Recipe, load_recipe
 from fission_grpo.recipes.arms import Arm, apply_arm
 from fission_grpo.rewards import DecisionReward, EpisodeReward
-from fission_grpo.rollout import RolloutSettings
+from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.settings import Settings
 from fission_grpo.tasks.training_set import SyntheticSettings
 from fission_grpo.trainer import TrainerSettings
@@ -186,6 +194,41 @@ def test_a_budget_that_cannot_be_matched_is_refused() -> None:
 def test_a_fission_arm_without_contexts_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"set fission\.contexts=8"):
         apply_arm(Arm.FISSION, RunSettings())
+
+
+def test_the_names_of_what_was_written_reach_into_sections() -> None:
+    given = read_overrides(["simulator=static", "trainer={steps: 3, horizon: turn}", "lora=null"])
+    assert written_names(given) == {"simulator", "trainer.steps", "trainer.horizon", "lora"}
+
+
+STATIC_TURN = BUDGET.model_copy(
+    update={
+        "simulator": SimulatorName.STATIC,
+        "trainer": BUDGET.trainer.model_copy(update={"horizon": Horizon.TURN}),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("arm", "written", "expected"),
+    [
+        (Arm.FISSION, "simulator", "arm fission means simulator=rules, but simulator=static was asked for"),
+        (
+            Arm.FISSION_DECISION,
+            "trainer.horizon",
+            r"arm fission-decision means trainer\.horizon=call, but trainer\.horizon=turn was asked for",
+        ),
+    ],
+)
+def test_an_arm_does_not_pass_over_what_the_user_wrote(arm: Arm, written: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        apply_arm(arm, STATIC_TURN, written={written})
+    assert apply_arm(arm, STATIC_TURN).simulator is SimulatorName.RULES  # a recipe's own choice is not the user's
+
+
+@pytest.mark.parametrize("arm", [Arm.FISSION_STATIC, Arm.GRPO_MATCHED, Arm.GRPO])
+def test_an_arm_that_agrees_or_does_not_care_is_taken(arm: Arm) -> None:
+    assert apply_arm(arm, STATIC_TURN, written={"simulator", "trainer.horizon"}).simulator is SimulatorName.STATIC
 
 
 OWNERS: dict[type[Settings], set[str]] = {

@@ -293,6 +293,24 @@ def test_a_hanging_call_is_stopped_and_undone_and_the_world_goes_on() -> None:
     assert environment.state_hash() == state
 
 
+def test_a_recorded_call_that_overruns_is_a_fault_of_ours_and_no_answer() -> None:
+    release = threading.Event()
+
+    def wait(self: Any) -> str:
+        """Hang."""
+        release.wait()
+        return "done"
+
+    recorded = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "wait", "arguments": {}}}]}
+    begun = task()
+    begun = replace(begun, messages=(*begun.messages, recorded, {"role": "tool", "content": "done"}))
+    environment = world_of(wait)  # resets to a task without recorded calls
+    with pytest.raises(EnvironmentFault, match=r"wait took longer than 0\.2 s when it was replayed"):
+        environment.reset(begun)
+    release.set()
+    environment.reset(begun)
+
+
 @pytest.mark.parametrize("flood", ["x" * 5_000, list(range(5_000)), {"a": "y" * 500}])
 def test_a_flooding_answer_is_cut_with_a_note(flood: Any) -> None:
     def dump(self: Any) -> Any:

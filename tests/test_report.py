@@ -105,7 +105,7 @@ def test_comparisons_say_what_they_settle() -> None:
     # 10 -> 18 of 20 tasks in both runs: +40 points, 8 fixed, none broken, p = 2/2^8.
     assert row[2:4] == ["50.0 % (20/40)", "90.0 % (36/40)"]
     assert row[4].startswith("+40.0 [+")
-    assert row[5:] == ["8 / 0 of 20", "0.0078", "+40.0, +40.0"]
+    assert row[5:] == ["8 / 0 of 20", "0.0078", "+40.0, +40.0", "20 (0)"]
     assert verdict_sentence(better).endswith(": better.")
     assert "not settled" in verdict_sentence(same)
 

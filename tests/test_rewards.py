@@ -202,10 +202,11 @@ def test_a_message_that_was_cut_off_is_not_well_formed() -> None:
 def test_the_explanation_holds_every_term_and_the_exact_sum() -> None:
     reward = DecisionReward().score(turn(call("ls")), target=[call("pwd")], gold_tokens=10, progress=0.25)
     assert reward.total == reward.scale * sum(term.weight * term.value for term in reward.terms)
-    for term in reward.terms:
-        assert f"{term.name:<12} {term.value:.3f} x {term.weight:.3f}  {term.why}" in reward.explain()
-    assert f"{reward.total:.4f}" in reward.explain()
-    assert "called ls; wanted pwd" in reward.explain()
+    assert [(term.name, term.why) for term in reward.terms] == [
+        ("format", "1 of 1 messages well formed and ended"),
+        ("correctness", "called ls; wanted pwd"),
+        ("length", "10 tokens; gold has 10"),
+    ]
 
 
 @pytest.mark.parametrize("bad", [{"alpha": 1.0}, {"alpha": -0.1}, {"format_weight": (-1.0, 1.0)}, {"length_band": -1}])
@@ -247,6 +248,13 @@ def test_calls_beyond_gold_and_the_spare_ones_cost_solved_episodes_only() -> Non
     assert EpisodeReward().score(many, verdict=SOLVED, gold=gold).value("efficiency") == 0.5  # 2 + 2 free of 8
     assert EpisodeReward().score(many[4:], verdict=SOLVED, gold=gold).value("efficiency") == 1.0
     assert EpisodeReward().score([turn()], verdict=UNSOLVED, gold=gold).value("efficiency") == 0.0
+
+
+def test_where_nobody_knows_how_many_calls_are_needed_none_is_too_many() -> None:
+    turns = [*[turn(LOGIN, outcomes=[OK])] * 9, DONE]
+    assert EpisodeReward().score(turns, verdict=SOLVED, gold=None).total == pytest.approx(1.0)
+    half = EpisodeReward().score(turns, verdict=Verdict(ok=False, error_type="reward", matched=0.5), gold=None)
+    assert (half.value("progress"), half.value("efficiency")) == (0.5, 0.0)
 
 
 def test_a_world_put_right_by_a_policy_that_does_not_stop_is_not_solved() -> None:

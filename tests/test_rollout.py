@@ -132,9 +132,11 @@ def test_several_calls_of_one_message_each_get_their_reply() -> None:
     assert replies.count("<|im_start|>tool") == len(TASK.gold[0])
 
 
-def test_a_decision_point_is_one_message() -> None:
+def test_a_decision_point_is_one_message_and_asks_no_world_for_a_verdict() -> None:
     trajectory = play(*RECOVERS, horizon=Horizon.CALL)
-    assert (trajectory.end, kinds(trajectory)) == (EndReason.HORIZON, [["error"]])
+    assert (trajectory.end, kinds(trajectory), trajectory.verdict) == (EndReason.HORIZON, [["error"]], None)
+    without_gold = play(*RECOVERS, task=replace(TASK, gold=()), horizon=Horizon.CALL)
+    assert (without_gold.end, without_gold.verdict) == (EndReason.HORIZON, None)
 
 
 def test_without_a_world_nothing_answers_and_nothing_judges() -> None:
@@ -284,6 +286,10 @@ class Broken(BfclEnvironment):
         if verb == self.at:
             raise EnvironmentFault(f"{verb} broke")
 
+    def reset(self, task: Task) -> None:
+        self._break("reset")
+        super().reset(task)
+
     def execute(self, call: ToolCall) -> ToolOutcome:
         self._break("execute")
         return super().execute(call)
@@ -301,7 +307,7 @@ class Broken(BfclEnvironment):
         return super().score()
 
 
-VERBS = pytest.mark.parametrize("verb", ["execute", "snapshot", "next_turn", "score"])
+VERBS = pytest.mark.parametrize("verb", ["reset", "execute", "snapshot", "next_turn", "score"])
 
 
 @VERBS
@@ -350,9 +356,51 @@ def test_an_error_before_the_fault_is_not_held_against_the_model() -> None:
             return super().execute(call)
 
     member = Judge(chat=chat())(play(*RECOVERS, worlds={BFCL: BreaksLate}), horizon=Horizon.TURN, progress=0.0)
-    assert kinds(member.trajectory) == [["error"], []]
+    assert kinds(member.trajectory) == [["error"], ["harness_fault"]]
     assert member.failure is not None
     assert (member.failure.fault, member.failure.turn) == (Fault.INFRASTRUCTURE, 1)
+
+
+def test_a_world_that_cannot_be_built_spoils_its_trajectory_before_the_first_token() -> None:
+    class Unbuildable(BfclEnvironment):
+        def reset(self, task: Task) -> None:
+            raise ConfigError("no server")
+
+    policy = LetterByLetter(script(*RECOVERS))
+    starts = [open_task(TASK, chat=chat(), worlds={BFCL: world}) for world in (Unbuildable, BfclEnvironment)]
+    spoiled, whole = rollout(
+        starts,
+        policy=policy,
+        chat=chat(),
+        sampling=Sampling(max_tokens=400),
+        horizons=[Horizon.TURN] * 2,
+        max_turns=6,
+        seed=0,
+    )
+    assert (spoiled.turns, spoiled.end, spoiled.fault) == ((), EndReason.HARNESS_FAULT, "no server")
+    assert ok(whole)
+    assert len(policy.asked) == len(RECOVERS)  # the policy never hears of the other one
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_fault_is_told_where_it_happened_whether_it_is_raised_or_returned(raises: bool) -> None:
+    """The calls before it keep their answers, the calls behind it are not made, and nothing is sampled any more."""
+
+    class BreaksSecond(BfclEnvironment):
+        calls = 0
+
+        def execute(self, call: ToolCall) -> ToolOutcome:
+            self.calls += 1
+            if self.calls < 2:
+                return super().execute(call)
+            if raises:
+                raise EnvironmentFault("the server is gone")
+            return ToolOutcome(kind=OutcomeKind.HARNESS_FAULT, text="the server is gone")
+
+    trajectory = play(say(FIRST, LAST, LAST), DONE, worlds={BFCL: BreaksSecond})
+    assert kinds(trajectory) == [["success", "harness_fault"]]
+    assert (trajectory.end, trajectory.fault) == (EndReason.HARNESS_FAULT, "the server is gone")
+    assert (trajectory.snapshots, trajectory.verdict) == ((None,), None)
 
 
 def test_what_is_not_a_fault_of_the_world_is_not_caught() -> None:

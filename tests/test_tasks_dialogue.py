@@ -16,7 +16,6 @@ from fission_grpo.tasks.dialogue import (
     Moment,
     continuations,
     decision_points,
-    demonstration,
     inject,
     moments,
     premature_calls,
@@ -146,15 +145,6 @@ def test_continuations_lead_from_the_fix_to_the_end_of_the_turn(tasks: list[Task
         assert all(any("error" in m["content"].lower() for m in p.messages if m["role"] == "tool") for p in points)
 
 
-def test_demonstrations_pair_the_error_with_its_fix(tasks: list[Task]) -> None:
-    for task in [task for task in tasks if task.meta["hidden"]][:20]:
-        moment, wrong = premature_calls(task)[0]
-        shown = demonstration(task, wrong, moment)
-        assert shown is not None
-        assert shown.target == task.gold[moment.turn][moment.done : moment.done + 1]
-        assert shown.messages[-1]["role"] == "tool"
-
-
 def test_what_succeeds_or_does_damage_is_no_injection(tasks: list[Task]) -> None:
     task = tasks[0]
     assert inject(task, task.gold[0][0], Moment(turn=0, done=0)) is None
@@ -167,7 +157,6 @@ def test_what_succeeds_or_does_damage_is_no_injection(tasks: list[Task]) -> None
     stumbling = ToolCall(name="lockDoors", arguments={"unlock": True, "door": ["driver", "trunk"]})
     assert inject(unlock, stumbling, Moment(turn=0, done=0)) is None
     assert continuations(unlock, stumbling, Moment(turn=0, done=0)) == []
-    assert demonstration(unlock, stumbling, Moment(turn=0, done=0)) is None
 
 
 @settings(max_examples=60, deadline=None)

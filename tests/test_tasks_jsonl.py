@@ -11,7 +11,7 @@ import pytest
 
 from fission_grpo.errors import ConfigError, DataError
 from fission_grpo.tasks.dialogue import decision_points
-from fission_grpo.tasks.jsonl import check_file, read_tasks, record_of, write_tasks
+from fission_grpo.tasks.jsonl import read_tasks, record_of, write_tasks
 from fission_grpo.tasks.overlap import Shared, official_overlap, overlap
 from fission_grpo.tasks.probe import probe_items
 from fission_grpo.tasks.synthesis import Mixture, synthesise
@@ -45,6 +45,15 @@ def save(path: Path, *records: Any) -> Path:
     return path
 
 
+def problems_of(path: Path, **how: Any) -> list[str]:
+    """Every problem that keeps a file from being read; empty for a good one."""
+    try:
+        read_tasks(path, **how)
+    except DataError as error:
+        return list(error.problems)
+    return []
+
+
 def test_tasks_survive_the_file(tmp_path: Path, tasks: list[Task]) -> None:
     everything = [
         *tasks,
@@ -53,7 +62,7 @@ def test_tasks_survive_the_file(tmp_path: Path, tasks: list[Task]) -> None:
     ]
     unique = list({task.id: task for task in everything}.values())
     write_tasks(tmp_path / "tasks.jsonl", unique)
-    assert check_file(tmp_path / "tasks.jsonl") == []
+    assert problems_of(tmp_path / "tasks.jsonl") == []
     assert read_tasks(tmp_path / "tasks.jsonl") == unique
 
 
@@ -134,13 +143,13 @@ BROKEN: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize("record, expected", [pytest.param(r, e, id=name) for name, r, e in BROKEN])
 def test_each_problem_is_named_with_its_line(tmp_path: Path, record: Any, expected: str) -> None:
-    problems = check_file(save(tmp_path / "t.jsonl", GOOD, record))
+    problems = problems_of(save(tmp_path / "t.jsonl", GOOD, record))
     assert any(problem.startswith("line 2: ") and expected in problem for problem in problems), problems
 
 
 def test_all_problems_are_found_in_one_pass(tmp_path: Path) -> None:
     path = save(tmp_path / "t.jsonl", *(record for _, record, _ in BROKEN), GOOD, GOOD)
-    problems = check_file(path)
+    problems = problems_of(path)
     assert {int(p.split(":")[0].removeprefix("line ")) for p in problems} >= set(range(1, len(BROKEN) + 1))
     with pytest.raises(DataError) as raised:
         read_tasks(path)
@@ -149,28 +158,28 @@ def test_all_problems_are_found_in_one_pass(tmp_path: Path) -> None:
 
 
 def test_duplicate_ids_name_the_earlier_line(tmp_path: Path) -> None:
-    assert check_file(save(tmp_path / "t.jsonl", GOOD, "", GOOD)) == ["line 3: id 'w1' was used on line 1 already"]
+    assert problems_of(save(tmp_path / "t.jsonl", GOOD, "", GOOD)) == ["line 3: id 'w1' was used on line 1 already"]
 
 
 def test_gold_that_fails_in_its_own_world_is_a_problem(tmp_path: Path, tasks: list[Task]) -> None:
     hidden = next(task for task in tasks if task.meta["hidden"] and len(task.gold) == 1)
     record = record_of(hidden)
     skipped = {**record, "gold": record["turns"][0][-1:], "turns": [record["turns"][0][-1:]]}
-    problems = check_file(save(tmp_path / "t.jsonl", skipped))
+    problems = problems_of(save(tmp_path / "t.jsonl", skipped))
     assert any("gold[0]" in problem and "the world answers" in problem for problem in problems), problems
     assert any("turns[0][0]" in problem for problem in problems)
-    assert check_file(save(tmp_path / "t.jsonl", skipped), worlds={}) == []
+    assert problems_of(save(tmp_path / "t.jsonl", skipped), worlds={}) == []
 
 
 def test_turns_must_match_user_messages(tmp_path: Path, tasks: list[Task]) -> None:
     record = record_of(tasks[0])
-    problems = check_file(save(tmp_path / "t.jsonl", {**record, "turns": [*record["turns"], []]}))
+    problems = problems_of(save(tmp_path / "t.jsonl", {**record, "turns": [*record["turns"], []]}))
     assert any("expected one each" in problem for problem in problems)
 
 
 def test_unloadable_worlds_are_problems_not_crashes(tmp_path: Path) -> None:
     world = {"environment": "bfcl", "config": {"classes": ["NoSuchAPI"], "initial": {}}}
-    problems = check_file(save(tmp_path / "t.jsonl", {**GOOD, "world": world, "turns": [GOOD["gold"]]}))
+    problems = problems_of(save(tmp_path / "t.jsonl", {**GOOD, "world": world, "turns": [GOOD["gold"]]}))
     assert any("NoSuchAPI" in problem for problem in problems)
 
 
@@ -178,12 +187,12 @@ def test_templates_may_refuse(tmp_path: Path) -> None:
     def refuse(task: Task) -> None:
         raise ConfigError(f"no room for {task.id}")
 
-    assert check_file(save(tmp_path / "t.jsonl", GOOD), render=refuse) == ["line 1: messages: no room for w1"]
+    assert problems_of(save(tmp_path / "t.jsonl", GOOD), render=refuse) == ["line 1: messages: no room for w1"]
 
 
 def test_empty_and_missing_files_are_problems(tmp_path: Path) -> None:
-    assert "holds no task" in check_file(save(tmp_path / "t.jsonl"))[0]
-    assert "cannot be read" in check_file(tmp_path / "nowhere.jsonl")[0]
+    assert "holds no task" in problems_of(save(tmp_path / "t.jsonl"))[0]
+    assert "cannot be read" in problems_of(tmp_path / "nowhere.jsonl")[0]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, tasks: list[Task]) -> None:

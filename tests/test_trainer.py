@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -36,7 +38,7 @@ from tiny_runs import (
 
 from fission_grpo.chat.parse import parse_message, render_call
 from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
-from fission_grpo.errors import EnvironmentFault
+from fission_grpo.errors import ConfigError, EnvironmentFault, FissionError
 from fission_grpo.models.lora import LoraSettings, add_lora
 from fission_grpo.policy.base import Context, Sampling
 from fission_grpo.policy.hf import HFPolicy
@@ -48,7 +50,7 @@ from fission_grpo.simulator.base import ErrorSimulator
 from fission_grpo.simulator.passthrough import PassthroughSimulator
 from fission_grpo.simulator.static import StaticSimulator
 from fission_grpo.trainer import Trainer
-from fission_grpo.types import ToolCall, ToolOutcome, Turn
+from fission_grpo.types import Task, ToolCall, ToolOutcome, Turn
 
 
 def assert_close(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], *, atol: float) -> None:
@@ -90,7 +92,7 @@ def plain_grpo(model: Any, *, steps: int, beta: float) -> None:
                 with torch.no_grad():
                     reference_logprobs = naive_logprobs(reference, ids)[len(prompt) - 1 :]
                 difference = reference_logprobs - logprobs
-                divergence = torch.exp(difference) - difference - 1
+                divergence = difference.square() / 2
                 clipped = ratio.clamp(0.8, 1.2)
                 loss = loss - torch.minimum(ratio * advantage, clipped * advantage).sum() * weight
                 loss = loss + beta * divergence.sum() * weight
@@ -291,6 +293,52 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, whole: Trainer, star
     assert_same_run(resumed, whole)
 
 
+@contextmanager
+def no_file_longer_than(size: int) -> Iterator[None]:
+    """A disk that is full, as far as a process without privileges can have one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("part", ["model/model.safetensors", "optimizer.bin", "progress-0.pkl"])
+def test_a_full_disk_leaves_the_last_checkpoint_whole_and_no_half_one(
+    tmp_path: Path, whole: Trainer, part: str
+) -> None:
+    trainer = tiny_run(tmp_path)
+    finish(trainer, stop_after=2)
+    last = trainer.run.latest_checkpoint()
+    assert last == trainer.run.checkpoints / "step-2"
+    trainer.step()
+    files = {path: path.stat().st_size for path in last.rglob("*") if path.is_file()}
+    room = sorted({0, *files.values()})
+    limit = room[room.index(files[last / part]) - 1]  # everything smaller still fits
+    with (
+        pytest.raises(FissionError, match=r"cannot write .*step-3: .*free some space.*--resume \(.*step-2 is whole\)"),
+        no_file_longer_than(limit),
+    ):
+        trainer.save()
+    assert sorted(path.name for path in trainer.run.checkpoints.iterdir()) == ["step-2"]
+    resumed = tiny_run(tmp_path, resume=True)
+    assert resumed.progress.step == 2
+    finish(resumed)
+    assert_same_run(resumed, whole)
+
+
+def test_a_run_is_resumed_by_as_many_processes_as_began_it(tmp_path: Path) -> None:
+    finish(tiny_run(tmp_path), stop_after=1)
+    checkpoint = RunFolder(tmp_path).latest_checkpoint()
+    assert checkpoint is not None
+    (checkpoint / "progress-1.pkl").write_bytes((checkpoint / "progress-0.pkl").read_bytes())
+    with pytest.raises(
+        ConfigError, match=r"written by 2 process\(es\), and this run has 1: resume with --num_processes 2"
+    ):
+        tiny_run(tmp_path, resume=True)
+
+
 # Adapters.
 
 
@@ -359,6 +407,38 @@ def test_a_world_that_breaks_is_masked_and_the_run_goes_on(tmp_path: Path) -> No
         assert (member["reward"], member["advantage"], member["fault"]) == (None, 0.0, "lost")
         assert member["failure"]["fault"] == "infrastructure"
     assert sum(line["masked"] + line.get("fission/masked", 0) for line in metrics(trainer.run)) == len(spoiled)
+
+
+class NotThisOne(BfclEnvironment):
+    """A world that cannot be built for one task, nor brought back for any."""
+
+    def reset(self, task: Task) -> None:
+        if task.id == TASKS[0].id:
+            raise EnvironmentFault("its database is gone")
+        super().reset(task)
+
+    def restore(self, snapshot: Any) -> None:
+        raise EnvironmentFault("no way back")
+
+
+@pytest.mark.parametrize("horizon", [Horizon.CALL, Horizon.TURN])
+def test_a_task_whose_world_cannot_be_built_is_masked_and_all_others_go_on(tmp_path: Path, horizon: Horizon) -> None:
+    trainer = tiny_run(tmp_path, worlds={BFCL: NotThisOne}, steps=2, horizon=horizon)  # two steps see every task once
+    before = fingerprint(weights(trainer))
+    finish(trainer)
+    lines = list(read_jsonl(trainer.run.traces))
+    for line in lines:
+        broken = line["kind"] == "fission" or line["task"] == TASKS[0].id
+        faults = {member["fault"] for member in line["trajectories"]}
+        reason = "no way back" if line["kind"] == "fission" else "its database is gone"
+        assert faults == ({reason} if broken else {None})
+        assert (line["pulse"] == "masked") == broken
+    assert {line["kind"] for line in lines} == {"exploration", "fission"}
+    steps = metrics(trainer.run)
+    assert sum(step["masked"] for step in steps) == SETTINGS["group_size"]
+    recoveries = sum(step.get("fission/rollouts", 0) for step in steps)
+    assert sum(step.get("fission/masked", 0) for step in steps) == recoveries > 0
+    assert fingerprint(weights(trainer)) != before
 
 
 # Two processes.

@@ -13,9 +13,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-DEAD_SPREAD = 1e-6
-"""Rewards closer together than this are equal: a spread of rounding noise must not become a gradient."""
-
+from fission_grpo.rewards import is_dead
 
 class Scale(StrEnum):
     """What the centred rewards are divided by."""
@@ -27,13 +25,11 @@ class Scale(StrEnum):
 
 
 class Pulse(StrEnum):
-    """Whether a group carries any signal."""
+    """Whether a group carries any signal; see `rewards.is_dead`."""
 
     ALIVE = "alive"
-    ALL_RIGHT = "all_right"
-    """No spread, and every trajectory succeeded."""
-    ALL_FAIL = "all_fail"
-    """No spread, and not every trajectory succeeded."""
+    DEAD = "dead"
+    """No spread between the rewards, whatever they are."""
     MASKED = "masked"
     """Fewer than two trajectories are free of faults of ours."""
 
@@ -55,7 +51,7 @@ def group_advantages(rewards_G: Tensor, *, valid_G: Tensor, scale: Scale = Scale
         raise ValueError(f"expected two vectors of one length, got {tuple(rewards_G.shape)}, {tuple(valid_G.shape)}")
     advantages = torch.zeros_like(rewards_G, dtype=torch.float32)
     valid = rewards_G[valid_G].double()
-    if valid.numel() < 2 or bool(valid.max() - valid.min() < DEAD_SPREAD):
+    if is_dead(valid.tolist()):
         return advantages
     centred = valid - valid.mean()
     divisor = valid.std(correction=0) + eps if scale is Scale.STD else 1.0
@@ -63,11 +59,9 @@ def group_advantages(rewards_G: Tensor, *, valid_G: Tensor, scale: Scale = Scale
     return advantages
 
 
-def pulse(rewards_G: Tensor, *, valid_G: Tensor, success_G: Tensor) -> Pulse:
-    """Dead-group accounting: does this group carry signal, and if not, why not?"""
-    valid = rewards_G[valid_G]
-    if valid.numel() < 2:
+def pulse(rewards_G: Tensor, *, valid_G: Tensor) -> Pulse:
+    """Does this group carry signal, and if not, why not?"""
+    valid = rewards_G[valid_G].double().tolist()
+    if len(valid) < 2:
         return Pulse.MASKED
-    if bool(valid.max() - valid.min() >= DEAD_SPREAD):
-        return Pulse.ALIVE
-    return Pulse.ALL_RIGHT if bool(success_G[valid_G].all()) else Pulse.ALL_FAIL
+    return Pulse.DEAD if is_dead(valid) else Pulse.ALIVE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ from fission_grpo.chat.format import ChatFormat
 from fission_grpo.config import RunSettings, SimulatorName
 from fission_grpo.demonstrations import CLEAN_SHARE, demonstration_rows
 from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
-from fission_grpo.errors import ConfigError
+from fission_grpo.environments.check import check_environment
+from fission_grpo.environments.imported import imported_worlds
+from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.fission.source import FissionSource
 from fission_grpo.judge import Judge
 from fission_grpo.models.catalog import find_model, load_policy_model
@@ -24,7 +27,7 @@ from fission_grpo.models.folder import save_trained_weights
 from fission_grpo.models.lora import add_lora
 from fission_grpo.policy.hf import context_window
 from fission_grpo.progress import progress
-from fission_grpo.rollout import Horizon, Worlds
+from fission_grpo.rollout import Horizon, Worlds, new_world
 from fission_grpo.run_folder import RunFolder
 from fission_grpo.seeds import derive
 from fission_grpo.simulator.base import ErrorSimulator
@@ -38,6 +41,9 @@ from fission_grpo.types import Task
 
 WORLDS: Worlds = MappingProxyType({BFCL: BfclEnvironment})
 """The worlds that ship; pass your own beside them to `assemble`."""
+
+CHECKED_TASKS = 3
+"""Tasks by which each of the user's own worlds is tried before training."""
 
 SIMULATORS: Mapping[SimulatorName, Callable[[], ErrorSimulator]] = MappingProxyType(
     {
@@ -55,9 +61,12 @@ def assemble(settings: RunSettings, *, worlds: Worlds = WORLDS) -> Trainer:
         ConfigError: data, model or template cannot work, or do not fit each other.
     """
     find_model(settings.model)
+    accelerator = full_precision_accelerator()
+    worlds = with_own_worlds(worlds, settings.worlds)
     set_seed(settings.trainer.seed)
     tasks = training_set(settings.data, settings.synthetic, worlds=worlds)
-    require_judges(tasks, settings.trainer.horizon)
+    require_fit_worlds(tasks, {name: worlds[name] for name in settings.worlds})
+    require_judges(tasks, worlds, horizon=settings.trainer.horizon, fission=bool(settings.fission.contexts))
     loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
     require_room(tasks, loaded.chat, window=context_window(loaded.model), max_tokens=settings.rollouts.max_tokens)
     model = loaded.model
@@ -74,8 +83,27 @@ def assemble(settings: RunSettings, *, worlds: Worlds = WORLDS) -> Trainer:
         settings=settings.trainer,
         rollouts=settings.rollouts,
         run=RunFolder(settings.folder),
-        accelerator=Accelerator(),
+        accelerator=accelerator,
     )
+
+
+def full_precision_accelerator() -> Accelerator:
+    """accelerate as this machine is set up for it.
+
+    Raises:
+        ConfigError: it is set up for mixed precision: the trainer would then score tokens otherwise than the sampler.
+    """
+    mixed = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if mixed == "no":  # otherwise accelerate itself may fail, for its own reasons, before it can be asked
+        accelerator = Accelerator()
+        mixed = accelerator.mixed_precision
+    if mixed != "no":
+        raise ConfigError(
+            f"accelerate is set to mixed_precision={mixed}, which would score tokens otherwise than they were sampled; "
+            "set it to `no` (accelerate launch --mixed_precision no), and for weights of half the size choose "
+            "precision=bf16 with lora.rank=16"
+        )
+    return accelerator
 
 
 def open_run(trainer: Trainer, settings: RunSettings, *, resume: bool) -> None:
@@ -101,10 +129,15 @@ def open_run(trainer: Trainer, settings: RunSettings, *, resume: bool) -> None:
 
 
 def save_policy(trainer: Trainer) -> Path:
-    """Write the trained policy with its tokenizer and chat template: an ordinary Hugging Face folder."""
+    """Write the trained policy with its tokenizer and chat template: an ordinary Hugging Face folder.
+
+    Raises:
+        FissionError: the disk refused it.
+    """
     folder = trainer.run.policy
     if trainer.accelerator.is_main_process:
-        _save_folder(trainer.model, trainer.chat, folder)
+        with trainer.run.refusal_of(folder):
+            _save_folder(trainer.model, trainer.chat, folder)
     return folder
 
 
@@ -158,20 +191,83 @@ def agreed(stop: Callable[[], bool], accelerator: Accelerator) -> Callable[[], b
     return any_stops if accelerator.num_processes > 1 else stop
 
 
-def require_judges(tasks: Sequence[Task], horizon: Horizon) -> None:
-    """A rollout beyond one call is judged by its world against gold calls.
+def with_own_worlds(worlds: Worlds, places: Mapping[str, str]) -> Worlds:
+    """The worlds at hand, and those that the settings name.
 
     Raises:
-        ConfigError: a task has a world and nothing to be judged by.
+        ConfigError: one cannot be imported, or its name is taken.
     """
-    if horizon is Horizon.CALL:
-        return
-    blind = [task.id for task in tasks if task.world is not None and not task.gold]
-    if blind:
+    if taken := sorted(worlds.keys() & places.keys()):
+        raise ConfigError(f"worlds.{taken[0]}: this name is taken; choose another one, here and in the tasks")
+    return {**worlds, **imported_worlds(places)}
+
+
+def require_fit_worlds(tasks: Sequence[Task], worlds: Worlds) -> None:
+    """Try some tasks of each world before anything is trained in it.
+
+    Raises:
+        ConfigError: `check_environment` found problems; all of them are listed.
+    """
+    problems = [
+        f"  {task.id}: {problem}"
+        for name, factory in worlds.items()
+        for task in _living_in(tasks, name)[:CHECKED_TASKS]
+        for problem in check_environment(factory(), task)
+    ]
+    if problems:
+        listed = "\n".join(dict.fromkeys(problems))
+        raise ConfigError(f"{', '.join(worlds)}: not fit for training, as these tasks show\n{listed}")
+
+
+def require_judges(tasks: Sequence[Task], worlds: Worlds, *, horizon: Horizon, fission: bool) -> None:
+    """Every rollout must have something to be judged by.
+
+    Beyond one call that is the world: against gold calls per turn, or by a score of its own. One call is judged by the
+    task's target; its recoveries go on to the end of the turn.
+
+    Raises:
+        ConfigError: a task has nothing, or names a world that is not among `worlds`.
+    """
+    unjudged = [task for task in tasks if task.world is not None and not task.gold]
+    if horizon is Horizon.CALL and (aimless := [task for task in unjudged if not task.target]):
         raise ConfigError(
-            f"{len(blind)} task(s) have a world but no gold calls per turn ({', '.join(blind[:3])}, ...): nothing can "
-            f"judge a whole {horizon}; add `turns` to them, or choose trainer.horizon=call"
+            f"{_some(aimless)} have neither `gold` nor `turns`, so that nothing says what the next call should be; "
+            "add one of them, or choose trainer.horizon=turn, where the world judges"
         )
+    names = dict.fromkeys(task.world.environment for task in unjudged if task.world)
+    unfit = {name for name in names if not _judges_itself(_living_in(unjudged, name)[0], worlds)}
+    blind = [task for task in unjudged if task.world and task.world.environment in unfit]
+    if blind and (fission or horizon is not Horizon.CALL):
+        what = "a recovery" if horizon is Horizon.CALL else f"a whole {horizon}"
+        remedy = "fission.contexts=0" if horizon is Horizon.CALL else "trainer.horizon=call"
+        raise ConfigError(
+            f"{_some(blind)} have a world that does not judge itself, and no gold calls per turn: nothing can judge "
+            f"{what}; add `turns` to them, give the world a score(), or choose {remedy}"
+        )
+
+
+def _judges_itself(task: Task, worlds: Worlds) -> bool:
+    """Whether the world of a task without gold can say how it stands."""
+    start = new_world(task, worlds)
+    if start is None:
+        return False
+    try:
+        start.reset(task)
+        start.score()
+    except ConfigError:
+        return False
+    except EnvironmentFault:  # a fault of the moment; in training it would be masked
+        return True
+    return True
+
+
+def _living_in(tasks: Sequence[Task], name: str) -> list[Task]:
+    return [task for task in tasks if task.world is not None and task.world.environment == name]
+
+
+def _some(tasks: Sequence[Task]) -> str:
+    names = ", ".join(task.id for task in tasks[:3])
+    return f"{len(tasks)} task(s) ({names}{', ...' if len(tasks) > 3 else ''})"
 
 
 def require_room(tasks: Sequence[Task], chat: ChatFormat, *, window: int, max_tokens: int) -> None:

@@ -55,6 +55,8 @@ class RunSettings(Settings):
     data: str = SYNTHETIC
     """A JSONL file of tasks, or `synthetic`."""
     synthetic: SyntheticSettings = Field(default_factory=SyntheticSettings)
+    worlds: dict[str, str] = Field(default_factory=dict)
+    """Your own worlds: the name that tasks give -> `package.module:name` of a class of tools or of an environment."""
     output: str | None = None
     """The run folder; the command line names it after recipe, arm and seed if it has no name."""
     simulator: SimulatorName = SimulatorName.RULES
@@ -188,6 +190,19 @@ def read_overrides(arguments: Sequence[str]) -> list[Setting]:
             Setting(key=tuple(key.replace("-", "_").split(".")), value=_value(key, value), origin="command line")
         )
     return found
+
+
+def written_names(settings: Iterable[Setting]) -> set[str]:
+    """Dotted names of what the user wrote; a section that was written as one value counts by its parts."""
+    return {_dotted(key) for setting in settings for key in _leaf_keys(setting.key, setting.value)}
+
+
+def _leaf_keys(key: Key, value: Any) -> Iterator[Key]:
+    if not isinstance(value, Mapping):
+        yield key
+        return
+    for name, inner in value.items():
+        yield from _leaf_keys((*key, str(name)), inner)
 
 
 def setting_names(model: type[BaseModel] = RunSettings) -> Iterator[str]:

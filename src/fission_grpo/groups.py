@@ -63,9 +63,17 @@ class Group:
     def pulse(self) -> Pulse:
         """Whether the group carries signal."""
         rewards_G, valid_G = self.rewards()
-        return pulse(rewards_G, valid_G=valid_G, success_G=torch.tensor([member.success for member in self.members]))
+        return pulse(rewards_G, valid_G=valid_G)
 
+    @property
+    def all_fail(self) -> bool:
+        """Nobody succeeded, dead or alive; False where faults of ours left nobody."""
+        return bool(valid := self._valid()) and not any(member.success for member in valid)
 
-def share(groups: Sequence[Group], wanted: Pulse) -> float:
-    """Share of groups with this pulse; 0 where there are no groups."""
-    return sum(group.pulse() is wanted for group in groups) / max(len(groups), 1)
+    @property
+    def all_right(self) -> bool:
+        """Everybody succeeded, dead or alive; False where faults of ours left nobody."""
+        return bool(valid := self._valid()) and all(member.success for member in valid)
+
+    def _valid(self) -> list[Member]:
+        return [member for member in self.members if member.reward is not None]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.parse import render_call
+from fission_grpo.environments.dialogue import remaining_gold
 from fission_grpo.failures import Failure, Fault, find_failure
 from fission_grpo.groups import Member
 from fission_grpo.rewards import DecisionReward, EpisodeReward, answered
@@ -41,7 +43,7 @@ class Judge:
             return Member(trajectory=trajectory, reward=None, success=False, failure=_spoiled(trajectory))
         if horizon is Horizon.CALL:
             return self._by_target(trajectory, progress)
-        return self._by_world(trajectory, before)
+        return self._by_world(trajectory, gold_ahead(trajectory.task, horizon, before), before)
 
     def _by_target(self, trajectory: Trajectory, progress: float) -> Member:
         turn, target = trajectory.turns[0], trajectory.task.target
@@ -53,7 +55,7 @@ class Judge:
             failure=find_failure(trajectory.turns, correctness=correctness, verdict=None, delta=self.delta),
         )
 
-    def _by_world(self, trajectory: Trajectory, before: Sequence[Turn]) -> Member:
+    def _by_world(self, trajectory: Trajectory, gold: Sequence[ToolCall] | None, before: Sequence[Turn]) -> Member:
         verdict = trajectory.verdict
         if verdict is None:
             raise ValueError(
@@ -61,9 +63,7 @@ class Judge:
             )
         return Member(
             trajectory=trajectory,
-            reward=self.episode.score(
-                trajectory.turns, verdict=verdict, gold=turn_gold(trajectory.task), before=before
-            ),
+            reward=self.episode.score(trajectory.turns, verdict=verdict, gold=gold, before=before),
             success=verdict.ok and answered(trajectory.turns),
             failure=find_failure(trajectory.turns, correctness=None, verdict=verdict),
         )
@@ -82,7 +82,14 @@ def _spoiled(trajectory: Trajectory) -> Failure | None:
     return Failure(turn=last, error=None, fault=Fault.INFRASTRUCTURE, reason=trajectory.fault)
 
 
-def turn_gold(task: Task) -> tuple[ToolCall, ...]:
-    """Gold calls of the user turn in progress; the target where no world judges."""
-    turn = sum(message["role"] == "user" for message in task.messages) - 1
-    return task.gold[turn] if turn < len(task.gold) else task.target
+def gold_ahead(task: Task, horizon: Horizon, before: Sequence[Turn] = ()) -> tuple[ToolCall, ...] | None:
+    """Gold calls from where the task begins to the end of what a rollout is judged by; None for a task without gold.
+
+    An episode is judged by all that the user asks, anything shorter by the user turn in progress. A recovery from the
+    middle of an episode also has the turns behind it that its failed trajectory had answered.
+    """
+    if not task.gold:
+        return None
+    ahead = remaining_gold(task)
+    begun = 1 + sum(not turn.outcomes for turn in before[:-1])
+    return tuple(chain.from_iterable(ahead if horizon is Horizon.EPISODE else ahead[:begun]))

@@ -13,8 +13,10 @@ Shapes: B trajectories, T tokens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -52,6 +54,25 @@ DR_GRPO = Objective(aggregation=Aggregation.CONSTANT, scale=Scale.NONE)
 GRPO_UNSCALED = Objective(aggregation=Aggregation.TRAJECTORY_MEAN, scale=Scale.NONE)
 """Ours: rewards are centred and not divided (Dr.GRPO's first half), and every trajectory weighs the same, so that long
 recoveries do not outweigh first attempts."""
+
+
+class ObjectiveName(StrEnum):
+    """Clip, aggregation and scale as one choice."""
+
+    GRPO = "grpo"
+    DAPO = "dapo"
+    DR_GRPO = "dr_grpo"
+    GRPO_UNSCALED = "grpo_unscaled"
+
+
+OBJECTIVES: Mapping[ObjectiveName, Objective] = MappingProxyType(
+    {
+        ObjectiveName.GRPO: GRPO,
+        ObjectiveName.DAPO: DAPO,
+        ObjectiveName.DR_GRPO: DR_GRPO,
+        ObjectiveName.GRPO_UNSCALED: GRPO_UNSCALED,
+    }
+)
 
 
 def token_weights(mask_BT: Tensor, aggregation: Aggregation, *, max_tokens: int) -> Tensor:

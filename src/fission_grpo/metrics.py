@@ -11,32 +11,36 @@ from statistics import fmean, pstdev
 
 from fission_grpo.advantages import Pulse
 from fission_grpo.fission.source import FissionSource
-from fission_grpo.groups import Group, Member, share
+from fission_grpo.groups import Group, Member
 
 
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Rewards by term, signal, success, errors and lengths of one kind of groups; empty where there are none."""
+    """Rewards by term, signal, success, errors and lengths of one kind of groups; empty where there are none.
+
+    Where faults of ours spoiled every trajectory, their number is all there is to tell.
+    """
     members = [member for group in groups for member in group.members]
     valid = [member for member in members if member.reward is not None]
+    counts = {"rollouts": float(len(members)), "masked": float(len(members) - len(valid))} if members else {}
     if not valid:
-        return {}
+        return counts
     turns = [turn for member in valid for turn in member.trajectory.turns]
     outcomes = [outcome for turn in turns for outcome in turn.outcomes]
+    alive = fmean(group.pulse() is Pulse.ALIVE for group in groups)
     return {
         "reward": fmean(member.reward.total for member in valid if member.reward),
         "reward_std": fmean(_spread(group) for group in groups),
         **_terms(valid),
         "success": fmean(member.success for member in valid),
-        "frac_reward_zero_std": 1 - share(groups, Pulse.ALIVE),
-        "groups/alive": share(groups, Pulse.ALIVE),
-        "groups/all_right": share(groups, Pulse.ALL_RIGHT),
-        "groups/all_fail": share(groups, Pulse.ALL_FAIL),
+        "frac_reward_zero_std": 1 - alive,
+        "groups/alive": alive,
+        "groups/all_right": fmean(group.all_right for group in groups),
+        "groups/all_fail": fmean(group.all_fail for group in groups),
         "completions/mean_length": fmean(len(turn.completion.ids) for turn in turns),
         "turns": len(turns) / len(valid),
         "tools/call_frequency": sum(len(turn.parsed.calls) for turn in turns) / len(valid),
         "tools/failure_frequency": sum(o.is_error for o in outcomes) / max(len(outcomes), 1),
-        "rollouts": float(len(members)),
-        "masked": float(len(members) - len(valid)),
+        **counts,
         **_errors(valid),
     }
 
@@ -58,9 +62,9 @@ def fission_metrics(families: Sequence[Group], source: FissionSource, step: int)
 
 def revived(groups: Sequence[Group], families: Sequence[Group]) -> int:
     """All-fail exploration groups of this step for which a fission family of this step holds a success."""
-    dead = {group.id for group in groups if group.pulse() is Pulse.ALL_FAIL}
-    alive = {f.context.origin.group for f in families if f.context and any(member.success for member in f.members)}
-    return len(dead & alive)
+    failed = {group.id for group in groups if group.all_fail}
+    rescued = {f.context.origin.group for f in families if f.context and any(member.success for member in f.members)}
+    return len(failed & rescued)
 
 
 def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -21,6 +21,18 @@ from fission_grpo.types import FinishReason, OutcomeKind, ToolCall, Turn, Verdic
 
 Weight = Annotated[float, Field(ge=0)]
 
+DEAD_SPREAD = 1e-6
+"""Rewards closer together than this are equal: a spread of rounding noise must not become a gradient."""
+
+
+def is_dead(rewards: Sequence[float]) -> bool:
+    """Whether siblings with these rewards teach nothing: their rewards do not differ, so that no advantage does.
+
+    This is the one meaning of *dead* in training, metrics and reports. Whether anyone succeeded is another question
+    (*all fail*, *all right*): partial credit can keep a group alive in which nobody does.
+    """
+    return len(rewards) < 2 or max(rewards) - min(rewards) < DEAD_SPREAD
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardTerm:
@@ -55,11 +67,6 @@ class Reward:
             KeyError: there is no such term.
         """
         return {term.name: term.value for term in self.terms}[name]
-
-    def explain(self) -> str:
-        """The sum written out, one term a line."""
-        lines = [f"{t.name:<12} {t.value:.3f} x {t.weight:.3f}  {t.why}" for t in self.terms]
-        return "\n".join([*lines, f"{'total':<12} {self.total:.4f} = {self.scale:.4f} x sum"])
 
 
 class DecisionReward(Settings):
@@ -159,7 +166,7 @@ class EpisodeReward(Settings):
         return self
 
     def score(
-        self, turns: Sequence[Turn], *, verdict: Verdict, gold: Sequence[ToolCall], before: Sequence[Turn] = ()
+        self, turns: Sequence[Turn], *, verdict: Verdict, gold: Sequence[ToolCall] | None, before: Sequence[Turn] = ()
     ) -> Reward:
         """Score one episode, or one recovery inside an episode.
 
@@ -167,16 +174,16 @@ class EpisodeReward(Settings):
             turns: the assistant messages to be judged.
             verdict: the world's judgement after the last of them.
             gold: gold calls from the first of `before` (else of `turns`) to the end of the judged user turns, in any
-                order.
+                order; None where the world judges without: then no number of calls is known to be needed.
             before: what led to the first of `turns`, ending with the failed message of a corrective context. It counts
                 as progress, and its failures can be repeated; it is not judged otherwise.
         """
         solved = verdict.ok and answered(turns)
         terms = (
             self._verdict_term(verdict, solved),
-            self._progress_term([*before, *turns], verdict, gold),
+            self._progress_term([*before, *turns], verdict, gold or ()),
             _format_term(turns, weight=self.format),
-            self._efficiency_term(turns, solved, len(gold)),
+            self._efficiency_term(turns, solved, gold),
             self._repeat_term(turns, solved, before),
         )
         return Reward(terms=terms, scale=1 / sum(term.weight for term in terms))
@@ -195,9 +202,9 @@ class EpisodeReward(Settings):
         value = 1.0 if verdict.ok else max(share, verdict.matched)
         return RewardTerm(name="progress", value=value, weight=self.progress, why=why)
 
-    def _efficiency_term(self, turns: Sequence[Turn], solved: bool, gold_calls: int) -> RewardTerm:
+    def _efficiency_term(self, turns: Sequence[Turn], solved: bool, gold: Sequence[ToolCall] | None) -> RewardTerm:
         calls = sum(len(turn.parsed.calls) for turn in turns)
-        free = gold_calls + self.spare_calls
+        free = calls if gold is None else len(gold) + self.spare_calls
         value = float(solved) * (1.0 if calls <= free else free / calls)
         why = f"{calls} calls, {free} are free" if solved else "not solved"
         return RewardTerm(name="efficiency", value=value, weight=self.efficiency, why=why)

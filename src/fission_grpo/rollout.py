@@ -28,6 +28,7 @@ from fission_grpo.types import (
     OutcomeKind,
     ParsedMessage,
     Task,
+    ToolCall,
     ToolOutcome,
     Turn,
     Verdict,
@@ -67,7 +68,9 @@ class Start:
     messages: tuple[Message, ...]
     """The same dialogue as messages, for simulators and traces."""
     environment: Environment | None
-    """A world of its own, ready to take the next call; None for a task without one."""
+    """A world of its own, ready to take the next call; None for a task without one, and where it broke."""
+    fault: str = ""
+    """What broke while the world was built: the trajectory is spoiled before its first token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +92,7 @@ class Trajectory:
     """The world after each turn; None without a world."""
     end: EndReason
     verdict: Verdict | None
-    """The world's own judgement; None without a world or after a fault of ours."""
+    """The world's own judgement; None without a world, at a decision point, or after a fault of ours."""
     fault: str = ""
     """What broke, when `end` is HARNESS_FAULT."""
 
@@ -118,20 +121,51 @@ def malformed_reply(parsed: ParsedMessage) -> ToolOutcome:
 
 
 def open_task(task: Task, *, chat: ChatFormat, worlds: Worlds) -> Start:
-    """Render a task and build its world.
+    """Render a task and build its world; a world that cannot be built spoils this start and no other.
 
     Raises:
         ConfigError: the task names a world that is not among `worlds`.
     """
-    environment: Environment | None = None
-    if task.world is not None:
-        if task.world.environment not in worlds:
-            known = ", ".join(sorted(worlds)) or "none"
-            raise ConfigError(f"task {task.id}: unknown environment '{task.world.environment}'; known: {known}")
-        environment = worlds[task.world.environment]()
-        environment.reset(task)
     transcript = Transcript(chat.prompt(task.messages, task.tools))
-    return Start(task=task, transcript=transcript, messages=task.messages, environment=environment)
+    return start_from(task, transcript, task.messages, worlds=worlds)
+
+
+def start_from(
+    task: Task,
+    transcript: Transcript,
+    messages: tuple[Message, ...],
+    *,
+    worlds: Worlds,
+    prepare: Callable[[Environment], None] = lambda environment: None,
+) -> Start:
+    """A start with a world of its own, as the task begins it and `prepare` leaves it.
+
+    Raises:
+        ConfigError: the task names a world that is not among `worlds`.
+    """
+    environment = new_world(task, worlds)
+    if environment is None:
+        return Start(task=task, transcript=transcript, messages=messages, environment=None)
+    try:
+        environment.reset(task)
+        prepare(environment)
+    except (EnvironmentFault, ConfigError) as fault:  # a world that a run cannot build must not end it
+        return Start(task=task, transcript=transcript, messages=messages, environment=None, fault=str(fault))
+    return Start(task=task, transcript=transcript, messages=messages, environment=environment)
+
+
+def new_world(task: Task, worlds: Worlds) -> Environment | None:
+    """An environment for the task, not yet reset; None for a task without a world.
+
+    Raises:
+        ConfigError: the task names a world that is not among `worlds`.
+    """
+    if task.world is None:
+        return None
+    if task.world.environment not in worlds:
+        known = ", ".join(sorted(worlds)) or "none"
+        raise ConfigError(f"task {task.id}: unknown environment '{task.world.environment}'; known: {known}")
+    return worlds[task.world.environment]()
 
 
 def rollout(
@@ -181,8 +215,12 @@ class _Run:
         self.snapshots: list[Snapshot | None] = []
         self.followups = list(start.task.followups)
         self.user_turn_began = 0
-        self.fault = ""
-        self.end: EndReason | None = EndReason.CONTEXT if len(self.transcript.ids) > room else None
+        self.fault = start.fault
+        self.end: EndReason | None = None
+        if start.fault:
+            self.end = EndReason.HARNESS_FAULT
+        elif len(self.transcript.ids) > room:
+            self.end = EndReason.CONTEXT
 
     def advance(self, completion: Completion) -> None:
         """Read one completion, let the world answer, and decide whether to go on."""
@@ -190,10 +228,9 @@ class _Run:
         self.transcript.extend_sampled(completion)
         text = self.chat.decode(completion.ids)
         parsed = parse_message(text)
-        outcomes: tuple[ToolOutcome, ...] = ()
+        outcomes = self._answer(parsed)
         snapshot: Snapshot | None = None
         with self._masking_faults():
-            outcomes = self._answer(parsed)
             snapshot = self._snapshot()
         self.turns.append(Turn(completion=completion, text=text, parsed=parsed, outcomes=outcomes, start=begin))
         self.snapshots.append(snapshot)
@@ -207,19 +244,32 @@ class _Run:
         try:
             yield
         except EnvironmentFault as fault:
-            self.fault = str(fault)
-            self.end = EndReason.HARNESS_FAULT
+            self._spoil(str(fault))
+
+    def _spoil(self, fault: str) -> None:
+        self.fault = fault
+        self.end = EndReason.HARNESS_FAULT
 
     def _answer(self, parsed: ParsedMessage) -> tuple[ToolOutcome, ...]:
+        """The world's answers in the order of the calls; none is asked for behind a fault of ours."""
         if parsed.failures:
             return (malformed_reply(parsed),)
         environment = self.start.environment
         if environment is None:
             return ()
-        return tuple(environment.execute(call) for call in parsed.calls)
+        outcomes: list[ToolOutcome] = []
+        for call in parsed.calls:
+            outcomes.append(_outcome(environment, call))
+            if outcomes[-1].kind is OutcomeKind.HARNESS_FAULT:
+                self._spoil(outcomes[-1].text)
+                break
+        return tuple(outcomes)
 
     def _snapshot(self) -> Snapshot | None:
-        return None if self.start.environment is None else self.start.environment.snapshot()
+        """None without a world, and of one that has broken."""
+        if self.start.environment is None or self.end is EndReason.HARNESS_FAULT:
+            return None
+        return self.start.environment.snapshot()
 
     def _go_on(self, finish: FinishReason, outcomes: Sequence[ToolOutcome]) -> None:
         if finish is FinishReason.LENGTH:
@@ -250,7 +300,8 @@ class _Run:
             self.transcript.extend_observed(ids)
 
     def _verdict(self) -> Verdict | None:
-        if self.start.environment is None or self.end is EndReason.HARNESS_FAULT:
+        """What the world says; a decision point is judged by its target, and the world is not asked."""
+        if self.start.environment is None or self.end is EndReason.HARNESS_FAULT or self.horizon is Horizon.CALL:
             return None
         with self._masking_faults():
             return self.start.environment.score()
@@ -272,3 +323,11 @@ class _Run:
             verdict=verdict,
             fault=self.fault,
         )
+
+
+def _outcome(environment: Environment, call: ToolCall) -> ToolOutcome:
+    """What a call gave, a fault of the world included, so that the trace shows which call it was."""
+    try:
+        return environment.execute(call)
+    except EnvironmentFault as fault:
+        return ToolOutcome(kind=OutcomeKind.HARNESS_FAULT, text=str(fault))

@@ -18,11 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
 from fission_grpo.errors import ConfigError, FissionError
 
 KEPT_CHECKPOINTS = 2
 """The newest, and one to fall back to."""
+
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+"""What a full disk looks like: to Python, to `torch.save`, and to safetensors."""
 
 _MAY_GROW = "trainer.steps"
 """The one setting that a resumed run may change: a finished run can go on."""
@@ -89,7 +93,7 @@ class RunFolder:
             FissionError: the disk refused, with what is safe so far.
         """
         unfinished, final = self.unfinished(step), self.checkpoints / f"step-{step}"
-        with self._refusal_of(final):
+        with self.refusal_of(final), _no_leftovers(unfinished):
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
             write(unfinished)
@@ -112,19 +116,38 @@ class RunFolder:
             FissionError: the disk refused, with what is safe so far.
         """
         text = "".join(map(_line, records))
-        with self._refusal_of(path), path.open("a", encoding="utf-8", errors=ESCAPED) as file:
+        with self.refusal_of(path), path.open("a", encoding="utf-8", errors=ESCAPED) as file:
             file.write(text)
 
     @contextmanager
-    def _refusal_of(self, path: Path) -> Iterator[None]:
-        """Say what to do when the disk refuses `path`."""
+    def refusal_of(self, path: Path) -> Iterator[None]:
+        """Say what is safe, and what to do, when the disk refuses `path`.
+
+        Raises:
+            FissionError: it did.
+        """
         try:
             yield
-        except OSError as error:
+        except WRITE_ERRORS as error:
+            latest = self.latest_checkpoint()
+            safe = f"{latest} is whole" if latest else f"{self.checkpoints} holds no earlier one"
             raise FissionError(
-                f"cannot write {path}: {error.strerror}; free some space, then continue with --resume "
-                f"(the last checkpoint in {self.checkpoints} is whole)"
+                f"cannot write {path}: {_reason(error)}; free some space, then continue with --resume ({safe})"
             ) from error
+
+
+@contextmanager
+def _no_leftovers(folder: Path) -> Iterator[None]:
+    """Half a checkpoint is of no use and takes the room that is missing."""
+    try:
+        yield
+    except WRITE_ERRORS:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ Only what an assistant says is learned; prompts, tool results and injected error
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -15,13 +16,14 @@ from pydantic import Field
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.parse import render_call
 from fission_grpo.chat.transcript import Transcript
+from fission_grpo.environments.dialogue import remaining_gold
 from fission_grpo.errors import ConfigError
 from fission_grpo.policy.scoring import TokenRow, score, separate
 from fission_grpo.rollout import Worlds, open_task
 from fission_grpo.seeds import derive
 from fission_grpo.settings import Settings
 from fission_grpo.tasks.dialogue import DONE
-from fission_grpo.types import Completion, FinishReason, Task, ToolCall
+from fission_grpo.types import Completion, FinishReason, Task
 
 
 class SupervisedSettings(Settings):
@@ -44,14 +46,16 @@ def gold_dialogue(task: Task, *, chat: ChatFormat, worlds: Worlds) -> TokenRow:
     Every gold call is a message of its own. A task without a world ends with its target.
 
     Raises:
-        ConfigError: a gold call fails in its own world.
+        ConfigError: the world cannot be built, or a gold call fails in it.
     """
     start = open_task(task, chat=chat, worlds=worlds)
+    if start.fault:
+        raise ConfigError(f"task {task.id}: its world cannot be built: {start.fault}")
     transcript = start.transcript.fork()
     if start.environment is None:
         _say(transcript, "\n".join(map(render_call, task.target)) or DONE, chat)
         return TokenRow(ids=transcript.ids, trained=transcript.sampled)
-    for number, calls in enumerate(_turns_ahead(task)):
+    for number, calls in enumerate(remaining_gold(task)):
         if number:
             start.environment.next_turn()
             transcript.extend_observed(chat.user(FinishReason.STOP, task.followups[number - 1]))
@@ -125,29 +129,15 @@ def _say(transcript: Transcript, text: str, chat: ChatFormat) -> None:
     transcript.extend_sampled(Completion(ids=ids, logprobs=(0.0,) * len(ids), finish=FinishReason.STOP))
 
 
-def _turns_ahead(task: Task) -> list[tuple[ToolCall, ...]]:
-    """Gold calls that the dialogue does not hold yet, for the turn in progress and the ones to come."""
-    began = sum(message["role"] == "user" for message in task.messages) - 1
-    calls = [message for message in task.messages if message["role"] == "assistant" and message.get("tool_calls")]
-    made = sum(len(message["tool_calls"]) for message in calls) - sum(map(len, task.gold[:began]))
-    return [task.gold[began][made:], *task.gold[began + 1 :]]
-
-
 def _batch(rows: Sequence[TokenRow], step: int, settings: SupervisedSettings) -> list[TokenRow]:
     """This step's dialogues: seeded permutations, one after the other."""
     places = range(step * settings.batch, (step + 1) * settings.batch)
     return [rows[_shuffled(len(rows), settings.seed, place // len(rows))[place % len(rows)]] for place in places]
 
 
-_orders: dict[tuple[int, int, int], list[int]] = {}
-
-
+@lru_cache(maxsize=2)  # a batch may end one epoch and begin the next
 def _shuffled(count: int, seed: int, epoch: int) -> list[int]:
-    key = (count, seed, epoch)
-    if key not in _orders:
-        _orders.clear()
-        _orders[key] = Random(derive(seed, "supervised", epoch)).sample(range(count), count)
-    return _orders[key]
+    return Random(derive(seed, "supervised", epoch)).sample(range(count), count)
 
 
 def _rate(step: int, settings: SupervisedSettings) -> float:

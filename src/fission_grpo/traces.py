@@ -6,9 +6,10 @@ from itertools import groupby
 from typing import Any
 
 from fission_grpo.advantages import Scale
+from fission_grpo.environments.dialogue import call_record
 from fission_grpo.groups import Group, Member
 from fission_grpo.rewards import Reward
-from fission_grpo.types import ToolCall, ToolOutcome
+from fission_grpo.types import ToolOutcome
 
 
 def trace(group: Group, *, step: int, scale: Scale) -> dict[str, Any]:
@@ -71,10 +72,6 @@ def reward_record(reward: Reward) -> dict[str, Any]:
     """A reward with its terms, so that the scalar can be added up by hand."""
     terms = {term.name: {"value": term.value, "weight": term.weight, "why": term.why} for term in reward.terms}
     return {"total": reward.total, "scale": reward.scale, "terms": terms}
-
-
-def call_record(call: ToolCall) -> dict[str, Any]:
-    return {"name": call.name, "arguments": dict(call.arguments)}
 
 
 def _outcome(outcome: ToolOutcome) -> dict[str, Any]:

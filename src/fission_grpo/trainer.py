@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,11 +32,12 @@ from torch import Tensor
 
 from fission_grpo.batch import TrainingBatch
 from fission_grpo.chat.format import ChatFormat
+from fission_grpo.errors import ConfigError
 from fission_grpo.fission.context import CorrectiveContext
 from fission_grpo.fission.source import FissionSource
 from fission_grpo.groups import Group, GroupKind
 from fission_grpo.judge import Judge
-from fission_grpo.losses import DAPO, DR_GRPO, GRPO, GRPO_UNSCALED, Objective, k3_divergence, policy_loss
+from fission_grpo.losses import OBJECTIVES, Objective, ObjectiveName, k3_divergence, policy_loss
 from fission_grpo.metrics import fission_metrics, group_metrics, prefixed, revived
 from fission_grpo.models.folder import load_trained_weights, save_trained_weights
 from fission_grpo.policy.base import Sampling
@@ -48,8 +50,6 @@ from fission_grpo.seeds import derive
 from fission_grpo.settings import Settings
 from fission_grpo.traces import trace
 from fission_grpo.types import Task
-
-OBJECTIVES = {"grpo": GRPO, "dapo": DAPO, "dr_grpo": DR_GRPO, "grpo_unscaled": GRPO_UNSCALED}
 
 
 class TrainerSettings(Settings):
@@ -68,7 +68,7 @@ class TrainerSettings(Settings):
     """Paper: 0.95."""
     top_k: int = Field(default=0, ge=0)
     """0 keeps the whole vocabulary; paper: 50."""
-    objective: str = Field(default="grpo", pattern="^(grpo|dapo|dr_grpo|grpo_unscaled)$")
+    objective: ObjectiveName = ObjectiveName.GRPO
     """Clip, aggregation and scale as one choice."""
     beta: float = Field(default=0.02, ge=0)
     """Weight of the KL divergence to the start; ours: without it the entropy of a small policy collapses."""
@@ -274,11 +274,23 @@ class Trainer:
         step = self.progress.step
         if self.accelerator.is_main_process:
             self.run.write_checkpoint(step, self._write_checkpoint)
-        else:
-            self._write_checkpoint(self.run.unfinished(step))
+            return
+        unfinished = self.run.unfinished(step)
+        with self.run.refusal_of(unfinished):
+            self._write_checkpoint(unfinished)
 
     def resume(self, checkpoint: Path) -> None:
-        """Continue from a checkpoint as if the run had never stopped."""
+        """Continue from a checkpoint as if the run had never stopped.
+
+        Raises:
+            ConfigError: it was written by another number of processes: each has tasks and a fission buffer of its own.
+        """
+        written, processes = len(list(checkpoint.glob("progress-*.pkl"))), self.accelerator.num_processes
+        if written != processes:
+            raise ConfigError(
+                f"{checkpoint} was written by {written} process(es), and this run has {processes}: "
+                f"resume with --num_processes {written}, or choose another --output"
+            )
         self.accelerator.load_state(str(checkpoint))
         # Our own pickle; the buffer holds more than tensors.
         self.progress.load_state_dict(torch.load(self._progress_file(checkpoint), weights_only=False))
@@ -304,9 +316,7 @@ class Trainer:
 
     def _task_at(self, place: int) -> int:
         epoch, index = divmod(place, len(self.tasks))
-        order = list(range(len(self.tasks)))
-        Random(derive(self.settings.seed, "order", epoch)).shuffle(order)
-        return order[index]
+        return _order(len(self.tasks), self.settings.seed, epoch)[index]
 
     def _sample(
         self,
@@ -418,6 +428,14 @@ class Trainer:
         self.run.append(self.run.traces, (trace(group, step=step, scale=self.objective.scale) for group in groups))
         times = {f"time/{name}": seconds for name, seconds in self.clock.seconds.items()}
         self.run.append(self.run.metrics, [{"step": step, **metrics, **times}])
+
+
+@lru_cache(maxsize=2)  # a step may end one epoch and begin the next
+def _order(tasks: int, seed: int, epoch: int) -> tuple[int, ...]:
+    """In which order an epoch visits the tasks."""
+    order = list(range(tasks))
+    Random(derive(seed, "order", epoch)).shuffle(order)
+    return tuple(order)
 
 
 def _save_trained_weights(models: list[Any], weights: list[Any], output: str) -> None:

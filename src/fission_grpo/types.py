@@ -35,7 +35,8 @@ class OutcomeKind(StrEnum):
     TIMEOUT = "timeout"
     """The call hit our time or size cap (class E8); the model sees a short error text."""
     HARNESS_FAULT = "harness_fault"
-    """Our machinery failed. Recorded, counted, masked out of training, never scored as the model's."""
+    """Our machinery failed in the middle of a call; the text says how. Written by `rollout` where an environment raises
+    `EnvironmentFault`; one that is returned means the same. Recorded, counted, masked, never shown to a model."""
 
 
 class ErrorClass(StrEnum):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from fission_grpo.types import FinishReason, Message, ParseFailure, Tool, ToolCall
@@ -18,8 +19,8 @@ class Dialogue:
     """What the model is shown."""
 
     messages: tuple[Message, ...]
-    """OpenAI messages, ending with a user or tool message. An assistant message that was answered by an `Answer` is that
-    answer's `message`, unchanged."""
+    """OpenAI messages, ending with a user or tool message. An assistant message that was answered by an `Answer` is
+    that answer's `message`, unchanged."""
     tools: tuple[Tool, ...]
     """The tools on offer now, in order."""
 
@@ -64,8 +65,19 @@ class Agent(Protocol):
         ...
 
 
+class FaultKind(StrEnum):
+    """Whose doing it is that a dialogue was not answered."""
+
+    MACHINERY = "machinery"
+    """Ours or the server's: never scored as the model's."""
+    DIALOGUE = "dialogue"
+    """The dialogue cannot be put before this model: it is too long for the context window, or the model's own words
+    cannot be written down again. What that means for the score is the protocol's affair."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentFault:
-    """Our machinery or the server's failed; never scored as the model's doing."""
+    """There is no answer."""
 
     reason: str
+    kind: FaultKind = FaultKind.MACHINERY

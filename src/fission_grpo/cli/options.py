@@ -36,13 +36,13 @@ def read_settings(
     recipe: Recipe | None, config: Path | None, arm: Arm | None, flags: Mapping[str, Any], extra: Iterable[str]
 ) -> RunSettings:
     """Recipe, then file, then command line, then arm; the run folder is named after them unless it has a name."""
-    from fission_grpo.config import load_settings, read_overrides
+    from fission_grpo.config import load_settings, read_overrides, read_yaml, written_names
 
     base = load_recipe(recipe) if recipe else None
     given = [*_flagged(flags), *read_overrides(list(extra))]
     settings = load_settings(base=base, file=config, overrides=given)
     if arm is not None:
-        settings = apply_arm(arm, settings)
+        settings = apply_arm(arm, settings, written=written_names([*(read_yaml(config) if config else ()), *given]))
     if settings.output is None:
         parts = (config.stem if config else recipe or "run", arm or "train", f"seed{settings.trainer.seed}")
         settings = settings.model_copy(update={"output": f"runs/{'-'.join(parts)}"})

@@ -8,17 +8,22 @@ names; call names inside argument strings are not rewritten; no state leaks betw
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any, TypeAlias
 
 from fission_grpo.environments.bfcl_official import BFCL_CLASSES, bfcl_tools
 from fission_grpo.environments.bfcl_world import BfclWorld, unknown_name
 from fission_grpo.environments.dialogue import recorded_turns
 from fission_grpo.environments.limits import CallLimits
 from fission_grpo.environments.outcomes import classify
-from fission_grpo.environments.verdict import Judgement, gold_key, gold_turns, judge, verdict, world_key
+from fission_grpo.environments.verdict import Judgement, gold_key, gold_turns, judge, replayed, verdict, world_key
 from fission_grpo.errors import ConfigError, EnvironmentFault, boundary
 from fission_grpo.types import Task, Tool, ToolCall, ToolOutcome, Verdict
+
+_Run: TypeAlias = Callable[[BfclWorld, str, Mapping[str, Any], CallLimits], str]
+"""How the text of a call is had: a policy's overrun is a text too, a replay's a fault of ours."""
 
 __all__ = ["BFCL", "BFCL_CLASSES", "BfclEnvironment", "BfclSnapshot", "bfcl_tools"]
 
@@ -68,6 +73,7 @@ class BfclEnvironment:
         Raises:
             ConfigError: no BFCL world, a state the official classes cannot load, malformed recorded calls, or the
                 package `bfcl_eval` is missing.
+            EnvironmentFault: a gold or a recorded call overran its time.
         """
         if task.world is None or task.world.environment != BFCL:
             raise ConfigError(f"task {task.id}: world is {task.world and task.world.environment!r}; expected {BFCL!r}")
@@ -140,9 +146,9 @@ class BfclEnvironment:
             raise EnvironmentFault("a BFCL environment was used before reset(task)")
         return self._task
 
-    def _run(self, call: ToolCall) -> str:
+    def _run(self, call: ToolCall, run: _Run = BfclWorld.call) -> str:
         if call.name in self._offered:
-            text = self._world.call(call.name, call.arguments, self._limits)
+            text = run(self._world, call.name, call.arguments, self._limits)
         else:
             text = unknown_name(call.name)
         self._results[-1].append(text)
@@ -157,4 +163,4 @@ class BfclEnvironment:
             if turn:
                 self.next_turn()
             for call in calls:
-                self._run(call)
+                self._run(call, replayed)

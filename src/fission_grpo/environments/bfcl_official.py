@@ -104,10 +104,25 @@ def bfcl_tools(classes: Iterable[str]) -> tuple[Tool, ...]:
 
 
 @cache
+def bfcl_documents() -> Mapping[str, dict[str, Any]]:
+    """Function -> its official document, untouched (`dict` and `float` as types, the answer described); not to be
+    changed. No two classes share a name.
+
+    Raises:
+        ConfigError: `bfcl_eval` is not installed.
+    """
+    return MappingProxyType({record["name"]: record for name in BFCL_CLASSES for record in _documents_of(name)})
+
+
+@cache
 def _tools_of(name: str) -> tuple[Tool, ...]:
     if name not in _MODULE_OF_CLASS:
         raise ConfigError(f"unknown BFCL class {name!r}; expected one of {', '.join(BFCL_CLASSES)}")
-    return tuple(_tool(record) for record in records(f"multi_turn_func_doc/{_MODULE_OF_CLASS[name]}.json"))
+    return tuple(map(_tool, _documents_of(name)))
+
+
+def _documents_of(name: str) -> Iterator[dict[str, Any]]:
+    return records(f"multi_turn_func_doc/{_MODULE_OF_CLASS[name]}.json")
 
 
 def _tool(record: Mapping[str, Any]) -> Tool:

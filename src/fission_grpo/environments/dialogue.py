@@ -1,11 +1,13 @@
-"""The calls that a dialogue already holds, to be replayed when a task begins in the middle."""
+"""The calls that a dialogue already holds, to be replayed when a task begins in the middle, and those still to come."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from fission_grpo.errors import ConfigError
+from fission_grpo.similarity import call_key
 from fission_grpo.types import Message, Task, ToolCall
 
 
@@ -34,15 +36,31 @@ def recorded_calls(task: str, message: Message) -> list[ToolCall]:
     return [_recorded_call(task, recorded) for recorded in message.get("tool_calls") or ()]
 
 
+def call_record(call: ToolCall) -> dict[str, Any]:
+    """A call as plain JSON values."""
+    return {"name": call.name, "arguments": dict(call.arguments)}
+
+
 def remaining_gold(task: Task) -> list[tuple[ToolCall, ...]]:
-    """Gold calls per user turn from the present one on, less those that the dialogue already holds of it.
+    """Gold calls still to come, one tuple a user turn from the present one on; empty for a task without gold.
+
+    A recorded call counts as made when it is the next gold call of its turn. Any other is a detour: a wrong call that
+    was answered with an error, or a later gold call that was made too early and has to be made again.
 
     Raises:
         ConfigError: a recorded call is not in OpenAI form.
     """
     recorded = recorded_turns(task)
     present = len(recorded) - 1
-    return [calls[len(recorded[present]) :] if i == present else calls for i, calls in enumerate(task.gold)][present:]
+    return [_behind(recorded[-1], calls) if not ahead else calls for ahead, calls in enumerate(task.gold[present:])]
+
+
+def _behind(recorded: Sequence[ToolCall], gold: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
+    """What is left of the gold calls once the recorded ones have been made, in order."""
+    made = 0
+    for call in recorded:
+        made += made < len(gold) and call_key(call) == call_key(gold[made])
+    return tuple(gold[made:])
 
 
 def _recorded_call(task: str, recorded: Any) -> ToolCall:

@@ -126,17 +126,17 @@ class FunctionEnvironment:
 
         Raises:
             ConfigError: the task is not of this world, offers tools that it lacks, or its config does not fit.
-            EnvironmentFault: a tool broke in the replay.
+            EnvironmentFault: a tool broke or overran its time in the replay.
         """
         if task.world is None or task.world.environment != self._name:
             got = task.world.environment if task.world else None
             raise ConfigError(f"task {task.id}: its world is {got!r}; expected {self._name!r}")
-        self._life = self._begin(task)
+        life = self._life = self._begin(task)
         for index, calls in enumerate(recorded_turns(task)):
             if index:
                 self.next_turn()
             for call in calls:
-                self.execute(call)
+                life.note(self._refuse(call, life) or self._replayed(call, life))
 
     def next_turn(self) -> None:
         """The user speaks again."""
@@ -149,9 +149,9 @@ class FunctionEnvironment:
         Raises:
             EnvironmentFault: the tool raised anything but `ToolError`.
         """
-        life, began = self._current(), time.perf_counter()
-        made = self._refuse(call, life) or self._call(call, life, began)
-        life.log = (*life.log[:-1], (*life.log[-1], made))
+        life = self._current()
+        made = self._refuse(call, life) or self._call(call, life)
+        life.note(made)
         return made.outcome
 
     def snapshot(self) -> FunctionSnapshot:
@@ -227,16 +227,23 @@ class FunctionEnvironment:
         text = f"error: {explain_problems(call, life.tools)}"
         return _stopped(call, text, OutcomeKind.ERROR, problems[0].error)
 
-    def _call(self, call: ToolCall, life: _Life, began: float) -> MadeCall:
+    def _call(self, call: ToolCall, life: _Life) -> MadeCall:
+        """The policy's own call: an overrun is undone and told."""
+        began = time.perf_counter()
         try:
-            text, error = life.world.call(call, self._limits), None
-        except ToolError as said:
-            text, error = str(said), classify_words(str(said))
+            return self._run(call, life)
         except Overrun:
             life.world = self._born(life.task)
             self._replay(life.log, life)
             text = f"error: {call.name} was stopped after {self._limits.seconds:g} s, and had no effect"
             return _stopped(call, text, OutcomeKind.TIMEOUT, ErrorClass.LIMIT, seconds=time.perf_counter() - began)
+
+    def _run(self, call: ToolCall, life: _Life) -> MadeCall:
+        began = time.perf_counter()
+        try:
+            text, error = life.world.call(call, self._limits), None
+        except ToolError as said:
+            text, error = str(said), classify_words(str(said))
         kind = OutcomeKind.ERROR if error else OutcomeKind.SUCCESS
         most = self._limits.characters
         if len(text) > most:
@@ -245,10 +252,19 @@ class FunctionEnvironment:
         outcome = ToolOutcome(kind=kind, text=text, error=error, seconds=time.perf_counter() - began)
         return MadeCall(call=call, outcome=outcome, reached=True)
 
+    def _replayed(self, call: ToolCall, life: _Life) -> MadeCall:
+        """A call of the past: an overrun says something of the machine and nothing of the call."""
+        try:
+            return self._run(call, life)
+        except Overrun as slow:
+            raise EnvironmentFault(
+                f"{self._name}: {call.name} took longer than {self._limits.seconds:g} s when it was replayed; expected "
+                "an answer in time. The machine may be busy: give it fewer processes"
+            ) from slow
+
     def _replay(self, log: _Log, life: _Life) -> None:
-        life.log = ()  # what is being replayed is not history yet: an overrun in here must not replay it again
         for made in (made for turn in log for made in turn if made.reached):
-            again = self._call(made.call, life, time.perf_counter())
+            again = self._replayed(made.call, life)
             if again.outcome.text != made.outcome.text:
                 raise EnvironmentFault(
                     f"{self._name}: {made.call.name}({json.dumps(dict(made.call.arguments))}) answered "
@@ -265,6 +281,10 @@ class _Life:
     world: FunctionWorld
     tools: tuple[Tool, ...]
     log: _Log = ((),)
+
+    def note(self, made: MadeCall) -> None:
+        """Add a call to the turn in progress."""
+        self.log = (*self.log[:-1], (*self.log[-1], made))
 
 
 def classify_words(text: str) -> ErrorClass:

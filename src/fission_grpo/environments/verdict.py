@@ -18,8 +18,8 @@ from operator import attrgetter
 from typing import Any
 
 from fission_grpo.environments.bfcl_world import BfclWorld
-from fission_grpo.environments.limits import CallLimits
-from fission_grpo.errors import ConfigError
+from fission_grpo.environments.limits import CallLimits, CallTimeout
+from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.types import ToolCall, Verdict
 
 
@@ -116,15 +116,31 @@ def gold_turns(world: bytes, gold: bytes, limits: CallLimits) -> tuple[GoldTurn,
 
     Raises:
         ConfigError: the world cannot be built.
+        EnvironmentFault: a gold call overran its time; nothing is kept, and the next request replays it anew.
     """
     live = BfclWorld.initial(world)
     turns = []
     for calls in marshal.loads(gold):  # our own bytes, never a file
-        results = Counter(live.call(name, arguments, limits) for name, arguments in calls)
+        results = Counter(replayed(live, name, arguments, limits) for name, arguments in calls)
         instances = BfclWorld.thaw(live.freeze()).instances if results else {}
         states = (PublicState.of(owner, instance) for owner, instance in instances.items())
         turns.append(GoldTurn(results=results, states=tuple(state for state in states if state)))
     return tuple(turns)
+
+
+def replayed(live: BfclWorld, name: str, arguments: Mapping[str, Any], limits: CallLimits) -> str:
+    """The text of a call that is not the policy's own: gold, or recorded in a dialogue.
+
+    Raises:
+        EnvironmentFault: it overran its time, which says something of the machine and nothing of the call.
+    """
+    try:
+        return live.call_in_time(name, arguments, limits)
+    except CallTimeout as slow:
+        raise EnvironmentFault(
+            f"{name} took longer than {limits.seconds:g} s when it was replayed; expected an answer in time. "
+            "The machine may be busy: give it fewer processes"
+        ) from slow
 
 
 def judge(gold: GoldTurn, instances: Mapping[str, Any], results: Sequence[Sequence[str]]) -> Judgement | None:

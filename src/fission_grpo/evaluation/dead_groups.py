@@ -1,7 +1,8 @@
 """Dead-group accounting: how many groups teach nothing, and how many of those fission revived.
 
-Read from `traces.jsonl`, one JSON object a group. A group whose trajectories all fail, or all succeed, gives no
-success to reinforce and no failure to discourage; the paper's case for fission (arXiv:2601.15625) is the first kind.
+Read from `traces.jsonl`, one JSON object a group. *Dead* is what it is in training: no difference between rewards
+(`rewards.is_dead`). *All fail* is the paper's case for fission (arXiv:2601.15625): nobody succeeded, so that there is no
+success to reinforce, even where partial credit keeps the group alive.
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fission_grpo.evaluation.statistics import Rate
+from fission_grpo.rewards import is_dead
 from fission_grpo.run_folder import read_jsonl
-
-SAME_REWARD = 1e-9
-"""Rewards closer than this are equal: a sum of floats in another order must not bring a dead group to life."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +38,7 @@ class GroupOutcome:
     @property
     def alive(self) -> bool:
         """Rewards differ, so the group has a gradient; partial credit can keep an all-fail group alive."""
-        return max(self.rewards) - min(self.rewards) > SAME_REWARD
+        return not is_dead(self.rewards)
 
 
 def group_outcome(trace: Mapping[str, Any]) -> GroupOutcome | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord, call_text
 from fission_grpo.types import ErrorClass
@@ -17,8 +18,25 @@ class Follow(StrEnum):
     """Another step: s + 1 exists."""
     ANSWERED = "answered"
     """Words: the policy let the error stand."""
+    UNHEARD = "unheard"
+    """Nothing: the protocol took a malformed message for the end of the turn, and the policy never heard of it."""
     CUT_OFF = "cut_off"
     """A limit ended the episode."""
+
+
+class Fate(StrEnum):
+    """What became of an error at the very next step: exactly one of these."""
+
+    RECOVERED = "recovered"
+    """A step without an error."""
+    REPEATED = "repeated"
+    """An error again, from a call that had just failed, word for word."""
+    OTHER_ERROR = "other error"
+    """An error again, from another call."""
+    GAVE_UP = "gave up"
+    """Words."""
+    CUT_OFF = "cut off"
+    """No next step: a limit, or a malformed message that the protocol took for the end of the turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,26 +50,50 @@ class ErrorEvent:
     """The next step contains, word for word, a call that just failed."""
     clean_after: int | None
     """Steps to the first one without an error, 1 = the very next; None if the user turn had none."""
+    tokens_after: int | None = None
+    """Tokens sampled from the error to the end of that step; None if there is none, or a message has no count."""
+
+    @property
+    def fate(self) -> Fate:
+        if self.follow is not Follow.CALLED:
+            return Fate.GAVE_UP if self.follow is Follow.ANSWERED else Fate.CUT_OFF
+        if self.clean_after == 1:
+            return Fate.RECOVERED
+        return Fate.REPEATED if self.repeated else Fate.OTHER_ERROR
 
 
-def _event(error: ErrorClass, failed: frozenset[str], later: Sequence[TurnRecord]) -> ErrorEvent:
+def _event(
+    error: ErrorClass, failed: Callable[[], frozenset[str]], later: Sequence[TurnRecord], wordless: Follow
+) -> ErrorEvent:
     steps = [turn for turn in later if turn.is_step]
-    wordless = Follow.ANSWERED if any(turn.answered for turn in later) else Follow.CUT_OFF
+    stopped = Follow.ANSWERED if any(turn.answered for turn in later) else wordless
+    clean_after = next((distance for distance, step in enumerate(steps, start=1) if not step.erred), None)
     return ErrorEvent(
         error=error,
-        follow=Follow.CALLED if steps else wordless,
-        repeated=bool(steps and failed & steps[0].attempted),
-        clean_after=next((distance for distance, step in enumerate(steps, start=1) if not step.erred), None),
+        follow=Follow.CALLED if steps else stopped,
+        repeated=bool(steps and failed() & steps[0].attempted),
+        clean_after=clean_after,
+        tokens_after=None if clean_after is None else _tokens(steps[:clean_after]),
     )
 
 
-def error_events(episode: EpisodeRecord) -> tuple[ErrorEvent, ...]:
-    """Every error that the policy itself made, in order."""
+def _failed(turn: TurnRecord) -> frozenset[str]:
+    return turn.failed
+
+
+def _tokens(steps: Sequence[TurnRecord]) -> int | None:
+    """None where a server did not say: no message has no token."""
+    return sum(step.tokens for step in steps) if all(step.tokens for step in steps) else None
+
+
+def error_events(episode: EpisodeRecord, *, user_turn: int | None = None) -> tuple[ErrorEvent, ...]:
+    """Every error that the policy itself made, in order; in one user turn only, if one is given."""
     events = []
     for place, turn in enumerate(episode.turns):
-        if turn.error is not None:
+        if user_turn in (None, turn.user_turn) and (error := turn.error) is not None:
             later = [other for other in episode.turns[place + 1 :] if other.user_turn == turn.user_turn]
-            events.append(_event(turn.error, turn.failed, later))
+            wordless = Follow.UNHEARD if turn.failures and not turn.outcomes else Follow.CUT_OFF
+            events.append(_event(error, partial(_failed, turn), later, wordless))
     return tuple(events)
 
 
@@ -60,4 +102,5 @@ def probe_event(episode: EpisodeRecord) -> ErrorEvent | None:
     if episode.probe is None:
         return None
     later = [turn for turn in episode.turns if turn.user_turn == episode.turns[0].user_turn]
-    return _event(episode.probe.error, frozenset({call_text(episode.probe.call)}), later)
+    injected = frozenset({call_text(episode.probe.call)})
+    return _event(episode.probe.error, lambda: injected, later, Follow.CUT_OFF)

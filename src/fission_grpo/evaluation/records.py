@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +114,20 @@ class EpisodeRecord:
     probe: Probe | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Slices, copied from the task."""
+    turn_ok: tuple[bool | None, ...] | None = None
+    """The checker's test of each user turn of the dialogue that was reached, from its first, even after an earlier
+    turn failed; None in the place of a turn that is not judged because its gold is empty. None: not known."""
 
     @property
     def ok(self) -> bool:
         """The world is right, and the policy itself ended the episode: a limit that happens to cut at a right moment is
         no success."""
         return self.verdict is not None and self.verdict.ok and self.end is EndReason.ANSWERED
+
+    @property
+    def valid(self) -> bool:
+        """The checker's verdict alone, as an official score counts it: how the episode ended is not asked."""
+        return self.verdict is not None and self.verdict.ok
 
     @property
     def harness_fault(self) -> bool:
@@ -158,9 +166,19 @@ def first_call_right(turns: Sequence[Turn], target: Sequence[ToolCall]) -> bool:
     Only the first call of the first message is looked at, so a policy that makes parallel gold calls one after the
     other is as right as one that makes them at once. Numbers are compared by value.
     """
-    if not turns or turns[0].parsed.failures:
+    return bool(turns) and _right(turns[0].parsed.calls, turns[0].parsed.failures, target)
+
+
+def with_probe(record: EpisodeRecord, probe: Probe, target: Sequence[ToolCall]) -> EpisodeRecord:
+    """The record of a task that ended with an injected error, as a probe's; whether the next call is right is read
+    from the record itself, as in `first_call_right`."""
+    right = bool(record.turns) and _right(record.turns[0].calls, record.turns[0].failures, target)
+    return replace(record, probe=replace(probe, next_call_right=right), first_call_right=right)
+
+
+def _right(calls: Sequence[ToolCall], failures: Sequence[ParseFailure], target: Sequence[ToolCall]) -> bool:
+    if failures:
         return False
-    calls = turns[0].parsed.calls
     if not calls or not target:
         return not calls and not target
     return _by_value(calls[0]) in map(_by_value, target)
@@ -240,13 +258,14 @@ def write_records(path: Path, records: Iterable[EpisodeRecord]) -> None:
 
 
 def read_records(path: Path) -> tuple[EpisodeRecord, ...]:
-    """All episodes of a file.
+    """All episodes of a file; a last line that a crash cut off is passed over.
 
     Raises:
         DataError: with one entry for each line that is no episode record.
     """
     records, problems = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    *lines, _unfinished = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
         try:
             records.append(from_line(line))
         except ValidationError as error:

@@ -13,7 +13,7 @@ from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.transcript import Transcript
 from fission_grpo.environments.base import Snapshot
 from fission_grpo.failures import Failure
-from fission_grpo.rollout import Start, Trajectory, Worlds, turn_messages
+from fission_grpo.rollout import Start, Trajectory, Worlds, start_from, turn_messages
 from fission_grpo.simulator.base import FailedCall, Feedback
 from fission_grpo.types import ErrorClass, Message, Task, Turn
 
@@ -62,16 +62,16 @@ class CorrectiveContext:
         return self.x_ids + self.error_ids + self.feedback_ids
 
     def start(self, worlds: Worlds) -> Start:
-        """Where a recovery begins: these tokens, and a world of its own just as it stood after the failed call."""
+        """Where a recovery begins: these tokens, and a world of its own just as it stood after the failed call.
+
+        A world that cannot be brought back there spoils this recovery and no other.
+        """
         transcript = Transcript(self.x_ids)
         transcript.given(self.error_ids)
         transcript.extend_observed(self.feedback_ids)
-        environment = None
-        if self.task.world is not None:
-            environment = worlds[self.task.world.environment]()
-            environment.reset(self.task)
-            environment.restore(self.world)
-        return Start(task=self.task, transcript=transcript, messages=self.messages, environment=environment)
+        return start_from(
+            self.task, transcript, self.messages, worlds=worlds, prepare=lambda world: world.restore(self.world)
+        )
 
 
 def failed_call(trajectory: Trajectory, failure: Failure) -> FailedCall:

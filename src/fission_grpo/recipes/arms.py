@@ -6,7 +6,7 @@ it is the fair baseline. `grpo` leaves them out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING
@@ -36,13 +36,24 @@ class Arm(StrEnum):
     """Feedback is the world's own error text."""
 
 
-def apply_arm(arm: Arm, settings: RunSettings) -> RunSettings:
+def apply_arm(arm: Arm, settings: RunSettings, *, written: Collection[str] = ()) -> RunSettings:
     """The settings of one arm.
 
+    Args:
+        written: dotted names of the settings that the user wrote: an arm does not pass over them in silence.
+
     Raises:
-        ConfigError: the fission budget is no whole number of exploration groups, or there is none to begin with.
+        ConfigError: the fission budget is no whole number of exploration groups, or there is none to begin with; or
+            the arm is made by the very choice that the user made otherwise.
     """
-    return _ARMS[arm](settings)
+    armed = _ARMS[arm](settings)
+    for name, choice in _CHOICES.items():
+        if name in written and choice(armed) != choice(settings):
+            raise ConfigError(
+                f"arm {arm} means {name}={choice(armed)}, but {name}={choice(settings)} was asked for; "
+                f"leave out {name}, or choose another arm"
+            )
+    return armed
 
 
 def _without_fission(settings: RunSettings) -> RunSettings:
@@ -73,6 +84,12 @@ def _by_decision(settings: RunSettings) -> RunSettings:
     trainer = settings.trainer.model_copy(update={"horizon": Horizon.CALL})
     return settings.model_copy(update={"trainer": trainer})
 
+
+_CHOICES: Mapping[str, Callable[[RunSettings], object]] = {
+    "simulator": lambda settings: settings.simulator,
+    "trainer.horizon": lambda settings: settings.trainer.horizon,
+}
+"""What tells arms apart, besides where their budget goes."""
 
 _ARMS: Mapping[Arm, Callable[[RunSettings], RunSettings]] = {
     Arm.GRPO: _without_fission,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fission_grpo.config import RunSettings
 from fission_grpo.fission.source import FissionSettings
+from fission_grpo.losses import ObjectiveName
 from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.tasks.training_set import SyntheticSettings
 from fission_grpo.trainer import TrainerSettings
@@ -34,7 +35,7 @@ def settings() -> RunSettings:
             queries=8,
             group_size=8,
             horizon=Horizon.TURN,
-            objective="grpo_unscaled",
+            objective=ObjectiveName.GRPO_UNSCALED,
             learning_rate=3e-4,
             beta=0.02,
             token_budget=4096,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fission_grpo.evaluation.comparison import Arm
 from fission_grpo.evaluation.metrics import Better, Metric, measure
-from fission_grpo.evaluation.statistics import Rate
+from fission_grpo.evaluation.statistics import Interval
 from fission_grpo.report.style import INK, QUIET, house_style, new_figure, save
 from fission_grpo.run_folder import read_jsonl
 
@@ -42,6 +42,19 @@ CURVES = (
 """What a training report shows first: does it learn, is there signal, and does sampling collapse."""
 
 
+class Share(Protocol):
+    """A share with its count and its interval: `Rate`, with Wilson's, or `Estimate`, by clusters."""
+
+    @property
+    def successes(self) -> int: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def value(self) -> float: ...
+    @property
+    def interval(self) -> Interval: ...
+
+
 def rates_figure(arms: Sequence[Arm], metrics: Sequence[Metric], path: Path, *, colours: Mapping[str, str]) -> Path:
     """One panel a metric, one bar an arm, Wilson 95 % whiskers, counts spelled out; all runs of an arm pooled.
 
@@ -51,25 +64,37 @@ def rates_figure(arms: Sequence[Arm], metrics: Sequence[Metric], path: Path, *, 
         path: PNG or SVG.
         colours: by arm name, from `arm_colours`.
     """
-    rates = [(metric, [measure(metric, arm.records) for arm in arms]) for metric in metrics]
+    bars = {metric: {arm.name: measure(metric, arm.records) for arm in arms} for metric in metrics}
+    runs = ", ".join(f"{arm.name} {len(arm.runs)}" for arm in arms)
+    caption = f"Whiskers: 95 % Wilson intervals on pooled counts (tasks repeat over runs). Training runs: {runs}."
+    return bars_figure(bars, path, colours=colours, caption=caption)
+
+
+def bars_figure(
+    bars: Mapping[Metric, Mapping[str, Share]], path: Path, *, colours: Mapping[str, str], caption: str
+) -> Path:
+    """One panel a metric, one bar a name, each with its interval and its count.
+
+    Args:
+        bars: shares by metric, from left to right, and by name, from top to bottom; the same names everywhere.
+        path: PNG or SVG.
+        colours: by name, from `arm_colours`.
+        caption: what the whiskers are.
+    """
+    names = list(next(iter(bars.values())))
     with house_style():
-        figure = new_figure(2.2 + 2.35 * len(metrics), 1.35 + 0.46 * len(arms))
-        panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
-        for panel, (metric, values) in zip(panels, rates, strict=True):
-            _rate_panel(panel, metric, values, [colours[arm.name] for arm in arms])
-        panels[0].set_yticks(range(len(arms)), [arm.name for arm in arms], color=INK, fontsize=9.5)
-        panels[0].set_ylim(len(arms) - 0.45, -0.55)
-        figure.text(0.012, 0.025, _caption(arms), fontsize=7.5, color=QUIET)
+        figure = new_figure(2.2 + 2.35 * len(bars), 1.35 + 0.46 * len(names))
+        panels = figure.subplots(1, len(bars), squeeze=False, sharey=True)[0]
+        for panel, (metric, shares) in zip(panels, bars.items(), strict=True):
+            _rate_panel(panel, metric, [shares[name] for name in names], [colours[name] for name in names])
+        panels[0].set_yticks(range(len(names)), names, color=INK, fontsize=9.5)
+        panels[0].set_ylim(len(names) - 0.45, -0.55)
+        figure.text(0.012, 0.025, caption, fontsize=7.5, color=QUIET)
         figure.tight_layout(rect=(0, 0.05, 1, 1), w_pad=1.6)
         return save(figure, path)
 
 
-def _caption(arms: Sequence[Arm]) -> str:
-    runs = ", ".join(f"{arm.name} {len(arm.runs)}" for arm in arms)
-    return f"Whiskers: 95 % Wilson intervals on pooled counts (tasks repeat over runs). Training runs: {runs}."
-
-
-def _rate_panel(panel: Any, metric: Metric, rates: Sequence[Rate], colours: Sequence[str]) -> None:
+def _rate_panel(panel: Any, metric: Metric, rates: Sequence[Share], colours: Sequence[str]) -> None:
     wanted = "higher is better" if metric.better is Better.HIGHER else "lower is better"
     panel.set_title(metric.title, pad=16)
     panel.text(0, 1.0, wanted, transform=panel.transAxes, fontsize=7.5, color=QUIET, va="bottom")
@@ -84,7 +109,7 @@ def _rate_panel(panel: Any, metric: Metric, rates: Sequence[Rate], colours: Sequ
         _rate_bar(panel, place, rate, colour)
 
 
-def _rate_bar(panel: Any, place: int, rate: Rate, colour: str) -> None:
+def _rate_bar(panel: Any, place: int, rate: Share, colour: str) -> None:
     if not rate.total:
         panel.annotate("nothing to count", (0, place), (4, 0), textcoords="offset points", va="center", color=QUIET)
         return

@@ -123,7 +123,7 @@ def _points(comparison: Comparison) -> str:
 
 
 def comparisons_table(comparisons: Sequence[Comparison]) -> str:
-    """Paired differences in points, with the tasks that changed sides."""
+    """Paired differences in points, with the tasks that changed sides and those that a harness fault excluded."""
     header = [
         "Metric",
         "baseline → treatment",
@@ -133,6 +133,7 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> str:
         "fixed / broken",
         "p (sign)",
         "by seed",
+        "tasks (excluded)",
     ]
     rows = [
         [
@@ -144,6 +145,7 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> str:
             f"{len(one.fixed)} / {len(one.broken)} of {one.comparable}",
             "-" if one.p_value is None else f"{one.p_value:.2g}",
             ", ".join(f"{100 * change:+.1f}" for change in one.seed_differences.values()) or "unpaired",
+            f"{one.tasks} ({one.excluded})",
         ]
         for one in comparisons
     ]
@@ -160,10 +162,11 @@ def _judgement(comparison: Comparison) -> str:
 
 def verdict_sentence(comparison: Comparison) -> str:
     """One sentence: from, to, difference with interval, and whether that settles anything."""
+    tasks = f"{comparison.tasks} tasks" + (f" ({comparison.excluded} excluded)" if comparison.excluded else "")
     return (
         f"{comparison.metric.title}: {comparison.baseline} {100 * comparison.baseline_rate.value:.1f} % → "
         f"{comparison.treatment} {100 * comparison.treatment_rate.value:.1f} %, {_points(comparison)} points, "
-        f"{comparison.tasks} tasks, {comparison.runs[0]} and {comparison.runs[1]} runs: {_judgement(comparison)}."
+        f"{tasks}, {comparison.runs[0]} and {comparison.runs[1]} runs: {_judgement(comparison)}."
     )
 
 

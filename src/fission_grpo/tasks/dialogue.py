@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from fission_grpo.environments.base import Environment
 from fission_grpo.environments.bfcl import BfclEnvironment
-from fission_grpo.types import ErrorClass, Message, OutcomeKind, Task, ToolCall, ToolOutcome
+from fission_grpo.environments.dialogue import call_record
+from fission_grpo.types import ErrorClass, Message, Task, ToolCall, ToolOutcome
 
 DONE = "Done."
 """What the gold dialogue answers when there is nothing left to call."""
@@ -102,17 +103,6 @@ def continuations(task: Task, wrong: ToolCall, moment: Moment, *, environment: E
     return found
 
 
-def demonstration(
-    task: Task, wrong: ToolCall, moment: Moment, *, environment: Environment | None = None
-) -> Task | None:
-    """Error and fix for supervised training: the error is condition, the gold call behind it is target.
-
-    None when the wrong call is no injection (see `inject`), or when nothing was to be called.
-    """
-    injection = inject(task, wrong, moment, environment=environment)
-    return injection.task if injection and injection.task.target else None
-
-
 def premature_calls(task: Task, *, environment: Environment | None = None) -> list[tuple[Moment, ToolCall]]:
     """Moments where a later gold call of the turn, made now, is told by the world that something is missing.
 
@@ -135,9 +125,12 @@ def premature_calls(task: Task, *, environment: Environment | None = None) -> li
 
 def exchange(call: ToolCall, text: str, name: str) -> tuple[Message, Message]:
     """A call and its answer as OpenAI messages."""
-    function = {"name": call.name, "arguments": dict(call.arguments)}
-    asked = {"role": "assistant", "content": "", "tool_calls": [{"id": name, "type": "function", "function": function}]}
-    return asked, {"role": "tool", "tool_call_id": name, "content": text}
+    asked = {"id": name, "type": "function", "function": call_record(call)}
+    return {"role": "assistant", "content": "", "tool_calls": [asked]}, {
+        "role": "tool",
+        "tool_call_id": name,
+        "content": text,
+    }
 
 
 class _Walk:
@@ -183,6 +176,6 @@ def _still_solvable(environment: Environment, task: Task, moment: Moment) -> boo
         if turn > moment.turn:
             environment.next_turn()
         for call in task.gold[turn][moment.done if turn == moment.turn else 0 :]:
-            if environment.execute(call).kind is not OutcomeKind.SUCCESS:
+            if environment.execute(call).is_error:  # a soft no can be the gold answer
                 return False
     return environment.score().ok

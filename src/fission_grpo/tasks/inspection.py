@@ -193,7 +193,7 @@ def _gold(record: Record) -> Iterator[str]:
 
 def _turn_counts(task: Task) -> Iterator[str]:
     users = sum(message["role"] == "user" for message in task.messages) + len(task.followups)
-    if task.world and len(task.gold) != users:
+    if task.gold and len(task.gold) != users:
         yield f"turns: {len(task.gold)} for {users} user messages (those in messages and followups); expected one each"
 
 

@@ -4,6 +4,7 @@
     {..., "world", "turns": [[call, ...], ...], "followups": [text]}  an episode; turns are gold calls per user turn
     {..., "meta": {...}}                                              slices for reports
 
+A world that judges itself needs no `turns`; `gold` is then empty, or what is right next if it is known.
 `tools`, `world`, `turns` and `meta` may be JSON text, as table formats want. Such formats also fill absent keys with
 null: those are dropped everywhere but in `world` and `meta`.
 """
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fission_grpo.environments.dialogue import call_record
 from fission_grpo.errors import DataError
 from fission_grpo.tasks.inspection import Render, Worlds, inspect_record
 from fission_grpo.types import Message, Task, ToolCall, World
@@ -37,6 +39,11 @@ def write_tasks(path: Path | str, tasks: Iterable[Task]) -> None:
 def read_tasks(path: Path | str, *, worlds: Worlds | None = None, render: Render | None = None) -> list[Task]:
     """All tasks of a file that has no problems.
 
+    Args:
+        path: the file.
+        worlds: environment name -> how to make one; gold calls of tasks in these worlds are executed. Default: `bfcl`.
+        render: called with each task that is sound so far; a `ConfigError` it raises is a problem (chat templates).
+
     Raises:
         DataError: the file has problems (all of them are listed) or cannot be opened.
     """
@@ -46,28 +53,17 @@ def read_tasks(path: Path | str, *, worlds: Worlds | None = None, render: Render
     return tasks
 
 
-def check_file(path: Path | str, *, worlds: Worlds | None = None, render: Render | None = None) -> list[str]:
-    """Every problem of a file, each with its line number; empty for a good file.
-
-    Args:
-        path: the file.
-        worlds: environment name -> how to make one; gold calls of tasks in these worlds are executed. Default: `bfcl`.
-        render: called with each task that is sound so far; a `ConfigError` it raises is a problem (chat templates).
-    """
-    return _scan(Path(path), worlds, render)[1]
-
-
 def record_of(task: Task) -> dict[str, Any]:
     """A task as a JSON object; empty optional parts are left out."""
     record: dict[str, Any] = {
         "id": task.id,
         "messages": [dict(message) for message in task.messages],
         "tools": [dict(tool) for tool in task.tools],
-        "gold": [_call_record(call) for call in task.target],
+        "gold": [call_record(call) for call in task.target],
     }
     if task.world:
         record["world"] = {"environment": task.world.environment, "config": dict(task.world.config)}
-        record["turns"] = [[_call_record(call) for call in turn] for turn in task.gold]
+        record["turns"] = [[call_record(call) for call in turn] for turn in task.gold]
     if task.followups:
         record["followups"] = list(task.followups)
     if task.meta:
@@ -89,10 +85,6 @@ def task_of(record: Mapping[str, Any]) -> Task:
         followups=tuple(record.get("followups", ())),
         meta=record.get("meta", {}),
     )
-
-
-def _call_record(call: ToolCall) -> dict[str, Any]:
-    return {"name": call.name, "arguments": dict(call.arguments)}
 
 
 def _calls(records: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:

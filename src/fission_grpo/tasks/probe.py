@@ -2,20 +2,25 @@
 
 Unlike natural recovery, its denominator does not move with the policy. Use it as a test metric; the
 demonstrations baseline alone trains on such items (of training tasks), and so meets the probe's own kinds of errors.
+
+Tasks are synthesised ones or official entries, of any number of user turns: the error is injected inside a turn, behind
+the gold calls that lead there.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from random import Random
+from typing import TypeAlias
 
 from fission_grpo.environments.bfcl import BfclEnvironment
 from fission_grpo.tasks.chains import chain_of
 from fission_grpo.tasks.corruption import Corruption, corrupt
-from fission_grpo.tasks.dialogue import Injection, inject, moments, premature_calls
+from fission_grpo.tasks.dialogue import Injection, Moment, inject, moments, premature_calls
 from fission_grpo.types import ErrorClass, Task, ToolCall
 
 
@@ -26,6 +31,8 @@ class ProbeKind(StrEnum):
     """Corrupted gold calls and premature ones, balanced over error classes as far as the tasks allow."""
     PRECONDITION = "precondition"
     """The natural premature call: right as such, but the world is not ready."""
+    FIRST_CALL = "first_call"
+    """As MIXED, but only at the first call of a user turn: right before the error the user spoke."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,20 +53,37 @@ def probe_items(tasks: Sequence[Task], seed: int, kind: ProbeKind | str = ProbeK
     """At most one item for each task, in the order of the tasks; a function of the arguments alone.
 
     Args:
-        tasks: tasks at their beginning, with worlds.
+        tasks: tasks at their beginning, with BFCL worlds.
         seed: every choice is drawn from it.
-        kind: "mixed" or "precondition"; tasks in which nothing is missing have no premature call and give no item.
+        kind: tasks in which nothing is missing have no premature call, and give no "precondition" item.
     """
     draw = _DRAWS[ProbeKind(kind)]
     return list(draw(tasks, seed))
 
 
-def _mixed(tasks: Sequence[Task], seed: int) -> Iterator[ProbeItem]:
+def within_turn(item: ProbeItem) -> ProbeItem:
+    """The same question, over as soon as its user turn is: the world judges the turns so far, all gold but this one."""
+    turn = sum(message["role"] == "user" for message in item.task.messages)
+    return replace(item, task=replace(item.task, gold=item.task.gold[:turn], followups=()))
+
+
+_Allowed: TypeAlias = Callable[[Moment], bool]
+
+
+def _anywhere(moment: Moment) -> bool:
+    return True
+
+
+def _first_of_turn(moment: Moment) -> bool:
+    return moment.done == 0
+
+
+def _mixed(tasks: Sequence[Task], seed: int, allowed: _Allowed = _anywhere) -> Iterator[ProbeItem]:
     had: Counter[ErrorClass] = Counter()
     environment = BfclEnvironment()
     for task in tasks:
         rng = Random(f"probe/{seed}/{task.id}")
-        items = [*_corruptions(task, rng, environment), *_premature(task, rng, environment)]
+        items = [*_corruptions(task, rng, environment, allowed), *_premature(task, rng, environment, allowed)]
         if items:
             rarest = min(had[item.error] for item in items)
             chosen = rng.choice([item for item in items if had[item.error] == rarest])
@@ -70,12 +94,12 @@ def _mixed(tasks: Sequence[Task], seed: int) -> Iterator[ProbeItem]:
 def _preconditions(tasks: Sequence[Task], seed: int) -> Iterator[ProbeItem]:
     environment = BfclEnvironment()
     for task in tasks:
-        yield from _premature(task, Random(f"probe/{seed}/{task.id}"), environment)
+        yield from _premature(task, Random(f"probe/{seed}/{task.id}"), environment, _anywhere)
 
 
-def _corruptions(task: Task, rng: Random, environment: BfclEnvironment) -> Iterator[ProbeItem]:
+def _corruptions(task: Task, rng: Random, environment: BfclEnvironment, allowed: _Allowed) -> Iterator[ProbeItem]:
     """One explicit error for each kind of corruption, at a random moment."""
-    calling = [moment for moment in moments(task) if moment.done < len(task.gold[moment.turn])]
+    calling = [moment for moment in moments(task) if moment.done < len(task.gold[moment.turn]) and allowed(moment)]
     values = [value for call in chain_of(task) for value in call.arguments.values()]
     for kind in Corruption:
         moment = rng.choice(calling)
@@ -86,9 +110,9 @@ def _corruptions(task: Task, rng: Random, environment: BfclEnvironment) -> Itera
             yield _item(injection, kind)
 
 
-def _premature(task: Task, rng: Random, environment: BfclEnvironment) -> Iterator[ProbeItem]:
+def _premature(task: Task, rng: Random, environment: BfclEnvironment, allowed: _Allowed) -> Iterator[ProbeItem]:
     """The premature call of one moment, if there is any."""
-    found = premature_calls(task, environment=environment)
+    found = [one for one in premature_calls(task, environment=environment) if allowed(one[0])]
     if found:
         moment, call = rng.choice(found)
         injection = inject(task, call, moment, environment=environment)
@@ -107,4 +131,8 @@ def _item(injection: Injection, corruption: Corruption | None) -> ProbeItem:
     )
 
 
-_DRAWS = {ProbeKind.MIXED: _mixed, ProbeKind.PRECONDITION: _preconditions}
+_DRAWS: Mapping[ProbeKind, Callable[[Sequence[Task], int], Iterator[ProbeItem]]] = {
+    ProbeKind.MIXED: _mixed,
+    ProbeKind.PRECONDITION: _preconditions,
+    ProbeKind.FIRST_CALL: partial(_mixed, allowed=_first_of_turn),
+}

@@ -1,0 +1,229 @@
+"""What one played BFCL entry leaves behind: enough to score it again and to compute every metric from the file."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from fission_grpo.environments.bfcl_entries import BfclCategory
+from fission_grpo.errors import DataError
+from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord
+from fission_grpo.types import (
+    EndReason,
+    ErrorClass,
+    FinishReason,
+    OutcomeKind,
+    ParseFailure,
+    ParseFailureKind,
+    ToolCall,
+    ToolOutcome,
+    Verdict,
+)
+
+
+class BfclEnd(StrEnum):
+    """How an entry ended."""
+
+    COMPLETE = "complete"
+    """All user turns were played."""
+    FORCE_QUIT = "force_quit"
+    """More than 20 steps with calls in one user turn."""
+    INFERENCE_ERROR = "inference_error"
+    """The dialogue could not be put before the model any more; officially a wrong entry."""
+    FAULT = "fault"
+    """Our machinery or the server failed: not judged, never scored as the model's doing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One assistant message and its replies."""
+
+    text: str
+    """As the model wrote it, reasoning and tags included."""
+    calls: tuple[ToolCall, ...]
+    """Executed, in order; empty when the message ended its user turn."""
+    failures: tuple[ParseFailure, ...]
+    """Malformed calls; dropped, as officially: the model is not told."""
+    outcomes: tuple[ToolOutcome, ...]
+    """One for each call."""
+    finish: FinishReason
+    prompt_tokens: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BfclRecord:
+    """One entry, played to its end."""
+
+    entry: str
+    category: BfclCategory
+    scenario: int
+    """The same number names the same scenario in all four categories."""
+    apis: tuple[str, ...]
+    turns: tuple[tuple[Step, ...], ...]
+    """Steps of each user turn that was reached."""
+    end: BfclEnd
+    reason: str
+    """Of an inference error or a fault, else empty."""
+    verdict: Verdict | None
+    """The official one; None exactly after a fault."""
+    turn_ok: tuple[bool | None, ...]
+    """The official test of each user turn that was reached, whatever became of earlier ones; None where the turn has no
+    gold calls and is not judged."""
+    gold_calls: int
+
+    @property
+    def force_quit(self) -> bool:
+        return self.end is BfclEnd.FORCE_QUIT
+
+    @property
+    def calls(self) -> tuple[tuple[ToolCall, ...], ...]:
+        """Executed calls of each user turn."""
+        return tuple(tuple(call for step in turn for call in step.calls) for turn in self.turns)
+
+
+_END: Mapping[BfclEnd, EndReason] = {
+    BfclEnd.FORCE_QUIT: EndReason.MAX_TURNS,
+    BfclEnd.INFERENCE_ERROR: EndReason.CONTEXT,
+    BfclEnd.FAULT: EndReason.HARNESS_FAULT,
+}
+
+
+def as_episode(record: BfclRecord) -> EpisodeRecord:
+    """The record as the general metrics read it.
+
+    Broken blocks beside executed calls are left out: nobody was told of them, so there is nothing to recover from.
+    """
+    steps = [(turn, step) for turn, steps in enumerate(record.turns) for step in steps]
+    return EpisodeRecord(
+        task=record.entry,
+        turns=tuple(_turn_record(turn, step) for turn, step in steps),
+        end=_END.get(record.end) or _own_end(steps[-1][1]),
+        verdict=record.verdict,
+        gold_calls=record.gold_calls,
+        first_call_right=None,
+        meta={"category": str(record.category), "scenario": record.scenario, "apis": record.apis},
+        turn_ok=record.turn_ok,
+    )
+
+
+def _own_end(last: Step) -> EndReason:
+    return EndReason.ANSWERED if last.finish is FinishReason.STOP else EndReason.LENGTH
+
+
+def _turn_record(user_turn: int, step: Step) -> TurnRecord:
+    return TurnRecord(
+        user_turn=user_turn,
+        text=step.text,
+        calls=step.calls,
+        failures=() if step.calls else step.failures,
+        outcomes=step.outcomes,
+        finish=step.finish,
+        tokens=step.tokens,
+    )
+
+
+def to_line(record: BfclRecord) -> str:
+    """One JSON line, without the line break; ASCII, because a model may write half a surrogate pair."""
+    verdict = None if record.verdict is None else asdict(record.verdict)
+    turns = [list(map(_step_value, steps)) for steps in record.turns]
+    return json.dumps({**_shallow(record), "verdict": verdict, "turns": turns})
+
+
+def from_line(line: str | bytes) -> BfclRecord:
+    """Inverse of `to_line`; keys it does not know are ignored.
+
+    Raises:
+        KeyError, TypeError, ValueError: no such record.
+    """
+    value = json.loads(line)
+    verdict = value["verdict"]
+    return BfclRecord(
+        entry=value["entry"],
+        category=BfclCategory(value["category"]),
+        scenario=value["scenario"],
+        apis=tuple(value["apis"]),
+        turns=tuple(tuple(map(_step, steps)) for steps in value["turns"]),
+        end=BfclEnd(value["end"]),
+        reason=value["reason"],
+        verdict=None if verdict is None else Verdict(**verdict),
+        turn_ok=tuple(value["turn_ok"]),
+        gold_calls=value["gold_calls"],
+    )
+
+
+def write_records(path: Path, records: Iterable[BfclRecord]) -> None:
+    """One line an entry; replaces the file."""
+    path.write_text("".join(to_line(record) + "\n" for record in records), encoding="ascii")
+
+
+def read_records(path: Path) -> tuple[BfclRecord, ...]:
+    """The records of a file, the last one of each entry, in order of first appearance; a half-written last line is
+    passed over.
+
+    Raises:
+        DataError: with one entry for each line that is no record.
+    """
+    found: dict[str, BfclRecord] = {}
+    problems = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            continue
+        try:
+            record = from_line(line)
+            found[record.entry] = record
+        except (KeyError, TypeError, ValueError) as error:
+            problems.append(f"line {number}: {type(error).__name__}: {error}")
+    if problems:
+        raise DataError(str(path), problems)
+    return tuple(found.values())
+
+
+def mend(path: Path) -> None:
+    """Cut off a last line that a kill left half-written, so that lines can be appended; says so in a warning."""
+    text = path.read_bytes()
+    whole = text.rfind(b"\n") + 1
+    if whole < len(text):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+        warnings.warn(f"{path}: the last line was cut off and is dropped; its entry is played again", stacklevel=2)
+
+
+def _shallow(value: Any) -> dict[str, Any]:
+    """Fields of a dataclass as they are; `asdict` would walk through arguments, which a model may nest deeply."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def _step_value(step: Step) -> dict[str, Any]:
+    calls = [{"name": call.name, "arguments": call.arguments} for call in step.calls]
+    failures, outcomes = list(map(_shallow, step.failures)), list(map(_shallow, step.outcomes))
+    return {**_shallow(step), "calls": calls, "failures": failures, "outcomes": outcomes}
+
+
+def _step(value: Mapping[str, Any]) -> Step:
+    return Step(
+        text=value["text"],
+        calls=tuple(ToolCall(name=call["name"], arguments=call["arguments"]) for call in value["calls"]),
+        failures=tuple(map(_failure, value["failures"])),
+        outcomes=tuple(map(_outcome, value["outcomes"])),
+        finish=FinishReason(value["finish"]),
+        prompt_tokens=value["prompt_tokens"],
+        tokens=value["tokens"],
+        seconds=value["seconds"],
+    )
+
+
+def _failure(value: Mapping[str, Any]) -> ParseFailure:
+    kind = ParseFailureKind(value["kind"])
+    return ParseFailure(kind=kind, start=value["start"], text=value["text"], detail=value["detail"])
+
+
+def _outcome(value: Mapping[str, Any]) -> ToolOutcome:
+    error = None if value["error"] is None else ErrorClass(value["error"])
+    return ToolOutcome(kind=OutcomeKind(value["kind"]), text=value["text"], error=error, seconds=value["seconds"])

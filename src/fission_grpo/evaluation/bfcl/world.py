@@ -1,0 +1,113 @@
+"""The world of one BFCL entry with the official judge beside it, turn by turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+from fission_grpo.environments.bfcl_world import BfclWorld
+from fission_grpo.environments.limits import CallLimits
+from fission_grpo.environments.outcomes import classify
+from fission_grpo.environments.verdict import Judgement, gold_key, gold_turns, judge, replayed, verdict, world_key
+from fission_grpo.errors import ConfigError, EnvironmentFault, boundary
+from fission_grpo.evaluation.bfcl.records import BfclEnd
+from fission_grpo.types import Task, ToolCall, ToolOutcome, Verdict
+
+FORCE_TERMINATED = "multi_turn:force_terminated"
+INFERENCE_ERROR = "multi_turn:inference_error"
+"""The official runner's names for entries that its checker never sees."""
+
+
+class JudgedWorld:
+    """Runs calls and judges each user turn as it ends.
+
+    Like the official executor it runs every function of the entry's classes, whatever is on offer.
+    """
+
+    def __init__(self, entry: Task, limits: CallLimits) -> None:
+        """A fresh world.
+
+        Raises:
+            ConfigError: the task has no BFCL world.
+            EnvironmentFault: the gold calls could not be replayed.
+        """
+        if entry.world is None:
+            raise ConfigError(f"task {entry.id} has no world")
+        key = world_key(entry.world.config)
+        self._limits = limits
+        self._world = BfclWorld.initial(key)
+        self._gold = gold_turns(key, gold_key(entry.gold), limits)
+        self._results: list[list[str]] = [[]]
+        self._judgements: list[Judgement | None] = []
+
+    def execute(self, call: ToolCall) -> ToolOutcome:
+        """Run one call.
+
+        Raises:
+            EnvironmentFault: our executor broke; what the official class raises is text for the model instead.
+        """
+        began = time.perf_counter()
+        with boundary(EnvironmentFault, f"call of {call.name}"):
+            text = self._world.call(call.name, call.arguments, self._limits)
+            kind, error = classify(text)
+        self._results[-1].append(text)
+        return ToolOutcome(kind=kind, text=text, error=error, seconds=time.perf_counter() - began)
+
+    def replay(self, call: ToolCall) -> None:
+        """Run one recorded call again.
+
+        Raises:
+            EnvironmentFault: our executor broke, or was too slow to tell.
+        """
+        with boundary(EnvironmentFault, f"replay of {call.name}"):
+            self._results[-1].append(replayed(self._world, call.name, call.arguments, self._limits))
+
+    def end_turn(self) -> None:
+        """Judge the user turn; calls from here on belong to the next one.
+
+        Raises:
+            EnvironmentFault: the judge broke.
+        """
+        gold = self._gold[len(self._judgements)]
+        with boundary(EnvironmentFault, "judging a turn"):
+            self._judgements.append(judge(gold, self._world.instances, self._results))
+        self._results.append([])
+
+    @property
+    def turn_ok(self) -> tuple[bool | None, ...]:
+        """Of the turns that are over; None where a turn is not judged."""
+        return tuple(None if one is None else one.error is None for one in self._judgements)
+
+    def verdict(self, end: BfclEnd, reason: str) -> Verdict | None:
+        """The official verdict on an entry that ended so.
+
+        A force quit in the last user turn is forgiven, because the official runner tells one by the number of turns.
+        """
+        if end is BfclEnd.FAULT:
+            return None
+        if end is BfclEnd.INFERENCE_ERROR:
+            return self._failed(INFERENCE_ERROR, reason)
+        if len(self._judgements) < len(self._gold):
+            ended = f"{len(self._judgements)} of {len(self._gold)} user turns were played"
+            return self._failed(FORCE_TERMINATED, ended)
+        return verdict(self._judgements)
+
+    def _failed(self, error: str, detail: str) -> Verdict:
+        judged = sum(bool(turn.results) for turn in self._gold)
+        right = sum(ok is True for ok in self.turn_ok)
+        return Verdict(ok=False, error_type=error, detail=detail, matched=right / judged)
+
+
+def replay(entry: Task, turns: Iterable[Sequence[ToolCall]], limits: CallLimits) -> JudgedWorld:
+    """The world after recorded calls, all of its turns judged.
+
+    Raises:
+        ConfigError: the task has no BFCL world.
+        EnvironmentFault: our executor broke.
+    """
+    world = JudgedWorld(entry, limits)
+    for calls in turns:
+        for call in calls:
+            world.replay(call)
+        world.end_turn()
+    return world

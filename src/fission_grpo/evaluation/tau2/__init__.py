@@ -1,0 +1,1 @@
+"""The telecom tickets of tau2, played by the official solo protocol."""

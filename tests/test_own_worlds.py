@@ -1,0 +1,259 @@
+"""A user's own world: found by its name, tried before anything is spent, trained in, and judged by its own score."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_policies import chat, hidden_task, say, scripted, tiny_model
+from typer.testing import CliRunner
+
+from fission_grpo.assembly import WORLDS, assemble, require_judges
+from fission_grpo.cli import app
+from fission_grpo.config import RunSettings, load_settings, read_overrides
+from fission_grpo.environments.imported import imported_worlds
+from fission_grpo.environments.toolbox import toolbox
+from fission_grpo.errors import ConfigError
+from fission_grpo.judge import Judge
+from fission_grpo.policy.base import Sampling
+from fission_grpo.rollout import Horizon, open_task, rollout
+from fission_grpo.run_folder import read_jsonl
+from fission_grpo.tasks.jsonl import read_tasks, write_tasks
+from fission_grpo.types import Task, ToolCall, World
+
+SOURCE = '''
+from fission_grpo.environments.functions import FunctionEnvironment
+from fission_grpo.errors import ToolError
+
+
+class Shelf:
+    """Lends books."""
+
+    def reset(self, books: list[str], wanted: list[str]) -> None:
+        self.books, self.wanted = set(books), set(wanted)
+        self.gone = set()
+
+    def borrow(self, title: str) -> str:
+        """Borrow a book.
+
+        Args:
+            title: the book's title
+        """
+        if title not in self.books:
+            raise ToolError(f"no such book: {title}")
+        self.books.remove(title)
+        self.gone.add(title)
+        return "borrowed"
+
+
+class Library(Shelf):
+    """Is content when exactly the wanted books are gone."""
+
+    def score(self) -> float:
+        return len(self.gone & self.wanted) / len(self.wanted) if self.gone <= self.wanted else 0.0
+
+
+class Fickle(Library):
+    lives = 0
+
+    def reset(self, books: list[str], wanted: list[str]) -> None:
+        super().reset(books, wanted)
+        Fickle.lives += 1
+        self.life = Fickle.lives
+
+
+class NoWorld:
+    pass
+
+
+def make() -> FunctionEnvironment:
+    return FunctionEnvironment.from_class(Library, name="library")
+
+
+def make_nothing() -> int:
+    return 3
+
+
+def make_trouble() -> None:
+    raise RuntimeError("no database")
+
+
+NUMBER = 3
+'''
+EMMA, DUNE = (ToolCall(name="borrow", arguments={"title": title}) for title in ("Emma", "Dune"))
+
+
+@pytest.fixture(autouse=True)
+def _shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module in the current folder, as a user has it."""
+    (tmp_path / "own_shop.py").write_text(SOURCE)
+    (tmp_path / "own_broken.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "own_shop", raising=False)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model as a Hugging Face folder."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = chat().renderer.tokenizer
+    tiny_model(vocabulary=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def library() -> type[Any]:
+    sys.path.append(str(Path.cwd()))
+    found: type[Any] = importlib.import_module("own_shop").Library
+    return found
+
+
+def lend(number: int = 0, **changes: Any) -> Task:
+    """A task without gold: the world says how it stands."""
+    task = Task(
+        id=f"lend-{number}",
+        messages=({"role": "user", "content": "I want to read Emma."},),
+        tools=toolbox(library()),
+        world=World(environment="library", config={"books": ["Emma", "Dune"], "wanted": ["Emma"]}),
+    )
+    return replace(task, **changes)
+
+
+def settings(place: str, *overrides: str) -> RunSettings:
+    write_tasks("tasks.jsonl", [lend(0), lend(1)])
+    given = ["data=tasks.jsonl", f"worlds.library={place}", "trainer.horizon=turn", *overrides]
+    return load_settings(overrides=read_overrides(given))
+
+
+@pytest.mark.parametrize("kind", ["Library", "make"])
+def test_a_class_of_tools_and_a_function_that_makes_environments_are_worlds(kind: str) -> None:
+    environment = imported_worlds({"library": f"own_shop:{kind}"})["library"]()
+    environment.reset(lend())
+    assert environment.score().matched == 0.0
+    assert environment.execute(EMMA).text == "borrowed"
+    assert environment.score().ok
+
+
+@pytest.mark.parametrize("horizon", [Horizon.TURN, Horizon.EPISODE])
+def test_a_world_that_judges_itself_rewards_whoever_satisfies_it(horizon: Horizon) -> None:
+    worlds = imported_worlds({"library": "own_shop:Library"})
+    answers = {"solved": (say(EMMA), "Done."), "harmed": (say(EMMA), say(DUNE), "Done."), "idle": ("Done.",)}
+    members = {}
+    for name, said in answers.items():
+        (trajectory,) = rollout(
+            [open_task(lend(), chat=chat(), worlds=worlds)],
+            policy=scripted(*said),
+            chat=chat(),
+            sampling=Sampling(max_tokens=200),
+            horizons=[horizon],
+            max_turns=4,
+            seed=0,
+        )
+        members[name] = Judge(chat=chat())(trajectory, horizon=horizon, progress=0.0)
+    assert {name: member.success for name, member in members.items()} == {
+        "solved": True,
+        "harmed": False,
+        "idle": False,
+    }
+    assert members["solved"].reward is not None
+    assert members["solved"].reward.total == pytest.approx(1.0)
+
+
+def test_two_steps_from_the_command_line_in_a_world_of_ones_own(model: Path) -> None:
+    write_tasks("tasks.jsonl", [lend(number) for number in range(4)])
+    arguments = [
+        *("train", "--model", str(model), "--output", "run", "--json", "data=tasks.jsonl"),
+        *("worlds.library=own_shop:Library", "trainer.horizon=turn", "trainer.steps=2"),
+        *("trainer.queries=2", "trainer.group_size=2", "fission.contexts=1", "fission.group_size=2"),
+        *("rollouts.max_tokens=8", "rollouts.max_turns=2"),
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["finished"]
+    explored = [line for line in read_jsonl(Path("run/traces.jsonl")) if line["kind"] == "exploration"]
+    assert sorted(line["task"] for line in explored) == [f"lend-{number}" for number in range(4)]
+    for line in explored:
+        for member in line["trajectories"]:
+            assert (member["end"], member["verdict"]) != ("harness_fault", None)
+            assert member["reward"]["terms"]["progress"]["value"] == 0.0  # nobody borrowed anything
+    assert CliRunner().invoke(app, ["train", "--resume", "--output", "run", "trainer.steps=3"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("own_shop", r"worlds\.library: got 'own_shop', expected 'package\.module:name'"),
+        ("no_such_module:Library", r"worlds\.library: import no_such_module: ModuleNotFoundError"),
+        ("own_broken:Library", r"worlds\.library: import own_broken: ZeroDivisionError"),
+        ("own_shop:Libary", r"own_shop \(.*own_shop\.py\) has no 'Libary'"),
+        ("own_shop:NUMBER", r"own_shop:NUMBER is int; expected a class or a function"),
+        ("own_shop:NoWorld", r"NoWorld has no method reset\(\)"),
+        ("own_shop:make_nothing", r"own_shop:make_nothing\(\) made int without reset, execute"),
+        ("own_shop:make_trouble", r"RuntimeError: no database; correct it there"),
+        ("own_shop:Fickle", r"not fit for training, as these tasks show\n  lend-0: reset: two resets"),
+    ],
+)
+def test_a_world_that_cannot_work_is_refused_before_the_model_is_loaded(place: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        assemble(settings(place))  # the model is `nano`: loading it would take longer than this test
+
+
+def test_a_name_that_is_taken_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"worlds\.bfcl: this name is taken"):
+        assemble(settings("own_shop:Library", "worlds.bfcl=own_shop:Library"))
+
+
+def test_a_world_that_nobody_knows_is_named() -> None:
+    write_tasks("tasks.jsonl", [lend()])
+    with pytest.raises(ConfigError, match="unknown environment 'library'; known: bfcl"):
+        assemble(load_settings(overrides=read_overrides(["data=tasks.jsonl", "trainer.horizon=turn"])))
+
+
+# Something must judge: gold, the world, or a target.
+
+
+BLIND = hidden_task()
+GOLDLESS = replace(BLIND, gold=())
+AIMLESS = replace(GOLDLESS, target=())
+
+
+@pytest.mark.parametrize("horizon", Horizon)
+@pytest.mark.parametrize("fission", [True, False])
+def test_gold_per_turn_judges_everything(horizon: Horizon, fission: bool) -> None:
+    require_judges([BLIND], WORLDS, horizon=horizon, fission=fission)
+
+
+@pytest.mark.parametrize(
+    ("task", "horizon", "fission", "expected"),
+    [
+        (GOLDLESS, Horizon.TURN, False, r"nothing can judge a whole turn; .*choose trainer\.horizon=call"),
+        (GOLDLESS, Horizon.EPISODE, True, r"nothing can judge a whole episode"),
+        (GOLDLESS, Horizon.CALL, True, r"nothing can judge a recovery; .*choose fission\.contexts=0"),
+        (AIMLESS, Horizon.CALL, False, r"nothing says what the next call should be; .*trainer\.horizon=turn"),
+    ],
+)
+def test_a_task_that_nothing_judges_is_refused(task: Task, horizon: Horizon, fission: bool, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        require_judges([task], WORLDS, horizon=horizon, fission=fission)
+
+
+def test_what_is_judged_in_its_own_way_is_taken() -> None:
+    require_judges([GOLDLESS], WORLDS, horizon=Horizon.CALL, fission=False)
+    worlds = imported_worlds({"library": "own_shop:Library"})
+    require_judges([lend()], worlds, horizon=Horizon.TURN, fission=True)
+    require_judges([lend(target=(EMMA,))], worlds, horizon=Horizon.CALL, fission=True)
+    with pytest.raises(ConfigError, match=r"1 task\(s\) \(lend-0\) have neither"):
+        require_judges([lend()], worlds, horizon=Horizon.CALL, fission=True)
+    with pytest.raises(ConfigError, match="give the world a score"):
+        require_judges([lend()], imported_worlds({"library": "own_shop:Shelf"}), horizon=Horizon.TURN, fission=False)
+
+
+def test_a_file_of_tasks_without_gold_is_sound() -> None:
+    write_tasks("tasks.jsonl", [lend()])
+    assert read_tasks("tasks.jsonl", worlds=imported_worlds({"library": "own_shop:Library"})) == [lend()]
