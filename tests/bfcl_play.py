@@ -16,15 +16,12 @@ from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
 from fission_grpo.agents.qwen_fc import PromptError, qwen_fc_prompt, read_qwen_fc
 from fission_grpo.chat.parse import render_call
 from fission_grpo.environments.bfcl_entries import NEW_FUNCTIONS_TEXT, BfclCategory, bfcl_entries
-from fission_grpo.environments.limits import CallLimits
 from fission_grpo.evaluation.bfcl.episode import Handover, play_entry
 from fission_grpo.evaluation.bfcl.records import BfclRecord
 from fission_grpo.types import Task, ToolCall
 
 DONE = "Done."
 ENTRIES = tuple(entry for category in BfclCategory for entry in bfcl_entries(category))
-PATIENT = CallLimits(seconds=30.0)
-"""No call of these tests is slow; a machine that is shared may be."""
 
 Script: TypeAlias = Callable[[Task, int, int], Sequence[ToolCall]]
 """Entry, user turn, step within it -> calls; none ends the turn."""
@@ -102,7 +99,7 @@ def play_texts(
     entry: Task, texts: Iterable[str], *, handover: Handover = Handover.TEXT
 ) -> tuple[BfclRecord, list[str]]:
     """Our protocol under the same script as the official handler, and every prompt that it led to."""
-    episode, script = play_entry(entry, handover=handover, limits=PATIENT), iter(texts)
+    episode, script = play_entry(entry, handover=handover), iter(texts)
     prompts: list[str] = []
     try:
         dialogue = next(episode)

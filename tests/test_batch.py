@@ -175,7 +175,13 @@ def test_without_signal_the_batch_is_empty(objective: Objective, groups: list[Gr
 def test_training_and_the_account_of_a_run_agree_on_what_is_dead() -> None:
     """Down to the threshold; partial credit keeps a group alive in which nobody succeeds (a reward of 1 is success)."""
     rewards: list[list[float | None]] = [
-        *([0.0, 1.0], [1.0, 1.0], [0.5, 0.5], [0.2, 0.5], [0.5, 0.5 + 1e-7], [0.5, 0.5 + 1e-5], [0.5, None]),
+        [0.0, 1.0],
+        [1.0, 1.0],
+        [0.5, 0.5],
+        [0.2, 0.5],
+        [0.5, 0.5 + 1e-7],
+        [0.5, 0.5 + 1e-5],
+        [0.5, None],
     ]
     groups = [replace(group(row), id=str(number)) for number, row in enumerate(rewards)]
     account = count_dead_groups(filter(None, (group_outcome(trace(g, step=0, scale=Scale.STD)) for g in groups)))

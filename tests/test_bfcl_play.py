@@ -20,7 +20,6 @@ pytest.importorskip("bfcl_eval", reason="the official benchmark is not installed
 from bfcl_play import (
     DONE,
     ENTRIES,
-    PATIENT,
     Player,
     Script,
     always_wrong,
@@ -64,7 +63,7 @@ MISS_FUNC = bfcl_entries(BfclCategory.MISS_FUNC)
 def played(script: Script, category: BfclCategory) -> list[BfclRecord]:
     entries = bfcl_entries(category)
     agent = Player(script, entries, width=64)
-    return list(play_entries(entries, agent, handover=Handover.TEXT, seed=0, limits=PATIENT))
+    return list(play_entries(entries, agent, handover=Handover.TEXT, seed=0))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +140,7 @@ def test_functions_come_back_in_text_or_among_the_tools() -> None:
 
 def dialogues(entry: Task, handover: Handover) -> list[Dialogue]:
     """What a model is shown that never calls anything."""
-    episode = play_entry(entry, handover=handover, limits=PATIENT)
+    episode = play_entry(entry, handover=handover)
     shown = [next(episode)]
     try:
         while True:
@@ -166,7 +165,7 @@ def test_results_answer_the_ids_that_the_model_gave() -> None:
     calls = (ToolCall(name="ls", arguments={}), ToolCall(name="pwd", arguments={}))
     message = dict(assistant_message(calls))
     message["tool_calls"] = [{**call, "id": f"server-{place}"} for place, call in enumerate(message["tool_calls"])]
-    episode = play_entry(BASE[0], handover=Handover.TOOLS, limits=PATIENT)
+    episode = play_entry(BASE[0], handover=Handover.TOOLS)
     next(episode)
     dialogue = episode.send(Answer(text="", message=message, calls=calls))
     assert [reply["tool_call_id"] for reply in dialogue.messages[2:]] == ["server-0", "server-1"]
@@ -338,7 +337,7 @@ def test_800_recorded_transcripts_are_judged_again_in_no_time(perfect: list[Bfcl
     path = tmp_path / "traces.jsonl"
     write_records(path, [replace(record, verdict=None, turn_ok=()) for record in perfect])
     began = time.process_time()
-    again = [rescore(record, PATIENT) for record in read_records(path)]
+    again = list(map(rescore, read_records(path)))
     assert score(again).overall == 1.0
     assert time.process_time() - began < 2.0
     assert again == perfect
@@ -364,7 +363,7 @@ def read_loosely(text: str) -> Answer:
 
 
 def exported_record(entry: Task, script: Script, read: Callable[[str], Answer]) -> BfclRecord:
-    episode = play_entry(entry, handover=Handover.TEXT, limits=PATIENT)
+    episode = play_entry(entry, handover=Handover.TEXT)
     dialogue, player = next(episode), Player(script, [entry])
     try:
         while True:

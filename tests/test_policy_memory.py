@@ -81,6 +81,17 @@ def test_forget_reads_everything_again() -> None:
     assert policy.take_count().prefilled == 11
 
 
+def test_without_sharing_every_row_is_read_from_its_first_token() -> None:
+    model = tiny_model("llama", vocabulary=VOCABULARY)
+    plain = HFPolicy(model, eos_id=NEVER, pad_id=PAD, share=False)
+    prompt = tokens(11, seed=1)
+    first = say(plain, prompt, prompt)
+    assert first == say(HFPolicy(model, eos_id=NEVER, pad_id=PAD), prompt, prompt)
+    say(plain, *[prompt + said for said in first])
+    count = plain.take_count()
+    assert count.prefilled == count.raw == 2 * 11 + 2 * (11 + 6)
+
+
 @settings(deadline=None, max_examples=12)
 @given(seed=st.integers(0, 10_000), max_rows=st.integers(1, 6))
 def test_any_history_of_calls_changes_nothing(seed: int, max_rows: int) -> None:

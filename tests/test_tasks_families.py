@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from fission_grpo.environments.bfcl import BfclEnvironment
-from fission_grpo.tasks.families import APIS, HELDOUT_APIS, SEEN_APIS
+from fission_grpo.tasks.families import APIS, HELDOUT_APIS, OPTIONAL_APIS, SEEN_APIS
 from fission_grpo.tasks.families.base import Family, Scene, Unfit, Wordings, literal
 from fission_grpo.tasks.synthesis import synthesise
 from fission_grpo.types import OutcomeKind, Task, ToolCall
@@ -46,7 +46,7 @@ def test_all_wordings_of_a_meaning_name_the_same_values(wordings: Wordings) -> N
 
 
 def test_no_heldout_wording_is_a_training_wording_of_a_sibling() -> None:
-    families = [family for api in SEEN_APIS for family in APIS[api].families]
+    families = [family for api in (*SEEN_APIS, *OPTIONAL_APIS) for family in APIS[api].families]
     train = {template for family in families for template in family.wordings.train}
     heldout = {template for family in families for template in family.wordings.heldout}
     assert not train & heldout
@@ -86,8 +86,9 @@ GIVEN_BY_CONVENTION = {"activate", "unlock", "door"}
 """Arguments whose value a request cannot copy: two truth values, and the list of all four doors in a repair."""
 
 
-def test_every_value_of_a_request_is_in_its_text_or_in_an_earlier_answer() -> None:
-    for task in synthesise(5, 250):
+@pytest.mark.parametrize("apis", [SEEN_APIS, OPTIONAL_APIS], ids=["seen", "optional"])
+def test_every_value_of_a_request_is_in_its_text_or_in_an_earlier_answer(apis: tuple[str, ...]) -> None:
+    for task in synthesise(5, 250, apis=apis):
         told = task.messages[0]["content"]
         environment = BfclEnvironment()
         environment.reset(task)

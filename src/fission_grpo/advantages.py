@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fission_grpo.rewards import is_dead
 
+
 class Scale(StrEnum):
     """What the centred rewards are divided by."""
 

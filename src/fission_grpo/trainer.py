@@ -79,7 +79,8 @@ class TrainerSettings(Settings):
     token_budget: int = Field(default=4096, ge=1)
     """Most padded tokens of one training micro-batch; a task whose tree alone is larger gets a batch of its own."""
     tree: bool = True
-    """Pay for shared prefixes once; off, every trajectory is a row of its own. The gradient is the same."""
+    """Pay for shared prefixes once, in generation and in training; off, every trajectory is a row of its own. The
+    gradient is the same."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Steps between checkpoints."""
 
@@ -174,7 +175,7 @@ class Trainer:
                 self.parameters, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
             )
         )
-        self.policy = HFPolicy(self.model, eos_id=chat.eos_id, pad_id=chat.pad_id)
+        self.policy = HFPolicy(self.model, eos_id=chat.eos_id, pad_id=chat.pad_id, share=settings.tree)
         self.progress = Progress(source)
         self.clock = Clock()
         accelerator.register_save_state_pre_hook(_save_trained_weights)

@@ -117,13 +117,20 @@ def make_format(mode: PromptMode, chat: ChatFormat, strictness: Strictness = Str
     """The prompt mode for a tokenizer.
 
     Raises:
+        ConfigError: see `require_reader`.
+    """
+    require_reader(mode, strictness)
+    return QwenFCFormat(chat, strictness) if mode is PromptMode.OFFICIAL_QWEN_FC else _OWN_FORMATS[mode](chat)
+
+
+def require_reader(mode: PromptMode, strictness: Strictness) -> None:
+    """Only the official mode can be read in two ways.
+
+    Raises:
         ConfigError: a lenient reader was asked for where there is but one.
     """
-    if mode is PromptMode.OFFICIAL_QWEN_FC:
-        return QwenFCFormat(chat, strictness)
-    if strictness is not Strictness.OFFICIAL:
+    if strictness is not Strictness.OFFICIAL and mode is not PromptMode.OFFICIAL_QWEN_FC:
         raise ConfigError(f"mode {mode} has one reader; a lenient one exists for {PromptMode.OFFICIAL_QWEN_FC} only")
-    return _OWN_FORMATS[mode](chat)
 
 
 _OWN_FORMATS: Mapping[PromptMode, Callable[[ChatFormat], PromptFormat]] = MappingProxyType(

@@ -24,6 +24,9 @@ OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 ModelName: TypeAlias = Annotated[str | None, typer.Option(help="nano, smollm2, or a Hugging Face folder.")]
 RecipeName: TypeAlias = Annotated[Recipe | None, typer.Option(help="Settings to start from.")]
+NoTree: TypeAlias = Annotated[
+    bool, typer.Option("--no-tree", help="Pay for shared prefixes in every row; for comparisons (trainer.tree=false).")
+]
 ConfigFile: TypeAlias = Annotated[Path | None, typer.Option(help="YAML file that changes the recipe.")]
 
 

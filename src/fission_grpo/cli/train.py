@@ -16,6 +16,7 @@ from fission_grpo.cli.options import (
     ConfigFile,
     Json,
     ModelName,
+    NoTree,
     RecipeName,
     json_text,
     read_settings,
@@ -38,10 +39,12 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of the run; the tasks stay the same.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Rehearse, print the plan, write nothing.")] = False,
+    no_tree: NoTree = False,
     as_json: Json = False,
 ) -> None:
     """Train a policy with GRPO and fission. Ctrl-C saves."""
-    flags = {"model": model, "output": output and str(output), "trainer.seed": seed}
+    tree = False if no_tree else None
+    flags = {"model": model, "output": output and str(output), "trainer.seed": seed, "trainer.tree": tree}
     if resume and not (config or recipe):
         config = _config_of(output)
     settings = read_settings(recipe, config, arm, flags, ctx.args)
@@ -85,6 +88,7 @@ def quickstart(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm.")] = 1,
     size: Annotated[int, typer.Option(min=3, help="Held-out episodes, and items of each probe.")] = 300,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes side by side.")] = None,
+    no_tree: NoTree = False,
     as_json: Json = False,
 ) -> None:
     """The whole method on this machine: train GRPO and fission, evaluate both, compare. Can be continued."""
@@ -100,7 +104,7 @@ def quickstart(
         arms=chosen or DEFAULT_ARMS,
         seeds=tuple(range(seeds)),
         size=size,
-        overrides=tuple(ctx.args),
+        overrides=(*ctx.args, *(["trainer.tree=false"] if no_tree else [])),
     )
     summary = run(plan, workers=workers or os.cpu_count() or 1, report=lambda line: typer.echo(line, err=True))
     typer.echo(json_text({"summary": str(summary)}) if as_json else summary.read_text(encoding="utf-8"))

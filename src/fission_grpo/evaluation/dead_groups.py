@@ -1,8 +1,8 @@
 """Dead-group accounting: how many groups teach nothing, and how many of those fission revived.
 
 Read from `traces.jsonl`, one JSON object a group. *Dead* is what it is in training: no difference between rewards
-(`rewards.is_dead`). *All fail* is the paper's case for fission (arXiv:2601.15625): nobody succeeded, so that there is no
-success to reinforce, even where partial credit keeps the group alive.
+(`rewards.is_dead`). *All fail* is the paper's case for fission (arXiv:2601.15625): nobody succeeded, so that there is
+no success to reinforce, even where partial credit keeps the group alive.
 """
 
 from __future__ import annotations

@@ -35,17 +35,19 @@ class GenerationCount:
 class HFPolicy:
     """Batched sampling from a causal language model with full attention."""
 
-    def __init__(self, model: Any, *, eos_id: int, pad_id: int, max_rows: int = 256) -> None:
+    def __init__(self, model: Any, *, eos_id: int, pad_id: int, max_rows: int = 256, share: bool = True) -> None:
         """Args:
         model: a transformers causal LM, or a peft model around one; used in eval mode, never changed.
         eos_id: the token that ends an assistant message.
         pad_id: any valid token; masked wherever it stands.
         max_rows: most sequences decoded side by side; bounds the memory of the cache.
+        share: off, every context is read from its first token in a row of its own: what sharing is compared with.
         """
         self.model = model
         self.eos_id = eos_id
         self.pad_id = pad_id
         self.max_rows = max_rows
+        self.share = share
         self.count = GenerationCount()
         self._memory = PrefixMemory(int(model.config.get_text_config().num_hidden_layers))
         self._version: tuple[int, ...] = ()
@@ -89,17 +91,27 @@ class HFPolicy:
         memory = self._memory
         memory.reserve(len(contexts), max(len(context.ids) for context in contexts) + sampling.max_tokens)
         self.count.raw += sum(len(context.ids) for context in contexts)
-        kin: dict[tuple[int, ...], list[int]] = {}
-        for index, context in enumerate(contexts):
-            kin.setdefault(context.ids, []).append(index)
-        self._read_shared_roots(contexts)
-        by_row = sorted(zip(memory.seat(list(kin)), kin, strict=True))
-        logits = self._read([ids for _, ids in by_row])
-        # The first context of its kind has a row; those that repeat it get copies of it behind all others.
-        parents = [*range(len(kin)), *(row for row, ids in by_row for _ in kin[ids][1:])]
+        if self.share:
+            self._read_shared_roots(contexts)
+        else:
+            memory.forget()
+        kin = self._kin(contexts)
+        by_row = [family for _, family in sorted(zip(memory.seat([contexts[k[0]].ids for k in kin]), kin, strict=True))]
+        logits = self._read([contexts[family[0]].ids for family in by_row])
+        # The first context of a family has a row; those that repeat it get copies of it behind all others.
+        parents = [*range(len(by_row)), *(row for row, family in enumerate(by_row) for _ in family[1:])]
         memory.fork(parents)
-        completion_at = [kin[ids][0] for _, ids in by_row] + [index for _, ids in by_row for index in kin[ids][1:]]
+        completion_at = [family[0] for family in by_row] + [index for family in by_row for index in family[1:]]
         return _Decoding(self, completion_at, sampling, generator).run(logits[parents])
+
+    def _kin(self, contexts: Sequence[Context]) -> list[list[int]]:
+        """Indices of equal contexts together, or each alone."""
+        if not self.share:
+            return [[index] for index in range(len(contexts))]
+        families: dict[tuple[int, ...], list[int]] = {}
+        for index, context in enumerate(contexts):
+            families.setdefault(context.ids, []).append(index)
+        return list(families.values())
 
     def _read_shared_roots(self, contexts: Sequence[Context]) -> None:
         """Read once what several distinct contexts begin with, before any of them is seated."""

@@ -18,16 +18,16 @@ from typing import Any
 from accelerate import Accelerator
 
 from fission_grpo.agents.base import Agent
-from fission_grpo.agents.formats import PromptMode, make_format
+from fission_grpo.agents.formats import PromptMode, make_format, require_reader
 from fission_grpo.agents.local import OFFICIAL_MAX_TOKENS, OFFICIAL_TEMPERATURE, LocalAgent
 from fission_grpo.agents.qwen_fc import Strictness
 from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
-from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.bfcl.episode import Handover
 from fission_grpo.evaluation.bfcl.records import BfclRecord
 from fission_grpo.evaluation.bfcl.run import finished, run_entries
 from fission_grpo.evaluation.bfcl.score import Score, score
-from fission_grpo.models.catalog import load_policy_model
+from fission_grpo.evaluation.claim import claim
+from fission_grpo.models.catalog import find_model, load_policy_model
 from fission_grpo.policy.hf import HFPolicy
 from fission_grpo.progress import progress
 from fission_grpo.run_folder import write_text
@@ -45,7 +45,11 @@ HANDOVER: Mapping[PromptMode, Handover] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BfclSettings:
-    """What to play, and how; equal settings may share a folder."""
+    """What to play, and how; equal settings may share a folder.
+
+    Raises:
+        ConfigError: a lenient reader with a mode that has none.
+    """
 
     model: str
     """Name for the reports: a folder, a model of ours, or what a server calls it."""
@@ -57,6 +61,9 @@ class BfclSettings:
     temperature: float = OFFICIAL_TEMPERATURE
     max_tokens: int = OFFICIAL_MAX_TOKENS
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_reader(self.mode, self.strictness)
 
     def departures(self) -> tuple[str, ...]:
         """Why a score by these settings is not the official one; empty: it is."""
@@ -99,7 +106,9 @@ def evaluate_bfcl(
         ConfigError: no such model, or the folder holds another evaluation, or one that `resume` does not ask for.
         PolicyError: the model broke; what was finished is safe.
     """
-    _claim(output, settings, resume=resume)
+    if agent is None:
+        find_model(settings.model)
+    claim(output, asdict(settings), resume=resume)
     agent = agent or local_agent(settings, width=width)
     entries = _entries(settings)
     traces, handover = output / "traces.jsonl", HANDOVER[settings.mode]
@@ -139,22 +148,3 @@ def local_agent(settings: BfclSettings, *, width: int = 16) -> LocalAgent:
 
 def _entries(settings: BfclSettings) -> list[Task]:
     return [entry for category in settings.categories for entry in bfcl_entries(category)[: settings.limit]]
-
-
-def _claim(output: Path, settings: BfclSettings, *, resume: bool) -> None:
-    """Take the folder for these settings.
-
-    Raises:
-        ConfigError: it is taken.
-    """
-    asked = json.loads(json.dumps(asdict(settings)))
-    path = output / "settings.json"
-    if path.exists():
-        if not resume:
-            raise ConfigError(f"{output} already holds an evaluation; go on with --resume or choose another --output")
-        held = json.loads(path.read_text(encoding="utf-8"))
-        changed = sorted(key for key in {*held, *asked} if held.get(key) != asked.get(key))
-        if changed:
-            raise ConfigError(f"{output} was begun with other settings ({', '.join(changed)}); choose another --output")
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(asked, indent=2) + "\n")

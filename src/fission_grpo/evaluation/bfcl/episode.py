@@ -12,14 +12,13 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
-from fission_grpo.chat.parse import call_id
 from fission_grpo.environments.bfcl_entries import BfclCategory
 from fission_grpo.environments.bfcl_official import bfcl_documents
-from fission_grpo.environments.limits import CallLimits
 from fission_grpo.errors import EnvironmentFault
 from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord, Step
 from fission_grpo.evaluation.bfcl.world import JudgedWorld
-from fission_grpo.types import Message, Task, Tool, ToolOutcome, Verdict
+from fission_grpo.evaluation.replies import tool_replies
+from fission_grpo.types import Message, Task, Tool, Verdict
 
 STEP_LIMIT = 20
 """Messages with calls that one user turn may have."""
@@ -38,7 +37,7 @@ class Handover(StrEnum):
     models, `official-qwen-fc` among them."""
 
 
-def play_entry(entry: Task, *, handover: Handover, limits: CallLimits | None = None) -> Episode:
+def play_entry(entry: Task, *, handover: Handover) -> Episode:
     """Play one of `bfcl_entries`.
 
     A fault of the agent's machinery or of our executor ends the entry without a verdict.
@@ -46,9 +45,8 @@ def play_entry(entry: Task, *, handover: Handover, limits: CallLimits | None = N
     Raises:
         ConfigError: no BFCL entry.
     """
-    play = _Play(entry, handover)
+    play, world = _Play(entry, handover), JudgedWorld(entry)
     try:
-        world = JudgedWorld(entry, limits or CallLimits())
         end, reason = yield from play.to_the_end(world)
     except EnvironmentFault as fault:
         return play.record(BfclEnd.FAULT, str(fault))
@@ -118,7 +116,7 @@ class _Play:
     def _take(self, answer: Answer, world: JudgedWorld) -> None:
         outcomes = tuple(map(world.execute, answer.calls))
         self._messages.append(answer.message)
-        self._messages += _results(answer, outcomes)
+        self._messages += tool_replies(answer, outcomes)
         self._turns[-1].append(
             Step(
                 text=answer.text,
@@ -145,15 +143,3 @@ def _user_texts(entry: Task) -> tuple[str, ...]:
 
 def _tool(entry: Task, name: str) -> Tool:
     return next(tool for tool in entry.tools if tool["function"]["name"] == name)
-
-
-def _results(answer: Answer, outcomes: tuple[ToolOutcome, ...]) -> list[Message]:
-    """Tool messages under the ids of the answer's own calls; ours where it has none, as in the official raw prompt."""
-    asked = answer.message.get("tool_calls") or ()
-    ids = [call["id"] for call in asked if isinstance(call, Mapping) and "id" in call]
-    if len(ids) != len(outcomes):
-        ids = [call_id(place) for place in range(len(outcomes))]
-    return [
-        {"role": "tool", "tool_call_id": id_, "content": outcome.text}
-        for id_, outcome in zip(ids, outcomes, strict=True)
-    ]

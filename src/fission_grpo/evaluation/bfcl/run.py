@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import count, islice
 from pathlib import Path
 
-from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue
-from fission_grpo.environments.limits import CallLimits
-from fission_grpo.evaluation.bfcl.episode import Episode, Handover, play_entry
+from fission_grpo.agents.base import Agent
+from fission_grpo.evaluation.bfcl.episode import Handover, play_entry
 from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord, mend, read_records, to_line
-from fission_grpo.seeds import derive
+from fission_grpo.evaluation.flight import fly
 from fission_grpo.types import Task
 
 
@@ -22,7 +19,6 @@ def run_entries(
     handover: Handover,
     traces: Path,
     seed: int = 0,
-    limits: CallLimits | None = None,
     report: Callable[[BfclRecord], None] = lambda record: None,
 ) -> tuple[BfclRecord, ...]:
     """Play the entries that `traces` does not hold yet, append each record as it is finished, return all of them.
@@ -40,7 +36,7 @@ def run_entries(
     kept = finished(traces)
     missing = [entry for entry in entries if entry.id not in kept]
     with traces.open("a", encoding="ascii") as file:
-        for record in play_entries(missing, agent, handover=handover, seed=seed, limits=limits):
+        for record in play_entries(missing, agent, handover=handover, seed=seed):
             file.write(to_line(record) + "\n")
             file.flush()
             report(record)
@@ -61,42 +57,11 @@ def finished(traces: Path) -> frozenset[str]:
     return frozenset(record.entry for record in read_records(traces) if record.end is not BfclEnd.FAULT)
 
 
-def play_entries(
-    entries: Sequence[Task], agent: Agent, *, handover: Handover, seed: int, limits: CallLimits | None = None
-) -> Iterator[BfclRecord]:
+def play_entries(entries: Sequence[Task], agent: Agent, *, handover: Handover, seed: int) -> Iterator[BfclRecord]:
     """Records in the order in which entries end, `agent.width` dialogues in flight all the time.
 
     Raises:
         PolicyError, ConfigError: the agent cannot go on.
     """
-    waiting = (_InFlight.started(play_entry(entry, handover=handover, limits=limits)) for entry in entries)
-    flying: list[_InFlight] = []
-    for step in count():
-        flying += islice(waiting, max(1, agent.width) - len(flying))
-        if not flying:
-            return
-        answers = agent.answer([one.dialogue for one in flying], seed=derive(seed, "bfcl", step))
-        ended = [one.hear(answer) for one, answer in zip(flying, answers, strict=True)]
-        flying = [one for one, record in zip(flying, ended, strict=True) if record is None]
-        yield from (record for record in ended if record is not None)
-
-
-@dataclass(slots=True)
-class _InFlight:
-    """An episode that waits for an answer."""
-
-    episode: Episode
-    dialogue: Dialogue
-
-    @classmethod
-    def started(cls, episode: Episode) -> _InFlight:
-        return cls(episode, next(episode))
-
-    def hear(self, answer: Answer | AgentFault) -> BfclRecord | None:
-        """Go on with the answer; the record when that was the last one."""
-        try:
-            self.dialogue = self.episode.send(answer)
-        except StopIteration as stop:
-            record: BfclRecord = stop.value
-            return record
-        return None
+    episodes = (play_entry(entry, handover=handover) for entry in entries)
+    return fly(episodes, agent, purpose="bfcl", seed=seed)

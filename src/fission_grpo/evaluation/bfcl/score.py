@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any
 
 from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
-from fission_grpo.environments.limits import CallLimits
 from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord
 from fission_grpo.evaluation.bfcl.world import replay
@@ -82,7 +81,7 @@ def score(records: Iterable[BfclRecord]) -> Score:
     return Score(categories=MappingProxyType({key: _category(key, found) for key, found in by_category.items()}))
 
 
-def rescore(record: BfclRecord, limits: CallLimits | None = None) -> BfclRecord:
+def rescore(record: BfclRecord) -> BfclRecord:
     """The record with a verdict and turn tests made afresh from its calls; what it held before is not looked at.
 
     Raises:
@@ -91,7 +90,7 @@ def rescore(record: BfclRecord, limits: CallLimits | None = None) -> BfclRecord:
     """
     if record.end is BfclEnd.FAULT:
         return record
-    world = replay(_entry(record), record.calls, limits or CallLimits())
+    world = replay(_entry(record), record.calls)
     return replace(record, verdict=world.verdict(record.end, record.reason), turn_ok=world.turn_ok)
 
 

@@ -1,0 +1,36 @@
+"""Which parts of a call are at fault, seen from the reference and the schema: the truth that audits compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fission_grpo.environments.schema import call_problems
+from fission_grpo.similarity import equal
+from fission_grpo.types import ErrorClass, Tool, ToolCall
+
+NAME = ""
+"""Stands for the tool's name."""
+
+
+def fields_at_fault(call: ToolCall, reference: Sequence[ToolCall], tools: Sequence[Tool]) -> tuple[str, ...]:
+    """Arguments that differ from the reference call of the same tool, or that break the schema; sorted.
+
+    The name is at fault when it is on nobody's list: unknown, or in no call that was due. A right call made too early
+    has no fault.
+    """
+    twins = [gold for gold in reference if gold.name == call.name]
+    fields = {problem.argument.split("[")[0].split(".")[0] for problem in call_problems(call, tools)}
+    if not twins:
+        return tuple(sorted({NAME, *fields}))
+    return tuple(sorted(fields | set(min((_differing(call, gold) for gold in twins), key=len))))
+
+
+def stated_first(error: ErrorClass) -> bool:
+    """Whether the call itself is wrong, so that there is a field to name."""
+    return error not in (ErrorClass.PRECONDITION, ErrorClass.FORMAT, ErrorClass.LIMIT)
+
+
+def _differing(call: ToolCall, gold: ToolCall) -> list[str]:
+    names = call.arguments.keys() | gold.arguments.keys()
+    both = call.arguments.keys() & gold.arguments.keys()
+    return [n for n in sorted(names) if n not in both or not equal(call.arguments[n], gold.arguments[n])]

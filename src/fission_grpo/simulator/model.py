@@ -1,0 +1,121 @@
+"""A local language model as Error Simulator: prompted, or a folder that `train` has made.
+
+arXiv:2601.15625, stage 2, has a fine-tuned Qwen3-32B here. Sampling is greedy, so that a run can be repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from fission_grpo.chat.format import ChatFormat
+from fission_grpo.models.catalog import Precision, find_model, load_policy_model
+from fission_grpo.policy.base import Context, Policy, Sampling
+from fission_grpo.policy.hf import HFPolicy
+from fission_grpo.settings import Settings
+from fission_grpo.simulator.base import Cost, Fallback
+from fission_grpo.simulator.question import Draft, NoDraft, PromptStyle, Question, cleaned, prompt_of, shortened
+from fission_grpo.types import Completion, FinishReason
+
+STYLE_FILE = "simulator.json"
+"""Beside the weights of a trained simulator: how it wants to be asked."""
+
+
+class ModelSimulatorSettings(Settings):
+    """A simulator on this machine."""
+
+    model: str = "nano"
+    """`smollm2` or any local Hugging Face folder; one made by `fission simulator train` knows how to be asked."""
+    max_tokens: int = Field(default=128, ge=8)
+    """Longest diagnosis."""
+    batch: int = Field(default=32, ge=1)
+    """Questions answered side by side."""
+    precision: Precision = Precision.FP32
+
+
+class ModelWriter:
+    """Answers questions with a policy."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        chat: ChatFormat,
+        *,
+        style: PromptStyle,
+        name: str = "model",
+        max_tokens: int = 128,
+        batch: int = 32,
+    ) -> None:
+        self.name = name
+        self.style = style
+        self._policy = policy
+        self._chat = chat
+        self._batch = batch
+        self._sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
+
+    def write(self, questions: Sequence[Question]) -> list[Draft | NoDraft]:
+        """Those that fit the window, in batches of prompts of like length.
+
+        Raises:
+            PolicyError: sampling failed.
+            ConfigError: the chat template refuses a dialogue.
+        """
+        prompts = [self._prompt(question) for question in questions]
+        order = sorted((place for place, ids in enumerate(prompts) if ids), key=lambda place: len(prompts[place]))
+        drafts: list[Draft | NoDraft] = [NoDraft(reason=Fallback.TOO_LONG)] * len(prompts)
+        for first in range(0, len(order), self._batch):
+            places = order[first : first + self._batch]
+            for place, draft in zip(places, self._sample([prompts[place] for place in places]), strict=True):
+                drafts[place] = draft
+        return drafts
+
+    def _prompt(self, question: Question) -> tuple[int, ...]:
+        """Empty where nothing fits."""
+        room = self._policy.context_window - self._sampling.max_tokens
+        whole = prompt_of(question, self.style)
+        for prompt in (whole, shortened(whole)):
+            ids = self._chat.prompt(prompt.messages, prompt.tools)
+            if len(ids) <= room:
+                return ids
+        return ()
+
+    def _sample(self, prompts: Sequence[tuple[int, ...]]) -> list[Draft | NoDraft]:
+        began = time.perf_counter()
+        contexts = [Context(ids=ids, root=0) for ids in prompts]
+        completions = self._policy.generate(contexts, sampling=self._sampling, seed=0)
+        share = (time.perf_counter() - began) / len(prompts)
+        return [
+            self._read(one, Cost(prompt_tokens=len(ids), tokens=len(one.ids), seconds=share))
+            for one, ids in zip(completions, prompts, strict=True)
+        ]
+
+    def _read(self, completion: Completion, cost: Cost) -> Draft | NoDraft:
+        text = cleaned(self._chat.decode(completion.ids))
+        if completion.finish is FinishReason.LENGTH or not text:
+            why = "did not come to an end" if text else "said nothing"
+            return NoDraft(reason=Fallback.EMPTY, detail=why, cost=cost)
+        return Draft(text=text, cost=cost)
+
+
+def model_writer(settings: ModelSimulatorSettings) -> ModelWriter:
+    """Load the model.
+
+    Raises:
+        ConfigError: no such model, or one that cannot carry tools.
+    """
+    style = style_of(find_model(settings.model).folder)
+    loaded = load_policy_model(settings.model, precision=settings.precision)
+    policy = HFPolicy(loaded.model, eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id, max_rows=settings.batch)
+    return ModelWriter(policy, loaded.chat, style=style, max_tokens=settings.max_tokens, batch=settings.batch)
+
+
+def style_of(folder: Path) -> PromptStyle:
+    """How a model wants to be asked: as it was trained, else in words."""
+    file = folder / STYLE_FILE
+    if not file.exists():
+        return PromptStyle.INSTRUCTED
+    return PromptStyle(json.loads(file.read_text(encoding="utf-8"))["style"])
