@@ -14,6 +14,7 @@ from chat_tokenizers import NANO, byte_tokenizer
 from tiny_policies import tiny_model
 
 from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.choice import AgentChoice
 from fission_grpo.agents.formats import ChatToolsFormat, PromptMode, QwenFCFormat, make_format, signature
 from fission_grpo.agents.local import LocalAgent
 from fission_grpo.agents.qwen_fc import Strictness, qwen_fc_prompt, read_qwen_fc
@@ -128,7 +129,7 @@ def test_only_the_official_mode_has_a_lenient_reader() -> None:
     with pytest.raises(ConfigError, match="lenient"):
         make_format(PromptMode.COMPACT, CHAT, Strictness.LENIENT)
     with pytest.raises(ConfigError, match="lenient"):
-        BfclSettings(model="nano", mode=PromptMode.CHAT_TOOLS, strictness=Strictness.LENIENT)
+        AgentChoice(model="nano", mode=PromptMode.CHAT_TOOLS, strictness=Strictness.LENIENT)
 
 
 def test_answers_come_back_in_order_with_their_counts() -> None:
@@ -187,12 +188,9 @@ def test_side_by_side_or_one_by_one_a_real_model_says_the_same() -> None:
 
 def test_nano_is_evaluated_end_to_end(tmp_path: Path) -> None:
     settings = BfclSettings(
-        model="nano",
+        agent=AgentChoice(model="nano", max_tokens=24),
         categories=(BfclCategory.BASE, BfclCategory.MISS_FUNC),
         limit=2,
-        mode=PromptMode.CHAT_TOOLS,
-        max_tokens=24,
-        temperature=0.0,
     )
     found = evaluate_bfcl(settings, output=tmp_path / "evaluation")
     assert [record.entry for record in found.records] == [
@@ -205,7 +203,7 @@ def test_nano_is_evaluated_end_to_end(tmp_path: Path) -> None:
 
 def test_a_model_that_is_not_there_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown model"):
-        evaluate_bfcl(BfclSettings(model="nanoo"), output=tmp_path / "evaluation")
+        evaluate_bfcl(BfclSettings(agent=AgentChoice(model="nanoo")), output=tmp_path / "evaluation")
     assert not (tmp_path / "evaluation").exists()
 
 

@@ -34,6 +34,8 @@ from bfcl_play import (
 )
 
 from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.choice import AgentChoice
+from fission_grpo.agents.formats import PromptMode
 from fission_grpo.agents.qwen_fc import Strictness, read_qwen_fc
 from fission_grpo.chat.parse import assistant_message
 from fission_grpo.environments.bfcl_entries import NEW_FUNCTIONS_TEXT, BfclCategory, bfcl_entries
@@ -50,9 +52,10 @@ from fission_grpo.evaluation.bfcl.records import (
     to_line,
     write_records,
 )
-from fission_grpo.evaluation.bfcl.run import play_entries, run_entries
+from fission_grpo.evaluation.bfcl.run import run_entries
 from fission_grpo.evaluation.bfcl.score import rescore, score
 from fission_grpo.evaluation.bfcl.world import FORCE_TERMINATED, INFERENCE_ERROR
+from fission_grpo.evaluation.flight import fly
 from fission_grpo.evaluation.metrics import ABANDON, ERR, ERROR, NCR, REPEAT, measure
 from fission_grpo.types import EndReason, ErrorClass, FinishReason, Task, ToolCall
 
@@ -63,7 +66,8 @@ MISS_FUNC = bfcl_entries(BfclCategory.MISS_FUNC)
 def played(script: Script, category: BfclCategory) -> list[BfclRecord]:
     entries = bfcl_entries(category)
     agent = Player(script, entries, width=64)
-    return list(play_entries(entries, agent, handover=Handover.TEXT, seed=0))
+    episodes = (play_entry(entry, handover=Handover.TEXT) for entry in entries)
+    return list(fly(episodes, agent, purpose="bfcl", seed=0))
 
 
 @pytest.fixture(scope="module")
@@ -396,8 +400,11 @@ def test_the_official_scorer_reads_the_export_as_we_do(tmp_path: Path) -> None:
     assert sum(record.force_quit and answer["valid"] for record, answer in zip(ordered, theirs, strict=True)) > 5
 
 
-def settings(**changes: object) -> BfclSettings:
-    return replace(BfclSettings(model="scripted", categories=(BfclCategory.BASE,), limit=5), **changes)  # type: ignore[arg-type]
+SCRIPTED = AgentChoice(model="scripted", mode=PromptMode.OFFICIAL_QWEN_FC)
+
+
+def settings(*, seed: int = 0, agent: AgentChoice = SCRIPTED) -> BfclSettings:
+    return BfclSettings(agent=agent, categories=(BfclCategory.BASE,), limit=5, seed=seed)
 
 
 def test_an_evaluation_keeps_its_folder_and_says_what_it_is(tmp_path: Path) -> None:
@@ -418,5 +425,5 @@ def test_an_evaluation_keeps_its_folder_and_says_what_it_is(tmp_path: Path) -> N
 
 def test_what_departs_from_the_official_protocol_is_named() -> None:
     assert settings().departures() == ()
-    odd = settings(strictness=Strictness.LENIENT, temperature=0.7, max_tokens=100)
+    odd = settings(agent=replace(SCRIPTED, strictness=Strictness.LENIENT, temperature=0.7, max_tokens=100))
     assert len(odd.departures()) == 3

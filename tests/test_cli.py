@@ -173,7 +173,8 @@ def test_after_a_run_ctrl_c_is_what_it_was_before() -> None:
 
 
 def test_an_evaluation_counts_what_it_played(model: Path) -> None:
-    result = fission("eval", "heldout", "--model", model, "--output", "ev", "--size", "3", "--json", "--validation", *SMALL)
+    asked = ("--model", model, "--output", "ev", "--size", "3", "--validation", "--json", *SMALL)
+    result = fission("eval", "heldout", *asked)
     found = told(result)
     assert found["episodes"]["final"]["total"] == 3
     assert found["mixed"]["probe"]["total"] == 3

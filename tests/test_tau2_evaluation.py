@@ -18,6 +18,7 @@ from tau2_corruptions import DONE, Message, random_script
 from tau2_official_run import official_run
 
 from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.choice import AgentChoice
 from fission_grpo.chat.parse import assistant_message
 from fission_grpo.environments.tau2_entries import solo_prompt, tau2_entries
 from fission_grpo.errors import ConfigError, PolicyError
@@ -249,7 +250,7 @@ def test_as_many_dialogues_are_in_flight_as_the_agent_likes(tmp_path: Path) -> N
 
 
 def test_the_command_leaves_a_score_and_says_what_is_not_official(tmp_path: Path) -> None:
-    settings = Tau2Settings(model="scripted", limit=4)
+    settings = Tau2Settings(agent=AgentChoice(model="scripted"), limit=4)
     tickets = tau2_entries()[:4]
     scripts = [answers(make(task)) for make, task in zip([gold_script] * 2 + [idle_script] * 2, tickets, strict=True)]
     found = evaluate_tau2(settings, output=tmp_path / "run", agent=ScriptedAgent(scripts))
@@ -261,6 +262,11 @@ def test_the_command_leaves_a_score_and_says_what_is_not_official(tmp_path: Path
     with pytest.raises(ConfigError, match="--resume"):
         evaluate_tau2(settings, output=tmp_path / "run", agent=ScriptedAgent([]))
     with pytest.raises(ConfigError, match="temperature"):
-        evaluate_tau2(replace(settings, temperature=1.0), output=tmp_path / "run", resume=True, agent=ScriptedAgent([]))
+        evaluate_tau2(
+            replace(settings, agent=AgentChoice(model="scripted", temperature=1.0)),
+            output=tmp_path / "run",
+            resume=True,
+            agent=ScriptedAgent([]),
+        )
     again = evaluate_tau2(settings, output=tmp_path / "run", resume=True, agent=ScriptedAgent([]))
     assert again == found

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 from fission_grpo.cli.data import data
 from fission_grpo.cli.doctor import doctor
-from fission_grpo.cli.evaluate import evaluation
+from fission_grpo.cli.evaluate import compare, evaluation
 from fission_grpo.cli.options import FAILED, OVERRIDES, WRONG_INPUT
 from fission_grpo.cli.train import quickstart, supervise, train
 from fission_grpo.errors import ConfigError, FissionError
@@ -47,6 +47,7 @@ app.command(context_settings=OVERRIDES, epilog="Any setting of `fission train` g
 app.command(context_settings=OVERRIDES, epilog="Any setting: trainer.steps=10, or --trainer.steps 10.")(train)
 app.command(context_settings=OVERRIDES)(supervise)
 app.add_typer(evaluation, name="eval")
+app.command()(compare)
 app.command()(doctor)
 app.add_typer(data, name="data")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,17 @@ def claim(output: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
         if not resume:
             raise ConfigError(f"{output} already holds an evaluation; go on with --resume or choose another --output")
         held = json.loads(path.read_text(encoding="utf-8"))
-        changed = sorted(key for key in {*held, *asked} if held.get(key) != asked.get(key))
+        changed = sorted(_changed(held, asked))
         if changed:
             raise ConfigError(f"{output} was begun with other settings ({', '.join(changed)}); choose another --output")
     output.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(asked, indent=2) + "\n")
+
+
+def _changed(held: Any, asked: Any, path: str = "") -> Iterator[str]:
+    """Dotted names of the settings that differ."""
+    if isinstance(held, Mapping) and isinstance(asked, Mapping):
+        for key in {*held, *asked}:
+            yield from _changed(held.get(key), asked.get(key), f"{path}.{key}" if path else key)
+    elif held != asked:
+        yield path

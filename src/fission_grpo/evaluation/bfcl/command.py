@@ -3,6 +3,8 @@
 settings.json   what was asked for
 traces.jsonl    one line for each entry, appended as it ends
 score.json      the official numbers, with what may be said about them
+summary.md      the same in words, with recovery beside accuracy, and two pictures
+official/       result files as the official scorer reads them
 """
 
 from __future__ import annotations
@@ -15,21 +17,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from accelerate import Accelerator
-
 from fission_grpo.agents.base import Agent
-from fission_grpo.agents.formats import PromptMode, make_format, require_reader
-from fission_grpo.agents.local import OFFICIAL_MAX_TOKENS, OFFICIAL_TEMPERATURE, LocalAgent
-from fission_grpo.agents.qwen_fc import Strictness
+from fission_grpo.agents.choice import AgentChoice
+from fission_grpo.agents.formats import PromptMode
+from fission_grpo.agents.local import OFFICIAL_MAX_TOKENS, OFFICIAL_TEMPERATURE
 from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
 from fission_grpo.evaluation.bfcl.episode import Handover
-from fission_grpo.evaluation.bfcl.records import BfclRecord
-from fission_grpo.evaluation.bfcl.run import finished, run_entries
+from fission_grpo.evaluation.bfcl.export import export
+from fission_grpo.evaluation.bfcl.records import BfclRecord, as_episode
+from fission_grpo.evaluation.bfcl.run import BFCL_LOG, run_entries
 from fission_grpo.evaluation.bfcl.score import Score, score
 from fission_grpo.evaluation.claim import claim
-from fission_grpo.models.catalog import find_model, load_policy_model
-from fission_grpo.policy.hf import HFPolicy
+from fission_grpo.evaluation.log import finished
 from fission_grpo.progress import progress
+from fission_grpo.report.benchmark import benchmark_sections
 from fission_grpo.run_folder import write_text
 from fission_grpo.types import Task
 
@@ -45,37 +46,29 @@ HANDOVER: Mapping[PromptMode, Handover] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BfclSettings:
-    """What to play, and how; equal settings may share a folder.
+    """What to play, and how; equal settings may share a folder."""
 
-    Raises:
-        ConfigError: a lenient reader with a mode that has none.
-    """
-
-    model: str
-    """Name for the reports: a folder, a model of ours, or what a server calls it."""
+    agent: AgentChoice
     categories: tuple[BfclCategory, ...] = tuple(BfclCategory)
     limit: int | None = None
     """Entries of each category, the first ones; None is all 200."""
-    mode: PromptMode = PromptMode.OFFICIAL_QWEN_FC
-    strictness: Strictness = Strictness.OFFICIAL
-    temperature: float = OFFICIAL_TEMPERATURE
-    max_tokens: int = OFFICIAL_MAX_TOKENS
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_reader(self.mode, self.strictness)
 
     def departures(self) -> tuple[str, ...]:
         """Why a score by these settings is not the official one; empty: it is."""
+        agent = self.agent
         checks = {
-            f"prompt mode {self.mode}": self.mode is not PromptMode.OFFICIAL_QWEN_FC,
-            f"{self.strictness} reader": self.strictness is not Strictness.OFFICIAL,
-            f"temperature {self.temperature:g}, officially {OFFICIAL_TEMPERATURE}": self.temperature
+            f"prompt mode {agent.mode}": agent.mode is not PromptMode.OFFICIAL_QWEN_FC,
+            f"temperature {agent.temperature:g}, officially {OFFICIAL_TEMPERATURE}": agent.temperature
             not in (0.0, OFFICIAL_TEMPERATURE),
-            f"at most {self.max_tokens} tokens an answer, officially {OFFICIAL_MAX_TOKENS}": self.max_tokens
+            f"at most {agent.max_tokens} tokens an answer, officially {OFFICIAL_MAX_TOKENS}": agent.max_tokens
             != OFFICIAL_MAX_TOKENS,
         }
-        return tuple(reason for reason, holds in checks.items() if holds)
+        return (*(reason for reason, holds in checks.items() if holds), *agent.departures())
+
+    def entries(self) -> list[Task]:
+        """What will be played, in official order."""
+        return [entry for category in self.categories for entry in bfcl_entries(category)[: self.limit]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,20 +92,21 @@ def evaluate_bfcl(
     """Play, score, and keep everything in `output`; can be stopped at any moment and resumed.
 
     Args:
-        agent: who answers; None loads `settings.model` from this machine. One behind a server takes mode CHAT_TOOLS.
-        width: dialogues side by side of a local model.
+        agent: who answers; None builds the one that the settings choose.
+        width: dialogues side by side.
 
     Raises:
-        ConfigError: no such model, or the folder holds another evaluation, or one that `resume` does not ask for.
+        ConfigError: no such model or server, or the folder holds another evaluation, or one that `resume` does not ask
+            for.
         PolicyError: the model broke; what was finished is safe.
     """
     if agent is None:
-        find_model(settings.model)
+        settings.agent.check()
     claim(output, asdict(settings), resume=resume)
-    agent = agent or local_agent(settings, width=width)
-    entries = _entries(settings)
-    traces, handover = output / "traces.jsonl", HANDOVER[settings.mode]
-    done = len(finished(traces) & {entry.id for entry in entries})
+    agent = agent or settings.agent.build(width=width)
+    entries = settings.entries()
+    traces, handover = output / "traces.jsonl", HANDOVER[settings.agent.mode]
+    done = len(finished(traces, BFCL_LOG) & {entry.id for entry in entries})
     with progress("bfcl", total=len(entries), done=done) as show:
         numbers = count(done + 1)
         records = run_entries(
@@ -125,26 +119,18 @@ def evaluate_bfcl(
         )
     found = BfclEvaluation(settings=settings, records=records, score=score(records))
     write_text(output / "score.json", json.dumps(found.as_json(), indent=2) + "\n")
+    export(records, output / "official")
+    write_text(output / "summary.md", summary(found, output))
     return found
 
 
-def local_agent(settings: BfclSettings, *, width: int = 16) -> LocalAgent:
-    """The model of the settings, loaded from this machine.
-
-    Raises:
-        ConfigError: no such model, or its template cannot carry tools.
-    """
-    loaded = load_policy_model(settings.model)
-    policy = HFPolicy(loaded.model.to(Accelerator().device), eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id)
-    return LocalAgent(
-        policy,
-        make_format(settings.mode, loaded.chat, settings.strictness),
-        name=settings.model,
-        width=width,
-        max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-    )
-
-
-def _entries(settings: BfclSettings) -> list[Task]:
-    return [entry for category in settings.categories for entry in bfcl_entries(category)[: settings.limit]]
+def summary(found: BfclEvaluation, folder: Path) -> str:
+    """The evaluation as Markdown; draws its pictures in `folder`."""
+    told = found.as_json()
+    missing = [] if found.score.complete else ["not all 800 entries were judged"]
+    reasons = [*told["departures"], *missing]
+    status = "An official score." if told["official"] else f"Not an official score: {'; '.join(reasons)}."
+    episodes = {Path(found.settings.agent.model).name: [as_episode(record) for record in found.records]}
+    overall = f"Multi-Turn overall: {100 * found.score.overall:.2f} %"
+    zeros = f" ({', '.join(told['counted_as_zero'])} not played, counted as 0)" if told["counted_as_zero"] else ""
+    return "\n".join(["# BFCL v4 multi-turn\n", f"{overall}{zeros}. {status}\n", *benchmark_sections(episodes, folder)])

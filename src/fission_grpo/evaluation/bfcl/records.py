@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -183,16 +182,6 @@ def read_records(path: Path) -> tuple[BfclRecord, ...]:
     if problems:
         raise DataError(str(path), problems)
     return tuple(found.values())
-
-
-def mend(path: Path) -> None:
-    """Cut off a last line that a kill left half-written, so that lines can be appended; says so in a warning."""
-    text = path.read_bytes()
-    whole = text.rfind(b"\n") + 1
-    if whole < len(text):
-        with path.open("r+b") as file:
-            file.truncate(whole)
-        warnings.warn(f"{path}: the last line was cut off and is dropped; its entry is played again", stacklevel=2)
 
 
 def _shallow(value: Any) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from fission_grpo.agents.base import Agent
+from fission_grpo.agents.choice import AgentChoice
 from fission_grpo.agents.formats import PromptMode
-from fission_grpo.agents.local import OFFICIAL_MAX_TOKENS
 from fission_grpo.environments.tau2_entries import tau2_entries
 from fission_grpo.environments.tau2_official import Tau2Split
-from fission_grpo.evaluation.bfcl.command import BfclSettings, local_agent
+from fission_grpo.environments.tau2_outcomes import classify_tau2
 from fission_grpo.evaluation.claim import claim
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.tau2.episode import SoloLimits, SoloPrompt
@@ -25,6 +25,7 @@ from fission_grpo.evaluation.tau2.run import run_tickets
 from fission_grpo.evaluation.tau2.score import Tau2Score, score
 from fission_grpo.progress import progress
 from fission_grpo.run_folder import write_text
+from fission_grpo.types import ErrorClass, OutcomeKind
 
 OFFICIAL_TEMPERATURE = 0.0
 
@@ -33,17 +34,12 @@ OFFICIAL_TEMPERATURE = 0.0
 class Tau2Settings:
     """What to play, and how; equal settings may share a folder."""
 
-    model: str
-    """Name for the reports: a folder, a model of ours, or what a server calls it."""
+    agent: AgentChoice
     split: Tau2Split = Tau2Split.BASE
     limit: int | None = None
     """Tickets of the split, the first ones; None is all."""
-    mode: PromptMode = PromptMode.CHAT_TOOLS
     prompt: SoloPrompt = SoloPrompt.OFFICIAL
     limits: SoloLimits = field(default_factory=SoloLimits)
-    temperature: float = OFFICIAL_TEMPERATURE
-    max_tokens: int = OFFICIAL_MAX_TOKENS
-    """Of one answer; officially whatever the server allows."""
     seed: int = 0
 
     def departures(self) -> tuple[str, ...]:
@@ -56,12 +52,12 @@ class Tau2Settings:
             "the model is not forced to call a tool": True,
             f"split {self.split}": self.split is not Tau2Split.BASE,
             f"the first {self.limit} tickets only": self.limit is not None,
-            f"prompt mode {self.mode}": self.mode is not PromptMode.CHAT_TOOLS,
+            f"prompt mode {self.agent.mode}": self.agent.mode is not PromptMode.CHAT_TOOLS,
             f"prompt {self.prompt}": self.prompt is not SoloPrompt.OFFICIAL,
             f"limits {self.limits.max_steps} steps, {self.limits.max_errors} errors": self.limits != SoloLimits(),
-            f"temperature {self.temperature:g}, officially 0": self.temperature != OFFICIAL_TEMPERATURE,
+            f"temperature {self.agent.temperature:g}, officially 0": self.agent.temperature != OFFICIAL_TEMPERATURE,
         }
-        return tuple(reason for reason, holds in checks.items() if holds)
+        return (*(reason for reason, holds in checks.items() if holds), *self.agent.departures())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,16 +79,18 @@ def evaluate_tau2(
     """Play, score, and keep everything in `output`; can be stopped at any moment and resumed.
 
     Args:
-        agent: who answers; None loads `settings.model` from this machine.
-        width: dialogues side by side of a local model.
+        agent: who answers; None builds the one that the settings choose.
+        width: dialogues side by side.
 
     Raises:
-        ConfigError: tau2 is not installed, no such model, or the folder is taken.
+        ConfigError: tau2 is not installed, no such model or server, or the folder is taken.
         PolicyError: the model broke; what was finished is safe.
     """
     tickets = tau2_entries(settings.split)[: settings.limit]
+    if agent is None:
+        settings.agent.check()
     claim(output, asdict(settings), resume=resume)
-    agent = agent or _local_agent(settings, width)
+    agent = agent or settings.agent.build(width=width, read=_read)
     shown = 0
     with progress("tau2", total=len(tickets)) as show:
 
@@ -115,8 +113,6 @@ def evaluate_tau2(
     return found
 
 
-def _local_agent(settings: Tau2Settings, width: int) -> Agent:
-    asked = BfclSettings(
-        model=settings.model, mode=settings.mode, temperature=settings.temperature, max_tokens=settings.max_tokens
-    )
-    return local_agent(asked, width=width)
+def _read(text: str) -> tuple[OutcomeKind, ErrorClass | None]:
+    """What a tool's text means to an agent that gets no flag: tau2 writes its errors so."""
+    return classify_tau2(text, error=text.startswith("Error: "))
