@@ -352,7 +352,7 @@ TRAVEL = Api(
                 ),
                 heldout=(
                     "purchase a {insurance_type} insurance for my booking {booking_id}, cost {insurance_cost}",
-                    "insure the booking {booking_id} with type {insurance_type} at {insurance_cost}",
+                    "insure my booking {booking_id}: {insurance_type} insurance at {insurance_cost}",
                 ),
             ),
         ),

@@ -168,8 +168,9 @@ LOGIN = Need(
             "my travel token is {access_token}; if it does not work, authenticate as {user_first_name} "
             "{user_last_name} with client {client_id}, secret {client_secret}, refresh token {refresh_token} and "
             "grant type {grant_type}",
-            "use the access token {access_token}, or a new one: client {client_id}, secret {client_secret}, refresh "
-            "token {refresh_token}, grant type {grant_type}, name {user_first_name} {user_last_name}",
+            "use the access token {access_token}, or if it fails a new one: client {client_id}, secret "
+            "{client_secret}, refresh token {refresh_token}, grant type {grant_type}, name {user_first_name} "
+            "{user_last_name}",
             "the token {access_token} may be too old: then authenticate with client {client_id}, secret "
             "{client_secret}, refresh token {refresh_token}, grant {grant_type}, for {user_first_name} "
             "{user_last_name}",
