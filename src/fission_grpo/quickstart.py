@@ -20,7 +20,7 @@ from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.report.summary import DEMONSTRATIONS, WARM_START, Results, write_summary
 from fission_grpo.run_folder import write_text
 
-DEFAULT_ARMS = ("grpo-matched", "fission")
+DEFAULT_ARMS = ("grpo-decision", "fission-decision")
 HELDOUT_SEED = 1
 """Seed of the held-out tasks. Those of seed 0 were reported on by an earlier recipe, and so have been seen."""
 

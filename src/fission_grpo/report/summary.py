@@ -38,9 +38,11 @@ from fission_grpo.report.tree_figure import tree_figure
 from fission_grpo.run_folder import RunFolder, write_text
 
 WARM_START, DEMONSTRATIONS = "warm start", "demonstrations"
-BASELINE, TREATMENT = "grpo-matched", "fission"
-PAIRS = ((BASELINE, TREATMENT), ("grpo-decision", "fission-decision"), ("grpo-decision", TREATMENT))
+HEADLINES = (("grpo-decision", "fission-decision"), ("grpo-matched", "fission"))
+"""Pairs that differ in nothing but fission: in the paper's setting, and in whole episodes."""
+PAIRS = (*HEADLINES, ("grpo-decision", "fission"))
 """Which arms are compared, where both were run."""
+FISSIONED = tuple(treatment for _, treatment in HEADLINES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ def write_summary(results: Results) -> Path:
             f"- *{part}*: {verdict_sentence(one)}"
             for part, ones in comparisons.items()
             for one in ones
-            if (one.baseline, one.treatment) == (BASELINE, TREATMENT)
+            if (one.baseline, one.treatment) in HEADLINES
         ),
         f"\n{results.size} held-out tasks; {len(results.seeds)} training seed(s). "
         "Cells: rate (count) with Wilson 95 % intervals over pooled runs, somewhat too narrow where runs share tasks; "
@@ -140,9 +142,10 @@ def _account(results: Results, arm: str) -> DeadGroups:
 
 
 def _tree_section(results: Results) -> Iterator[str]:
-    if TREATMENT not in results.arms:
+    arm = next((arm for arm in FISSIONED if arm in results.arms), None)
+    if arm is None:
         return
-    runs = [list(read_traces(results.run(TREATMENT, seed).traces)) for seed in results.seeds]
+    runs = [list(read_traces(results.run(arm, seed).traces)) for seed in results.seeds]
     tree = most_telling([tree for run in runs for tree in fission_trees(run)])
     if tree is not None:
         tree_figure(tree, results.folder / "tree.png")
@@ -154,7 +157,7 @@ def _comparisons(arms: Sequence[Arm], probes: Mapping[str, Sequence[Arm]]) -> di
     """Paired comparisons, by what they were measured on."""
     by_name = {arm.name: arm for arm in arms}
     pairs = [pair for pair in PAIRS if set(pair) <= by_name.keys()]
-    starts = [(WARM_START, TREATMENT)] if TREATMENT in by_name else []
+    starts = [(WARM_START, treatment) for treatment in FISSIONED if treatment in by_name]
     found = {"held-out episodes": _compare(by_name, (*pairs, *starts), (FIRST_ATTEMPT, FINAL, ERR))}
     for part, title in (("mixed", "probe, all kinds of errors"), ("precondition", "probe, unmet preconditions")):
         found[title] = _compare({arm.name: arm for arm in probes[part]}, pairs, (PROBE, FINAL))
