@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from fission_grpo.cli.options import OVERRIDES, ConfigFile, Json, RecipeName, json_text, read_settings
+from fission_grpo.cli.options import FAILED, OVERRIDES, ConfigFile, Json, RecipeName, json_text, read_settings
 from fission_grpo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -103,6 +103,27 @@ def bfcl(
         return
     found = evaluate_bfcl(settings, output=output, resume=resume, width=width)
     typer.echo(json_text(found.as_json()) if as_json else _read(output / "summary.md"))
+
+
+@evaluation.command()
+def rescore(
+    folder: Annotated[Path, typer.Argument(help="A folder that `fission eval bfcl` wrote.")],
+    as_json: Json = False,
+) -> None:
+    """Judge recorded BFCL transcripts again, from their calls alone, and say whether any verdict changed."""
+    from fission_grpo.evaluation.bfcl.records import read_records
+    from fission_grpo.evaluation.bfcl.score import rescore as judge_again
+    from fission_grpo.evaluation.bfcl.score import score
+
+    traces = folder / "traces.jsonl"
+    if not traces.is_file():
+        raise ConfigError(f"{folder} holds no traces.jsonl; expected a folder that `fission eval bfcl` wrote")
+    held = read_records(traces)
+    again = [judge_again(record) for record in held]
+    changed = [new.entry for old, new in zip(held, again, strict=True) if old.verdict != new.verdict]
+    told = {"changed": changed, **score(again).as_json()}
+    typer.echo(json_text(told) if as_json else f"{len(held)} entries judged again, {len(changed)} verdicts changed")
+    raise typer.Exit(FAILED if changed else 0)
 
 
 @evaluation.command()

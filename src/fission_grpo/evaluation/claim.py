@@ -11,23 +11,32 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.run_folder import write_text
 
 
-def claim(output: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
-    """Take the folder for these settings and write them to its `settings.json`.
+def require_free(output: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
+    """Refuse before anything is loaded.
 
     Raises:
-        ConfigError: it holds an evaluation by other settings, or one that `resume` does not ask for.
+        ConfigError: the folder holds an evaluation by other settings, or one that `resume` does not ask for.
     """
-    asked = json.loads(json.dumps(settings))
     path = output / "settings.json"
-    if path.exists():
-        if not resume:
-            raise ConfigError(f"{output} already holds an evaluation; go on with --resume or choose another --output")
-        held = json.loads(path.read_text(encoding="utf-8"))
-        changed = sorted(_changed(held, asked))
-        if changed:
-            raise ConfigError(f"{output} was begun with other settings ({', '.join(changed)}); choose another --output")
+    if not path.exists():
+        return
+    if not resume:
+        raise ConfigError(f"{output} already holds an evaluation; go on with --resume or choose another --output")
+    held = json.loads(path.read_text(encoding="utf-8"))
+    changed = sorted(_changed(held, _plain(settings)))
+    if changed:
+        raise ConfigError(f"{output} was begun with other settings ({', '.join(changed)}); choose another --output")
+
+
+def claim(output: Path, settings: Mapping[str, Any]) -> None:
+    """Take a free folder for these settings: they stand in its `settings.json` from now on."""
     output.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(asked, indent=2) + "\n")
+    write_text(output / "settings.json", json.dumps(_plain(settings), indent=2) + "\n")
+
+
+def _plain(settings: Mapping[str, Any]) -> Any:
+    """As they will be read back."""
+    return json.loads(json.dumps(settings))
 
 
 def _changed(held: Any, asked: Any, path: str = "") -> Iterator[str]:

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from fission_grpo.agents.base import Agent
+from fission_grpo.errors import PolicyError
 from fission_grpo.evaluation.flight import Played, fly
 from fission_grpo.evaluation.records import EpisodeRecord, read_records, to_line
 
 RecordT = TypeVar("RecordT")
+
+PATIENCE = 20
+"""Spoiled episodes in a row after which a server or our machinery is taken for dead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,15 +62,21 @@ def play_missing(
 
     Raises:
         DataError: `log` holds lines that are no records.
-        PolicyError, ConfigError: the agent cannot go on.
+        PolicyError, ConfigError: the agent cannot go on, or the last `PATIENCE` episodes were all spoiled.
     """
     held = finished(log, form)
     missing = (begin() for key, begin in episodes.items() if key not in held)
+    spoiled = 0
     with log.open("a", encoding="utf-8") as file:
         for record in fly(missing, agent, purpose=purpose, seed=seed):
             file.write(form.to_line(record) + "\n")
             file.flush()
             report(record)
+            spoiled = 0 if form.sound(record) else spoiled + 1
+            if spoiled == PATIENCE:
+                raise PolicyError(
+                    f"{PATIENCE} episodes in a row met a fault (see {log}); mend it and go on with --resume"
+                )
     latest = {form.key(record): record for record in form.read(log)}
     return tuple(latest[key] for key in episodes if key in latest)
 

@@ -27,7 +27,7 @@ from fission_grpo.evaluation.bfcl.export import export
 from fission_grpo.evaluation.bfcl.records import BfclRecord, as_episode
 from fission_grpo.evaluation.bfcl.run import BFCL_LOG, run_entries
 from fission_grpo.evaluation.bfcl.score import Score, score
-from fission_grpo.evaluation.claim import claim
+from fission_grpo.evaluation.claim import claim, require_free
 from fission_grpo.evaluation.log import finished
 from fission_grpo.progress import progress
 from fission_grpo.report.benchmark import benchmark_sections
@@ -100,10 +100,9 @@ def evaluate_bfcl(
             for.
         PolicyError: the model broke; what was finished is safe.
     """
-    if agent is None:
-        settings.agent.check()
-    claim(output, asdict(settings), resume=resume)
+    require_free(output, asdict(settings), resume=resume)
     agent = agent or settings.agent.build(width=width)
+    claim(output, asdict(settings))
     entries = settings.entries()
     traces, handover = output / "traces.jsonl", HANDOVER[settings.agent.mode]
     done = len(finished(traces, BFCL_LOG) & {entry.id for entry in entries})

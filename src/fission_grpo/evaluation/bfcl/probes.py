@@ -22,7 +22,7 @@ from fission_grpo.environments.bfcl import BfclEnvironment
 from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
 from fission_grpo.evaluation.agent_player import play_task
 from fission_grpo.evaluation.blind_spot import BlindSpot, Speaker, bfcl_probe, blind_spot, blind_spot_pairs, probed
-from fission_grpo.evaluation.claim import claim
+from fission_grpo.evaluation.claim import claim, require_free
 from fission_grpo.evaluation.comparison import Arm
 from fission_grpo.evaluation.flight import Played
 from fission_grpo.evaluation.log import EPISODE_LOG, finished, play_missing
@@ -92,10 +92,9 @@ def evaluate_probes(
         ConfigError: no such model or server, or the folder is taken.
         PolicyError: the model broke; what was finished is safe.
     """
-    if agent is None:
-        settings.agent.check()
-    claim(output, asdict(settings), resume=resume)
+    require_free(output, asdict(settings), resume=resume)
     agent = agent or settings.agent.build(width=width)
+    claim(output, asdict(settings))
     items, log = settings.items(), output / "traces.jsonl"
     done = len(finished(log, EPISODE_LOG) & items.keys())
     with progress("probes", total=len(items), done=done) as show:

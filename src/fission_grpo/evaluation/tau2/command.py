@@ -18,7 +18,7 @@ from fission_grpo.agents.formats import PromptMode
 from fission_grpo.environments.tau2_entries import tau2_entries
 from fission_grpo.environments.tau2_official import Tau2Split
 from fission_grpo.environments.tau2_outcomes import classify_tau2
-from fission_grpo.evaluation.claim import claim
+from fission_grpo.evaluation.claim import claim, require_free
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.tau2.episode import SoloLimits, SoloPrompt
 from fission_grpo.evaluation.tau2.run import run_tickets
@@ -87,10 +87,9 @@ def evaluate_tau2(
         PolicyError: the model broke; what was finished is safe.
     """
     tickets = tau2_entries(settings.split)[: settings.limit]
-    if agent is None:
-        settings.agent.check()
-    claim(output, asdict(settings), resume=resume)
+    require_free(output, asdict(settings), resume=resume)
     agent = agent or settings.agent.build(width=width, read=_read)
+    claim(output, asdict(settings))
     shown = 0
     with progress("tau2", total=len(tickets)) as show:
 

@@ -1,0 +1,112 @@
+"""The evaluation commands from end to end, with `nano` on a few entries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue
+from fission_grpo.cli import app
+from fission_grpo.environments.bfcl_entries import bfcl_entries
+from fission_grpo.errors import PolicyError
+from fission_grpo.evaluation.bfcl.episode import Handover
+from fission_grpo.evaluation.bfcl.records import read_records
+from fission_grpo.evaluation.bfcl.run import run_entries
+from fission_grpo.evaluation.log import PATIENCE
+
+NANO = ("--model", "nano", "--max-tokens", "16")
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path) -> Iterator[None]:
+    with chdir(tmp_path):
+        yield
+
+
+def fission(*arguments: str) -> Any:
+    return CliRunner().invoke(app, arguments)
+
+
+def test_bfcl_leaves_everything_that_compare_rescore_and_the_official_scorer_read() -> None:
+    asked = (*NANO, "--mode", "compact", "--categories", "base,miss_param", "--limit", "2")
+    played = fission("eval", "bfcl", *asked, "--output", "one", "--json")
+    assert played.exit_code == 0, played.output
+    told = json.loads(played.stdout)
+    assert told == json.loads(Path("one/score.json").read_text())
+    assert told["departures"] == ["prompt mode compact", "at most 16 tokens an answer, officially 4096"]
+    assert {path.name for path in Path("one").iterdir()} == {
+        *("settings.json", "traces.jsonl", "score.json", "summary.md", "recovery.png", "flow.png", "official"),
+    }
+    assert len(list(Path("one/official").rglob("*_result.json"))) == 2
+    assert "Not an official score" in Path("one/summary.md").read_text()
+
+    refused = fission("eval", "bfcl", *asked, "--output", "one")
+    assert (refused.exit_code, "--resume" in refused.stderr) == (2, True)
+    again = fission("eval", "bfcl", *asked, "--output", "one", "--resume", "--json")
+    assert json.loads(again.stdout) == told
+
+    judged = fission("eval", "rescore", "one", "--json")
+    assert (judged.exit_code, json.loads(judged.stdout)["changed"]) == (0, [])
+    Path("two").mkdir()
+    Path("two/traces.jsonl").write_bytes(Path("one/traces.jsonl").read_bytes())
+    compared = json.loads(fission("compare", "one", "two", "--json").stdout)
+    (contrast,) = compared["contrasts"]
+    assert contrast["entries"] == 4
+    assert all(metric["difference"] in (0, None) for metric in contrast["metrics"])
+
+
+def test_probes_play_three_errors_for_each_of_the_limit() -> None:
+    played = fission("eval", "probes", *NANO, "--limit", "2", "--output", "probes", "--json")
+    assert played.exit_code == 0, played.output
+    told = json.loads(played.stdout)
+    assert told["fixed_errors"]["final"][1] == 2
+    assert told["blind_spot"]["own"][1] == told["blind_spot"]["foreign"][1] == 2
+    assert len(Path("probes/traces.jsonl").read_text().splitlines()) == 6
+    assert "Blind spot" in Path("probes/summary.md").read_text()
+
+
+def test_a_dry_run_says_how_official_it_would_be_and_leaves_nothing() -> None:
+    asked = fission("eval", "bfcl", "--model", "nano", "--output", "none", "--aid", "wait", "--dry-run")
+    assert json.loads(asked.stdout) == {"entries": 800, "departures": ["aid wait"]}
+    assert not Path("none").exists()
+
+
+@pytest.mark.parametrize(
+    "options, remedy",
+    [
+        (("--mode", "official"), "official-qwen-fc, chat-tools, compact"),
+        (("--aid", "hints"), "none, structured-errors, wait"),
+        (("--categories", "base,live"), "base, miss_func, miss_param, long_context"),
+        (("--endpoint", "http://127.0.0.1:9/v1", "--mode", "compact"), "use chat-tools"),
+        (("--lenient", "--mode", "compact"), "official-qwen-fc only"),
+        (("--endpoint", "http://127.0.0.1:9/v1"), "127.0.0.1:9"),
+    ],
+)
+def test_mistakes_cost_nothing_and_name_the_way_out(options: tuple[str, ...], remedy: str) -> None:
+    found = fission("eval", "bfcl", "--model", "nano", "--output", "none", *options)
+    assert found.exit_code == 2
+    assert remedy in found.stderr
+    assert not Path("none").exists()
+
+
+class _Dead(Agent):
+    name, width = "dead", 4
+
+    def answer(self, dialogues: Any, *, seed: int) -> list[Answer | AgentFault]:
+        return [self._fault(dialogue) for dialogue in dialogues]
+
+    def _fault(self, dialogue: Dialogue) -> AgentFault:
+        return AgentFault(reason="connection refused")
+
+
+def test_a_dead_server_is_not_asked_800_times(tmp_path: Path) -> None:
+    traces = tmp_path / "traces.jsonl"
+    with pytest.raises(PolicyError, match="in a row"):
+        run_entries(bfcl_entries("base"), _Dead(), handover=Handover.TOOLS, traces=traces)
+    assert len(read_records(traces)) == PATIENCE
