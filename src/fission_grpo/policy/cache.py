@@ -33,14 +33,14 @@ class SlabLayer(CacheLayerMixin):  # type: ignore[misc]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write new states [n, heads, q, head_dim] into rows 0 .. n-1 where the slab says, and show these rows."""
+        """Write new states [n, heads, q, head_dim] where the slab says, and show the rows that they went to."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        at, width = self.slab.positions_nq, self.slab.width
-        row = torch.arange(len(at), device=at.device)[:, None]
-        self.keys[row, :, at] = key_states.transpose(1, 2)
-        self.values[row, :, at] = value_states.transpose(1, 2)
-        return self.keys[: len(at), :, :width], self.values[: len(at), :, :width]
+        rows, at, width = self.slab.rows_n, self.slab.positions_nq, self.slab.width
+        self.keys[rows[:, None], :, at] = key_states.transpose(1, 2)
+        self.values[rows[:, None], :, at] = value_states.transpose(1, 2)
+        shown = slice(len(rows)) if self.slab.leading else rows
+        return self.keys[shown, :, :width], self.values[shown, :, :width]
 
     def grow(self) -> None:
         if not self.is_initialized:
@@ -71,8 +71,7 @@ class Slab(Cache):  # type: ignore[misc]
     def __init__(self, layers: int) -> None:
         self.rows = 0
         self.capacity = 0
-        self.positions_nq = torch.empty(0, 0, dtype=torch.long)
-        self.width = 0
+        self.aim([], torch.empty(0, 0, dtype=torch.long), width=0)
         super().__init__(layers=[SlabLayer(self) for _ in range(layers)])
 
     def reserve(self, rows: int, capacity: int) -> None:
@@ -84,13 +83,16 @@ class Slab(Cache):  # type: ignore[misc]
         for layer in self.layers:
             layer.grow()
 
-    def aim(self, positions_nq: Tensor, width: int) -> None:
+    def aim(self, rows: Sequence[int], positions_nq: Tensor, width: int) -> None:
         """Say where the next forward pass writes.
 
         Args:
-            positions_nq: for rows 0 .. n-1, the positions of their q new tokens.
+            rows: n different rows; 0 .. n-1 in order are shown to the model as they lie, others as copies.
+            positions_nq: the positions of their q new tokens.
             width: leading positions that the pass may look at.
         """
+        self.leading = list(rows) == list(range(len(rows)))
+        self.rows_n = torch.tensor(rows, dtype=torch.long, device=positions_nq.device)
         self.positions_nq = positions_nq
         self.width = width
 

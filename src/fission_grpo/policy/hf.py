@@ -17,8 +17,11 @@ from torch import Tensor
 from fission_grpo.errors import PolicyError, boundary
 from fission_grpo.policy.base import Context, Sampling
 from fission_grpo.policy.memory import PrefixMemory, weights_version
-from fission_grpo.tree import additive
+from fission_grpo.tree import additive, pack
 from fission_grpo.types import Completion, FinishReason
+
+READ_AT_ONCE = 8192
+"""Most padded tokens of one pass over prompts; bounds its memory. A longer prompt has a pass of its own."""
 
 
 @dataclass(slots=True)
@@ -132,27 +135,29 @@ class HFPolicy:
         lengths = self._memory.lengths[: len(sequences)].tolist()
         missing = [list(s[length:]) for s, length in zip(sequences, lengths, strict=True)]
         self.count.prefilled += sum(map(len, missing))
-        bodies = [new[:-1] for new in missing]
-        if any(bodies):
-            # The decoder alone: logits are wanted of the last token only, which the whole model reads.
-            self._push(self.model.get_decoder(), bodies)
+        bodies = {row: new[:-1] for row, new in enumerate(missing) if len(new) > 1}
+        # Rows of similar length meet, so that little is padded. The decoder alone: logits are wanted of the last token
+        # only, which the whole model reads.
+        for chunk in pack([len(body) for body in bodies.values()], token_budget=READ_AT_ONCE):
+            rows = [[*bodies][place] for place in chunk]
+            self._push(self.model.get_decoder(), rows, [bodies[row] for row in rows])
         return self._next_logits([new[-1:] for new in missing])
 
     def _next_logits(self, new: Sequence[Sequence[int]]) -> Tensor:
         """Push one token of each row through the whole model."""
-        logits: Tensor = self._push(self.model, new).logits
+        logits: Tensor = self._push(self.model, range(len(new)), new).logits
         return logits[:, -1].float()
 
-    def _push(self, module: Any, new: Sequence[Sequence[int]]) -> Any:
-        """Run new tokens of rows 0 .. n-1, padded on the right: what is written behind a row's end is written over
-        later, and no token before it looks there."""
+    def _push(self, module: Any, rows: Sequence[int], new: Sequence[Sequence[int]]) -> Any:
+        """Run new tokens of some rows, padded on the right: what is written behind a row's end is written over later,
+        and no token before it looks there."""
         memory, device = self._memory, self.model.device
         longest = max(map(len, new))
-        start_n = torch.from_numpy(memory.lengths[: len(new)])
+        start_n = torch.from_numpy(memory.lengths[rows])
         width = int((start_n + torch.tensor([len(ids) for ids in new])).max())
         ids_nq = torch.tensor([[*ids, *[self.pad_id] * (longest - len(ids))] for ids in new])
         position_nq = (start_n[:, None] + torch.arange(longest)).clamp(max=memory.slab.capacity - 1).to(device)
-        memory.slab.aim(position_nq, width)
+        memory.slab.aim(rows, position_nq, width)
         attends_nqk = torch.arange(width, device=device) <= position_nq[:, :, None]
         output = module(
             input_ids=ids_nq.to(device),
@@ -161,7 +166,7 @@ class HFPolicy:
             past_key_values=memory.slab,
             use_cache=True,
         )
-        memory.extend(new)
+        memory.extend(rows, new)
         return output
 
 

@@ -74,9 +74,9 @@ class PrefixMemory:
         """
         self._copy([(parent, row, int(self.lengths[parent])) for row, parent in enumerate(parents) if parent != row])
 
-    def extend(self, ids: Sequence[Sequence[int]]) -> None:
-        """Note that rows 0 .. n-1 have read these tokens."""
-        for row, new in enumerate(ids):
+    def extend(self, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
+        """Note that rows have read these tokens."""
+        for row, new in zip(rows, ids, strict=True):
             begin = self.lengths[row]
             self._tokens[row, begin : begin + len(new)] = new
             self.lengths[row] = begin + len(new)
