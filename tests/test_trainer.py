@@ -217,7 +217,9 @@ def test_sharing_prefixes_does_not_change_the_run(tmp_path: Path, beta: float) -
     assert_close(found[0][0], found[1][0], atol=1e-8)
     for shared, apart in zip(found[0][1], found[1][1], strict=True):
         assert shared["update/unique_tokens"] < apart["update/unique_tokens"] == apart["update/raw_tokens"]
-        del shared["update/unique_tokens"], apart["update/unique_tokens"]
+        assert shared["generate/prefilled"] < apart["generate/prefilled"] == apart["generate/raw"]
+        for name in ("update/unique_tokens", "generate/prefilled"):
+            del shared[name], apart[name]
         assert shared == pytest.approx(apart, rel=1e-6, abs=1e-6)
     assert any(line["fission/contexts"] for line in found[0][1])
 
