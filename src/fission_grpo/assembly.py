@@ -30,7 +30,10 @@ from fission_grpo.progress import progress
 from fission_grpo.rollout import Horizon, Worlds, new_world
 from fission_grpo.run_folder import RunFolder
 from fission_grpo.seeds import derive
-from fission_grpo.simulator.base import ErrorSimulator
+from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
+from fission_grpo.simulator.endpoint import endpoint_simulator
+from fission_grpo.simulator.fallback import GuardedSimulator
+from fission_grpo.simulator.model import model_simulator
 from fission_grpo.simulator.passthrough import PassthroughSimulator
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.simulator.static import StaticSimulator
@@ -45,11 +48,19 @@ WORLDS: Worlds = MappingProxyType({BFCL: BfclEnvironment})
 CHECKED_TASKS = 3
 """Tasks by which each of the user's own worlds is tried before training."""
 
-SIMULATORS: Mapping[SimulatorName, Callable[[], ErrorSimulator]] = MappingProxyType(
+
+def _by_server(settings: RunSettings) -> GuardedSimulator:
+    assert settings.simulator_endpoint is not None, "RunSettings lets nobody choose a server that is not named"
+    return endpoint_simulator(settings.simulator_endpoint)
+
+
+SIMULATORS: Mapping[SimulatorName, Callable[[RunSettings], ErrorSimulator | ReferencedSimulator]] = MappingProxyType(
     {
-        SimulatorName.PASSTHROUGH: PassthroughSimulator,
-        SimulatorName.STATIC: StaticSimulator,
-        SimulatorName.RULES: RulesSimulator,
+        SimulatorName.PASSTHROUGH: lambda settings: PassthroughSimulator(),
+        SimulatorName.STATIC: lambda settings: StaticSimulator(),
+        SimulatorName.RULES: lambda settings: RulesSimulator(),
+        SimulatorName.MODEL: lambda settings: model_simulator(settings.simulator_model),
+        SimulatorName.ENDPOINT: _by_server,
     }
 )
 
@@ -72,7 +83,7 @@ def assemble(settings: RunSettings, *, worlds: Worlds = WORLDS) -> Trainer:
     model = loaded.model
     if settings.lora is not None:
         model = add_lora(model, settings.lora, seed=derive(settings.trainer.seed, "lora"))
-    simulator = SIMULATORS[settings.simulator]()
+    simulator = SIMULATORS[settings.simulator](settings)
     return Trainer(
         model,
         chat=loaded.chat,

@@ -23,6 +23,8 @@ from fission_grpo.models.lora import LoraSettings
 from fission_grpo.rewards import DecisionReward, EpisodeReward
 from fission_grpo.rollout import RolloutSettings
 from fission_grpo.settings import Settings
+from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
+from fission_grpo.simulator.model import ModelSimulatorSettings
 from fission_grpo.tasks.training_set import SYNTHETIC, SyntheticSettings
 from fission_grpo.trainer import TrainerSettings
 
@@ -39,6 +41,10 @@ class SimulatorName(StrEnum):
     """The paper's fixed string."""
     RULES = "rules"
     """Schema, call and world; never the reference."""
+    MODEL = "model"
+    """A language model on this machine: `simulator_model`."""
+    ENDPOINT = "endpoint"
+    """A language model behind a server: `simulator_endpoint`."""
 
 
 class RunSettings(Settings):
@@ -61,11 +67,22 @@ class RunSettings(Settings):
     """The run folder; the command line names it after recipe, arm and seed if it has no name."""
     simulator: SimulatorName = SimulatorName.RULES
     """Who writes the feedback of corrective contexts."""
+    simulator_model: ModelSimulatorSettings = Field(default_factory=ModelSimulatorSettings)
+    simulator_endpoint: EndpointSimulatorSettings | None = None
     trainer: TrainerSettings = Field(default_factory=TrainerSettings)
     rollouts: RolloutSettings = Field(default_factory=RolloutSettings)
     fission: FissionSettings = Field(default_factory=FissionSettings)
     decision: DecisionReward = Field(default_factory=DecisionReward)
     episode: EpisodeReward = Field(default_factory=EpisodeReward)
+
+    @model_validator(mode="after")
+    def _an_endpoint_has_a_server(self) -> RunSettings:
+        if self.simulator is SimulatorName.ENDPOINT and self.simulator_endpoint is None:
+            raise ValueError(
+                "simulator endpoint needs a server; set simulator_endpoint.server.url and ...server.model "
+                "(or simulator=rules, which needs nothing)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _updates_survive_rounding(self) -> RunSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
@@ -9,6 +10,7 @@ from fission_grpo.advantages import Scale
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.groups import Group, Member
 from fission_grpo.rewards import Reward
+from fission_grpo.simulator.base import Feedback
 from fission_grpo.types import ToolOutcome
 
 
@@ -31,13 +33,23 @@ def trace(group: Group, *, step: int, scale: Scale) -> dict[str, Any]:
         else None,
         "error": context.error.value if context and context.error else None,
         "feedback": list(context.feedback.texts) if context else None,
-        "feedback_origin": context.feedback.origin if context else None,
+        **(_feedback(context.feedback) if context else {}),
         "prompt": group.task.messages[-1]["content"],
         "prompt_ids": list(group.members[0].trajectory.ids[: group.members[0].trajectory.prompt]),
         "trajectories": [
             _member(member, advantage)
             for member, advantage in zip(group.members, group.advantages(scale).tolist(), strict=True)
         ],
+    }
+
+
+def _feedback(feedback: Feedback) -> dict[str, Any]:
+    """Who wrote it, what is known of leaks, and what it cost."""
+    return {
+        "feedback_origin": feedback.origin,
+        "feedback_leakage": feedback.leakage.value,
+        "feedback_fallback": feedback.fallback and feedback.fallback.value,
+        "feedback_cost": asdict(feedback.cost),
     }
 
 

@@ -220,6 +220,7 @@ class Trainer:
             **group_metrics(groups),
             **prefixed("fission", fission_metrics(families, self.source, step)),
             "fission/revived": float(revived(groups, families)),
+            **self.source.simulator_metrics(),
             **prefixed("update", asdict(update)),
             **prefixed("generate", asdict(self.policy.take_count())),
         }

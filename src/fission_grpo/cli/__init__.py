@@ -12,6 +12,7 @@ from fission_grpo.cli.data import data
 from fission_grpo.cli.doctor import doctor
 from fission_grpo.cli.evaluate import compare, evaluation
 from fission_grpo.cli.options import FAILED, OVERRIDES, WRONG_INPUT
+from fission_grpo.cli.simulator import simulator
 from fission_grpo.cli.train import quickstart, supervise, train
 from fission_grpo.errors import ConfigError, FissionError
 
@@ -50,6 +51,7 @@ app.add_typer(evaluation, name="eval")
 app.command()(compare)
 app.command()(doctor)
 app.add_typer(data, name="data")
+app.add_typer(simulator, name="simulator")
 
 
 def main() -> None:

@@ -40,28 +40,37 @@ def make(
 
 @data.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="The JSONL file.")],
+    file: Annotated[Path, typer.Argument(help="A JSONL file of tasks, or of simulator records.")],
     against: Annotated[Path | None, typer.Option(help="Another task file that it must not overlap with.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Name every problem of a task file at once, overlap with the official test entries included."""
-    from fission_grpo.tasks.jsonl import read_tasks
-    from fission_grpo.tasks.overlap import Offence, official_overlap, overlap
+    """Name every problem of a file at once, overlap with the official test entries included."""
+    from fission_grpo.simulator.records import check_records, looks_like_records
 
-    problems: list[str] = []
-    shared: list[Offence] = []
-    tasks = []
-    try:
-        tasks = read_tasks(file)
-        shared = official_overlap(tasks)
-        shared += overlap(tasks, read_tasks(against)) if against else []
-    except DataError as error:
-        problems = [f"{error.path}: {problem}" for problem in error.problems]
-    problems += [f"{file}: {offence}" for offence in shared]
+    if looks_like_records(file):
+        kind, count, problems = "records", None, [f"{file}: {problem}" for problem in check_records(file)]
+    else:
+        kind = "tasks"
+        count, problems = _check_tasks(file, against)
     if as_json:
-        typer.echo(json_text({"file": str(file), "ok": not problems, "tasks": len(tasks), "problems": problems}))
+        counted = {} if count is None else {kind: count}
+        typer.echo(json_text({"file": str(file), "ok": not problems, **counted, "problems": problems}))
     else:
         for problem in problems:
             typer.echo(problem)
-        typer.echo(f"{len(problems)} problem(s)" if problems else f"{file}: {len(tasks)} tasks, no problems")
+        sound = f"{file}: no problems" if count is None else f"{file}: {count} {kind}, no problems"
+        typer.echo(f"{len(problems)} problem(s)" if problems else sound)
     raise typer.Exit(FAILED if problems else 0)
+
+
+def _check_tasks(file: Path, against: Path | None) -> tuple[int, list[str]]:
+    """How many tasks there are, and what is wrong with them."""
+    from fission_grpo.tasks.jsonl import read_tasks
+    from fission_grpo.tasks.overlap import official_overlap, overlap
+
+    try:
+        tasks = read_tasks(file)
+        shared = [*official_overlap(tasks), *(overlap(tasks, read_tasks(against)) if against else [])]
+    except DataError as error:
+        return 0, [f"{error.path}: {problem}" for problem in error.problems]
+    return len(tasks), [f"{file}: {offence}" for offence in shared]

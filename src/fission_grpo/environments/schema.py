@@ -79,7 +79,8 @@ def _parameters(tool: Tool) -> Mapping[str, Any]:
 
 def _unknown_tool(name: str, tools: Sequence[Tool]) -> CallProblem:
     offered = [tool["function"]["name"] for tool in tools]
-    near = difflib.get_close_matches(name, offered, n=3, cutoff=0.0)
+    spelled = {tool.lower(): tool for tool in offered}
+    near = [spelled[one] for one in difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.0)]
     hint = f"; the nearest tools are {', '.join(map(repr, near))}" if near else "; no tools are on offer"
     return CallProblem(error=ErrorClass.UNKNOWN_TOOL, argument="", text=f"unknown tool {_short(name)}{hint}")
 

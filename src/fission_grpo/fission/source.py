@@ -19,7 +19,8 @@ from fission_grpo.fission.context import CorrectiveContext, Origin, corrective_c
 from fission_grpo.groups import Group
 from fission_grpo.rollout import Trajectory
 from fission_grpo.settings import Settings
-from fission_grpo.simulator.base import ErrorSimulator
+from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator, case_of, diagnose
+from fission_grpo.simulator.fallback import GuardedSimulator
 from fission_grpo.types import ErrorClass
 
 
@@ -69,7 +70,9 @@ class _Candidate:
 class FissionSource:
     """Catches failures, has them diagnosed, and hands out corrective contexts, freshest first."""
 
-    def __init__(self, settings: FissionSettings, *, simulator: ErrorSimulator, chat: ChatFormat) -> None:
+    def __init__(
+        self, settings: FissionSettings, *, simulator: ErrorSimulator | ReferencedSimulator, chat: ChatFormat
+    ) -> None:
         self.settings = settings
         self.simulator = simulator
         self.chat = chat
@@ -85,7 +88,8 @@ class FissionSource:
         if not self.settings.contexts:
             return
         candidates = [candidate for group in groups for candidate in self._candidates(group)]
-        feedback = self.simulator.diagnose([failed_call(c.trajectory, c.failure) for c in candidates])
+        cases = [case_of(c.group.task, failed_call(c.trajectory, c.failure)) for c in candidates]
+        feedback = diagnose(self.simulator, cases)
         for candidate, diagnosis in zip(candidates, feedback, strict=True):
             parent = candidate.group.context
             self.buffer.push(
@@ -109,6 +113,10 @@ class FissionSource:
         contexts = self.buffer.pop(self.settings.contexts)
         self.count.used += len(contexts)
         return contexts
+
+    def simulator_metrics(self) -> dict[str, float]:
+        """What a learned simulator did since the last call; nothing of one that is free."""
+        return self.simulator.take_count().metrics() if isinstance(self.simulator, GuardedSimulator) else {}
 
     def _candidates(self, group: Group) -> list[_Candidate]:
         """The failures of a group that may be fissioned, one for each distinct failed message."""

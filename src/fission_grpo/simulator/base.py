@@ -88,6 +88,9 @@ class Cost:
         )
 
 
+NO_COST = Cost()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feedback:
     """One diagnosis, with its origin."""
@@ -98,7 +101,7 @@ class Feedback:
     """Name of the simulator that wrote it (after any fallback)."""
     leakage: Leakage = Leakage.BLIND
     fallback: Fallback | None = None
-    cost: Cost = Cost()
+    cost: Cost = NO_COST
     """Of the draft, whether or not it was used."""
 
 

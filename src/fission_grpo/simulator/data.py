@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from pydantic import Field, field_validator
 
@@ -26,7 +27,15 @@ from fission_grpo.rollout import turn_messages
 from fission_grpo.run_folder import RunFolder, read_jsonl
 from fission_grpo.seeds import derive
 from fission_grpo.settings import Settings
-from fission_grpo.simulator.base import Case, ErrorSimulator, FailedCall, Feedback, ReferencedSimulator, case_of, diagnose
+from fission_grpo.simulator.base import (
+    Case,
+    ErrorSimulator,
+    FailedCall,
+    Feedback,
+    ReferencedSimulator,
+    case_of,
+    diagnose,
+)
 from fission_grpo.simulator.fault_fields import fields_at_fault, stated_first
 from fission_grpo.simulator.records import WORLD, RecordOrigin, RecordSplit, SimulatorRecord, taught_leaks
 from fission_grpo.simulator.rules import RulesSimulator
@@ -37,7 +46,8 @@ from fission_grpo.tasks.families import APIS, HELDOUT_APIS
 from fission_grpo.tasks.synthesis import Split, synthesise
 from fission_grpo.types import ErrorClass, Message, ParsedMessage, Task, ToolCall, ToolOutcome
 
-Show = Callable[[int, str], None]
+Show: TypeAlias = Callable[[int, str], None]
+"""Told how much is done, and a remark."""
 
 SPLITS: Mapping[str, RecordSplit] = MappingProxyType(
     {
@@ -58,7 +68,7 @@ class RecordSettings(Settings):
     seed: int = 0
     count: int = Field(default=2000, ge=1)
     """Records wanted, those of the policy included; fewer where too few different ones turn up."""
-    tasks_per_api: int = Field(default=60, ge=1)
+    tasks_per_api: int = Field(default=45, ge=1)
     """Synthesised tasks whose gold calls are spoiled."""
     policy_share: float = Field(default=0.5, ge=0, le=1)
     """Most of the records that may come from run folders."""
@@ -188,14 +198,10 @@ def _tasks_of(folder: RunFolder) -> dict[str, Task]:
     return {task.id: task for task in training_set(settings.data, settings.synthetic, worlds=worlds)}
 
 
-def _replayed(task: Task, trajectory: Mapping[str, object]) -> Spoiled | None:
+def _replayed(task: Task, trajectory: Mapping[str, Any]) -> Spoiled | None:
     """The failed message of one trajectory as its world saw it; None unless it is one well-formed call."""
     texts, replies, outcomes = trajectory["text"], trajectory["replies"], trajectory["outcomes"]
     failure = trajectory["failure"]
-    assert isinstance(failure, dict)
-    assert isinstance(texts, list)
-    assert isinstance(replies, list)
-    assert isinstance(outcomes, list)
     turn = failure["turn"]
     messages: list[Message] = list(task.messages)
     for text, answers in zip(texts[:turn], replies[:turn], strict=True):
@@ -254,16 +260,21 @@ def _executed(
         outcomes=(outcome,),
         error=outcome.error or ErrorClass.SILENT,
     )
-    return _spoiled(Case(failed=failed, reference=point.target), RecordOrigin.CORRUPTION, task)
+    return _spoiled(Case(failed=failed, reference=_due(point)), RecordOrigin.CORRUPTION, task)
 
 
 def _harmless(point: Task, environment: BfclEnvironment) -> bool:
     """Whether the turn comes out right when the wrong call stands in for the right one."""
-    turn = sum(message["role"] == "user" for message in point.messages) - 1
-    done = sum(len(m.get("tool_calls") or ()) for m in _since_user(point.messages))
-    for call in point.gold[turn][done + 1 :]:
+    for call in _due(point)[1:]:
         environment.execute(call)
     return environment.score().ok
+
+
+def _due(point: Task) -> tuple[ToolCall, ...]:
+    """Gold calls left of the user turn that a decision point stands in."""
+    turn = sum(message["role"] == "user" for message in point.messages) - 1
+    done = sum(len(message.get("tool_calls") or ()) for message in _since_user(point.messages))
+    return tuple(point.gold[turn][done:])
 
 
 def _since_user(messages: Sequence[Message]) -> Sequence[Message]:
@@ -302,9 +313,7 @@ def _balanced(candidates: Iterable[Spoiled], count: int, rng: Random) -> list[Sp
 def _written(chosen: Sequence[Spoiled], teacher: ErrorSimulator | ReferencedSimulator) -> list[SimulatorRecord]:
     silent = [one for one in chosen if not one.outcome.is_error]
     taught = iter(diagnose(teacher, [one.case for one in silent]))
-    return [
-        _record(one, one.outcome.text, WORLD) if one.outcome.is_error else _taught(one, taught) for one in chosen
-    ]
+    return [_record(one, one.outcome.text, WORLD) if one.outcome.is_error else _taught(one, taught) for one in chosen]
 
 
 def _taught(one: Spoiled, taught: Iterator[Feedback]) -> SimulatorRecord:

@@ -1,4 +1,4 @@
-"""A model behind any OpenAI-compatible server as Error Simulator: the authors' dynamic mode (arXiv:2601.15625, stage 2).
+"""A model behind an OpenAI-compatible server as Error Simulator: the authors' dynamic mode (arXiv:2601.15625, stage 2).
 
 Training never waits for it without end: a batch has a deadline, a server that fails or overruns it is left alone for
 some batches, and calls and tokens have a cap. Whatever is not answered gets the feedback of `rules` (see `fallback`).
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.settings import Settings
 from fission_grpo.simulator.base import Cost, Fallback
 from fission_grpo.simulator.cache import AnswerCache, CacheMode
+from fission_grpo.simulator.fallback import GuardedSimulator
 from fission_grpo.simulator.question import Draft, NoDraft, PromptStyle, Question, cleaned, prompt_of
 from fission_grpo.types import FinishReason
 
@@ -94,7 +96,7 @@ class EndpointWriter:
     def write(self, questions: Sequence[Question]) -> list[Draft | NoDraft]:
         """From the cache, else from the server, else not at all; never raises."""
         requests = [self._request(question) for question in questions]
-        replies: list[ChatReply | NoDraft | None] = [self._cache and self._cache.find(one) for one in requests]
+        replies: list[ChatReply | NoDraft | None] = [self._cache.find(one) if self._cache else None for one in requests]
         self.count.replayed += sum(reply is not None for reply in replies)
         open_ = [place for place, reply in enumerate(replies) if reply is None]
         asked = self._asked([requests[place] for place in open_])
@@ -151,7 +153,8 @@ class EndpointWriter:
             return NoDraft(reason=Fallback.UNANSWERED, detail=detail, cost=Cost(seconds=reply.seconds))
         self.count.tokens += reply.prompt_tokens + reply.tokens or self._estimate(request)
         if self._cache is not None:
-            self._cache.keep(request, reply)
+            with suppress(OSError):  # a full disk costs money later; it stops no training
+                self._cache.keep(request, reply)
         return reply
 
     def _affordable(self, chunk: Sequence[ChatRequest]) -> int:
@@ -165,6 +168,17 @@ class EndpointWriter:
 
     def _estimate(self, request: ChatRequest) -> int:
         return len(request.body("")) // CHARACTERS_PER_TOKEN + request.max_tokens
+
+
+def endpoint_simulator(settings: EndpointSimulatorSettings) -> GuardedSimulator:
+    """The server, asked once, with the leak check and the nets below it.
+
+    Raises:
+        ConfigError: no answer, or settings that cannot be used.
+    """
+    writer = EndpointWriter(settings)
+    writer.probe()
+    return GuardedSimulator(writer)
 
 
 class _Rest:

@@ -1,4 +1,4 @@
-"""A learned simulator with nets below it: what fails or leaks is written by `rules`, and where those break, by `static`.
+"""A learned simulator with nets below it: what fails or leaks is written by `rules`, or where they break by `static`.
 
 Nothing that a model or a server does reaches the training but a text that passed the leak check.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fission_grpo.errors import RolloutError, SimulatorError
-from fission_grpo.simulator.base import Case, Cost, FailedCall, Fallback, Feedback, Leakage
+from fission_grpo.simulator.base import NO_COST, Case, Cost, FailedCall, Fallback, Feedback, Leakage
 from fission_grpo.simulator.leak import Leak, leaks_of
 from fission_grpo.simulator.question import Draft, NoDraft, Question, Writer, questions_of
 from fission_grpo.simulator.rules import RulesSimulator
@@ -28,7 +28,7 @@ class GuardCount:
     """Feedback that others wrote in its place, by reason."""
     leaks: Counter[str] = field(default_factory=Counter)
     """Leaks found and kept out, by kind of literal."""
-    cost: Cost = Cost()
+    cost: Cost = NO_COST
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for `metrics.jsonl`."""
@@ -80,7 +80,7 @@ class GuardedSimulator:
 
     def _feedback(self, case: Case, asked: Sequence[Question], answers: Sequence[Draft | NoDraft]) -> Feedback:
         self.count.cases += 1
-        cost = sum((answer.cost for answer in answers), Cost())
+        cost = sum((answer.cost for answer in answers), NO_COST)
         self.count.cost += cost
         safe = self._safe(case.failed)
         if not asked:
@@ -89,16 +89,16 @@ class GuardedSimulator:
         drafts = [answer.text for answer in answers if isinstance(answer, Draft)]
         leaks = leaks_of(drafts, case)
         reason = missing or (Fallback.LEAK if leaks else None)
-        blind = Leakage.CLEAN if case.reference else Leakage.BLIND
-        leakage = Leakage.LEAKED if leaks else blind
         if reason is not None:
             self._note(reason, leaks)
-            return _as(safe, safe.texts, safe.origin, leakage if leaks else Leakage.BLIND, reason, cost)
+            leakage = Leakage.LEAKED if reason is Fallback.LEAK else Leakage.BLIND
+            return replace(safe, leakage=leakage, fallback=reason, cost=cost)
         self.count.written += 1
+        leakage = Leakage.CLEAN if case.reference else Leakage.BLIND
         texts = list(safe.texts)
         for question, draft in zip(asked, drafts, strict=True):
             texts[question.place] = draft if question.answer is None else f"{question.answer}\n{draft}".lstrip()
-        return _as(safe, tuple(texts), self.name, leakage, None, cost)
+        return Feedback(texts=tuple(texts), origin=self.name, leakage=leakage, cost=cost)
 
     def _note(self, reason: Fallback, leaks: Sequence[Leak]) -> None:
         self.count.fallbacks[reason] += 1
@@ -109,9 +109,3 @@ class GuardedSimulator:
             return self._rules.diagnose([failed])[0]
         except SimulatorError:
             return self._static.diagnose([failed])[0]
-
-
-def _as(
-    feedback: Feedback, texts: tuple[str, ...], origin: str, leakage: Leakage, fallback: Fallback | None, cost: Cost
-) -> Feedback:
-    return Feedback(texts=texts, origin=origin, leakage=leakage, fallback=fallback, cost=cost)

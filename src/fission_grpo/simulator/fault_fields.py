@@ -22,7 +22,8 @@ def fields_at_fault(call: ToolCall, reference: Sequence[ToolCall], tools: Sequen
     fields = {problem.argument.split("[")[0].split(".")[0] for problem in call_problems(call, tools)}
     if not twins:
         return tuple(sorted({NAME, *fields}))
-    return tuple(sorted(fields | set(min((_differing(call, gold) for gold in twins), key=len))))
+    nearest = min((_differing(call, gold) for gold in twins), key=lambda differing: len(differing))
+    return tuple(sorted(fields | set(nearest)))
 
 
 def stated_first(error: ErrorClass) -> bool:

@@ -50,16 +50,27 @@ class Leak:
 
 
 @dataclass(frozen=True, slots=True)
+class Literal:
+    """A name, a string or a number of a call."""
+
+    argument: str
+    kind: LiteralKind
+    text: str
+    words: tuple[str, ...]
+    """As they are compared."""
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
     """Everything that may be said: the words and numbers of schema, failed call, dialogue and world."""
 
     words: frozenset[str]
 
     @classmethod
-    def of(cls, failed: FailedCall) -> Known:
-        """What the policy, its tools and its world have brought up."""
+    def of(cls, failed: FailedCall, *more: str) -> Known:
+        """What the policy, its tools and its world have brought up, and further texts."""
         schemas = (_words_of_tool(json.dumps(tool, default=dict)) for tool in failed.tools)
-        return cls(_words("\n".join(_sources(failed))).union(*schemas))
+        return cls(_words("\n".join((*_sources(failed), *more))).union(*schemas))
 
     def derives(self, words: Sequence[str]) -> bool:
         """Whether all of these occur."""
@@ -69,7 +80,7 @@ class Known:
 def find_leaks(text: str, reference: Sequence[ToolCall], known: Known) -> tuple[Leak, ...]:
     """Every leak, in the order of the reference; at most one for each literal."""
     message = _Message(text, known)
-    found = (message.leak(literal) for call in reference for literal in _literals(call))
+    found = (message.leak(literal) for call in reference for literal in literals(call))
     return tuple(dict.fromkeys(leak for leak in found if leak is not None))
 
 
@@ -89,27 +100,30 @@ _COUNTED = re.compile(
 )
 """A number of things, no value of one."""
 _NUMBERED = re.compile(r"\b(?:character|position|column|line|index|step|status|code|turn|argument|parameter) (\d+)\b")
-_NUMBER_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-).split()
-_MONTHS = "january february march april may june july august september october november december".split()
+_NUMBER_WORDS = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+eighteen nineteen twenty
+"""
+_MONTHS = """
+january february march april may june july august september october november december
+"""
 _SPELLED: Mapping[str, str] = {
-    **{word: f"{value}.0" for value, word in enumerate(_NUMBER_WORDS)},
-    **{word: f"{value}.0" for value, word in enumerate(_MONTHS, 1)},
+    **{word: f"{value}.0" for value, word in enumerate(_NUMBER_WORDS.split())},
+    **{word: f"{value}.0" for value, word in enumerate(_MONTHS.split(), 1)},
     **{"thirty": "30.0", "forty": "40.0", "fifty": "50.0", "sixty": "60.0", "hundred": "100.0", "thousand": "1000.0"},
 }
 """Words that bring up a number."""
 _AMBIGUOUS = frozenset({"one", "may", "march", "zero"})
 """Words of `_SPELLED` that a message uses for other things as well: there they are no number."""
-_RUNTIME = frozenset(
-    "a already an and any are argument arguments as at be by call called can cannot check command could directory does "
-    "empty error exist existing exists expected failed false field file first for found from got has have id in input "
-    "instead integer invalid is it item known list log logged match message missing must name need needs no none not "
-    "null number object of on one only or out parameter path permission please provided request required result same "
-    "set should some status string succeeded such that the then there this ticket time to tool true try type unexpected "
-    "unknown use user valid value was which while with world wrong you your".split()
-)
+_SMALL_TALK = """
+a already an and any are argument arguments as at be by call called can cannot check command could directory
+does empty error exist existing exists expected failed false field file first for found from got has have id in
+input instead integer invalid is it item known list log logged match message missing must name need needs no
+none not null number object of on one only or out parameter path permission please provided request required
+result same set should some status string succeeded such that the then there this ticket time to tool true try
+type unexpected unknown use user valid value was which while with world wrong you your
+"""
+_RUNTIME = frozenset(_SMALL_TALK.split())
 """What error messages are made of: alone and without quotes, such a word quotes nothing."""
 _SHORT = 3
 
@@ -119,14 +133,6 @@ class _Token:
     word: str
     start: int
     stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Literal:
-    argument: str
-    kind: LiteralKind
-    text: str
-    words: tuple[str, ...]
 
 
 _Span: TypeAlias = tuple[int, int]
@@ -143,7 +149,7 @@ class _Message:
         self.quoted = [found.span(1) for found in _QUOTED.finditer(text)]
         self.pieces = [*self.quoted, *(found.span(1) for found in _BEGINNING.finditer(text))]
 
-    def leak(self, literal: _Literal) -> Leak | None:
+    def leak(self, literal: Literal) -> Leak | None:
         """The first place that gives this literal away, unless it can be derived."""
         if self.known.derives(literal.words):
             return None
@@ -151,11 +157,9 @@ class _Message:
         span = next(filter(None, (check(literal) for check in checks)), None)
         if span is None:
             return None
-        return Leak(
-            argument=literal.argument, kind=literal.kind, literal=literal.text, start=span[0], stop=span[1]
-        )
+        return Leak(argument=literal.argument, kind=literal.kind, literal=literal.text, start=span[0], stop=span[1])
 
-    def _whole(self, literal: _Literal) -> _Span | None:
+    def _whole(self, literal: Literal) -> _Span | None:
         size = len(literal.words)
         for place in range(len(self.tokens) - size + 1):
             run = self.tokens[place : place + size]
@@ -165,7 +169,7 @@ class _Message:
                     return span
         return None
 
-    def _run(self, literal: _Literal) -> _Span | None:
+    def _run(self, literal: Literal) -> _Span | None:
         """Two neighbouring words of a longer literal, one of them news."""
         pairs = {pair for pair in zip(literal.words, literal.words[1:], strict=False) if not self.known.derives(pair)}
         for left, right in zip(self.tokens, self.tokens[1:], strict=False):
@@ -174,14 +178,14 @@ class _Message:
                 return left.start, right.stop
         return None
 
-    def _part_of_name(self, literal: _Literal) -> _Span | None:
+    def _part_of_name(self, literal: Literal) -> _Span | None:
         """One word of a file name, an id or a user name."""
         if " " in literal.text.strip() or len(literal.words) < 2:
             return None
         telling = {word for word in literal.words if len(word) > _SHORT and word not in self.known.words | _RUNTIME}
         return next(((token.start, token.stop) for token in self.tokens if token.word in telling), None)
 
-    def _piece(self, literal: _Literal) -> _Span | None:
+    def _piece(self, literal: Literal) -> _Span | None:
         """A quoted piece, or what the value is said to begin or end with."""
         for start, stop in self.pieces:
             piece = self.text[start:stop].strip(" .,;:")
@@ -222,7 +226,7 @@ def _tokens(text: str) -> list[_Token]:
 
 
 def _normal(word: str) -> str:
-    return str(float(word.replace(",", ""))) if word[0].isdigit() else word.lower()
+    return str(float(word.replace(",", ""))) if word[0].isdecimal() else word.lower()
 
 
 def _same(said: str, word: str) -> bool:
@@ -248,14 +252,15 @@ def _scalars(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def _literals(call: ToolCall) -> Iterator[_Literal]:
+def literals(call: ToolCall) -> Iterator[Literal]:
+    """Everything in a call that could be given away."""
     yield from _literal("", LiteralKind.TOOL, call.name)
     for name, value in call.arguments.items():
         yield from _literal(name, LiteralKind.KEY, name)
         yield from _inside(name, _kind(value), value)
 
 
-def _inside(path: str, kind: LiteralKind, value: Any) -> Iterator[_Literal]:
+def _inside(path: str, kind: LiteralKind, value: Any) -> Iterator[Literal]:
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _literal(f"{path}.{key}", LiteralKind.KEY, key)
@@ -267,10 +272,10 @@ def _inside(path: str, kind: LiteralKind, value: Any) -> Iterator[_Literal]:
         yield from _literal(path, kind, str(value))
 
 
-def _literal(path: str, kind: LiteralKind, text: str) -> Iterator[_Literal]:
+def _literal(path: str, kind: LiteralKind, text: str) -> Iterator[Literal]:
     words = tuple(token.word for token in _tokens(text))
     if words:
-        yield _Literal(path, kind, text, words)
+        yield Literal(path, kind, text, words)
 
 
 def _kind(value: Any) -> LiteralKind:

@@ -18,6 +18,7 @@ from fission_grpo.policy.base import Context, Policy, Sampling
 from fission_grpo.policy.hf import HFPolicy
 from fission_grpo.settings import Settings
 from fission_grpo.simulator.base import Cost, Fallback
+from fission_grpo.simulator.fallback import GuardedSimulator
 from fission_grpo.simulator.question import Draft, NoDraft, PromptStyle, Question, cleaned, prompt_of, shortened
 from fission_grpo.types import Completion, FinishReason
 
@@ -99,6 +100,15 @@ class ModelWriter:
             why = "did not come to an end" if text else "said nothing"
             return NoDraft(reason=Fallback.EMPTY, detail=why, cost=cost)
         return Draft(text=text, cost=cost)
+
+
+def model_simulator(settings: ModelSimulatorSettings) -> GuardedSimulator:
+    """The model with the leak check and the nets below it.
+
+    Raises:
+        ConfigError: see `model_writer`.
+    """
+    return GuardedSimulator(model_writer(settings))
 
 
 def model_writer(settings: ModelSimulatorSettings) -> ModelWriter:

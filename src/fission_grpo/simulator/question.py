@@ -16,15 +16,16 @@ from typing import Protocol
 
 from fission_grpo.chat.parse import assistant_message, render_call, tool_message
 from fission_grpo.environments.dialogue import call_record
-from fission_grpo.simulator.base import Case, Cost, FailedCall, Fallback
+from fission_grpo.simulator.base import NO_COST, Case, Cost, FailedCall, Fallback
 from fission_grpo.types import ErrorClass, Message, Tool, ToolCall, ToolOutcome
 
 INSTRUCTION = """\
-You are the runtime of the tools below. An assistant has just made a call that is wrong. Write the one message that the \
-runtime gives back: one line, at most 40 words, in the voice of an error message, naming the tool or the argument at \
-fault and what is wrong with it. You also see the right call, which the assistant must find by itself: never write a \
-value of it that the assistant cannot know from the tools, the dialogue or its own call. Types, formats and the values \
-that a tool's description allows may be named. If the call succeeded, begin with "The call succeeded, but"."""
+You are the runtime of the tools below. An assistant has just made a wrong call. Write the one message that the \
+runtime gives back: one line, at most 40 words, in the voice of an error message, naming the tool or the argument \
+at fault and what is wrong with it. You also see the right call, which the assistant must find by itself: never \
+write a value of it that the assistant cannot know from the tools, the dialogue or its own call. Types, formats \
+and the values that a tool's description allows may be named. If the call succeeded, begin with "The call \
+succeeded, but"."""
 
 
 class PromptStyle(StrEnum):
@@ -69,7 +70,7 @@ class NoDraft:
 
     reason: Fallback
     detail: str = ""
-    cost: Cost = Cost()
+    cost: Cost = NO_COST
 
 
 class Writer(Protocol):
@@ -172,5 +173,5 @@ LONGEST = 600
 
 def cleaned(text: str) -> str:
     """What of a model's words is the message: nothing that it thought, one paragraph, no fence, not too long."""
-    said = text.rpartition("</think>")[2].strip().strip("`").strip()
-    return said.split("\n\n")[0].strip()[:LONGEST]
+    said = text.rpartition("</think>")[2].strip()
+    return said.split("\n\n")[0].strip("` \n")[:LONGEST]

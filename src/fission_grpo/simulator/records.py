@@ -12,7 +12,7 @@ arguments at fault, with an empty one for the tool's name.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -26,7 +26,7 @@ from fission_grpo.environments.schema import explain_problems
 from fission_grpo.errors import DataError
 from fission_grpo.run_folder import write_text
 from fission_grpo.simulator.base import Case, FailedCall
-from fission_grpo.simulator.leak import Known, find_leaks
+from fission_grpo.simulator.leak import Known, Leak, find_leaks
 from fission_grpo.types import ErrorClass, Message, OutcomeKind, ParsedMessage, Tool, ToolCall, ToolOutcome
 
 
@@ -74,10 +74,21 @@ class SimulatorRecord:
     """Arguments at fault, an empty one for the tool's name; none at all where the call itself is right."""
 
     def case(self) -> Case:
-        """What a simulator is asked; the world's error text is what it has to find itself."""
+        """The failed call as its world saw it."""
+        text = self.diagnosis if self.answer is None else self.answer
+        lived = self.answer is not None or self.teacher == WORLD
+        return self._case((ToolOutcome(kind=self._kind(), text=text, error=self.error),) if lived else ())
+
+    def worldless_case(self) -> Case:
+        """The same where no world answered."""
+        return self._case(())
+
+    def _kind(self) -> OutcomeKind:
+        kinds = {ErrorClass.SILENT: OutcomeKind.SUCCESS, ErrorClass.SOFT: OutcomeKind.SOFT_FAILURE}
+        return kinds.get(self.error, OutcomeKind.ERROR)
+
+    def _case(self, outcomes: tuple[ToolOutcome, ...]) -> Case:
         system = ({"role": "system", "content": self.system},) if self.system else ()
-        kind = OutcomeKind.SOFT_FAILURE if self.error is ErrorClass.SOFT else OutcomeKind.SUCCESS
-        outcomes = () if self.answer is None else (ToolOutcome(kind=kind, text=self.answer),)
         failed = FailedCall(
             messages=(*system, *self.dialogue),
             tools=self.tools,
@@ -230,10 +241,10 @@ def _wrong(record: SimulatorRecord) -> Iterator[str]:
     )
 
 
-def taught_leaks(record: SimulatorRecord) -> Sequence[Any]:
+def taught_leaks(record: SimulatorRecord) -> tuple[Leak, ...]:
     """Leaks that whoever learns this diagnosis would learn: an error text excuses nothing that it lists itself."""
-    case = record.case()
-    return find_leaks(record.diagnosis, case.reference, Known.of(case.failed))
+    failed = record.worldless_case().failed
+    return find_leaks(record.diagnosis, record.reference, Known.of(failed, record.answer or ""))
 
 
 def _inconsistent(

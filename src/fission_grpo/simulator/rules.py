@@ -8,11 +8,12 @@ voice; a hint follows only where the schema knows more.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, TypeAlias
 
-from fission_grpo.environments.schema import describe_arguments, explain_problems
+from fission_grpo.environments.schema import describe_arguments, explain_problems, find_tool
 from fission_grpo.errors import SimulatorError, boundary
 from fission_grpo.simulator.base import FailedCall, Feedback
 from fission_grpo.types import ErrorClass, Message, OutcomeKind, ParseFailure, ParseFailureKind, ToolCall, ToolOutcome
@@ -20,6 +21,7 @@ from fission_grpo.types import ErrorClass, Message, OutcomeKind, ParseFailure, P
 UNDONE = "what was asked for is not done"
 NO_CALL = f"error: no tool was called, and {UNDONE}."
 CUT_OFF = "error: the message was cut off at the token limit before it ended."
+_SHORT = 3
 _FORM = '{"name": ..., "arguments": {...}}'
 FORMAT_HINTS: Mapping[ParseFailureKind, str] = {
     ParseFailureKind.JSON: f"the text between the tags must be one JSON object: {_FORM}",
@@ -73,7 +75,7 @@ def _reply(call: ToolCall, outcome: ToolOutcome | None, failed: FailedCall) -> s
     if outcome is None:
         return f"error: {problems}" if problems else _accepted(call, failed)
     if outcome.is_error:
-        return _with_hint(outcome.text, problems)
+        return _with_hint(outcome.text, problems or _refused(call, outcome, failed))
     if failed.error not in (ErrorClass.SILENT, ErrorClass.SOFT):
         return outcome.text  # another call of the message is to blame
     remark = next(filter(None, (rule(call, outcome, failed.messages) for rule in _REMARKS)))
@@ -87,6 +89,41 @@ def _accepted(call: ToolCall, failed: FailedCall) -> str:
 
 def _with_hint(text: str, hint: str) -> str:
     return f"{text}\nhint: {hint}" if hint and hint not in text else text
+
+
+def _refused(call: ToolCall, outcome: ToolOutcome, failed: FailedCall) -> str:
+    """Which arguments to look at when the world refuses a value and names neither argument nor value.
+
+    The words of its text are looked for in the names, then in the descriptions, of the arguments that were given.
+    """
+    tool = find_tool(call.name, failed.tools)
+    text = outcome.text.lower()
+    if tool is None or outcome.error not in (ErrorClass.NOT_FOUND, ErrorClass.ILLEGAL_VALUE):
+        return ""
+    if any(_spaced(name) in _spaced(text) or str(value).lower() in text for name, value in call.arguments.items()):
+        return ""
+    schemas = (tool["function"].get("parameters") or {}).get("properties", {})
+    said = _stems(text)
+    by_name = [name for name in call.arguments if said & _stems(name)]
+    by_description = [n for n in call.arguments if said & _stems(schemas.get(n, {}).get("description", ""))]
+    suspects = by_name or by_description or list(call.arguments)
+    return f"look at {', '.join(map(repr, suspects))}" if suspects else ""
+
+
+def _spaced(name: str) -> str:
+    return name.lower().replace("_", " ")
+
+
+_WORD = re.compile(r"[A-Z]?[a-z]+")
+_SAYS_NOTHING = frozenset(
+    {"available", "does", "error", "exist", "false", "format", "found", "given", "invalid", "name"}
+)
+
+
+def _stems(text: str) -> set[str]:
+    """What a text speaks of: its longer words, without the ends that make a plural."""
+    words = (word.lower() for word in _WORD.findall(text))
+    return {re.sub(r"(ies|y|s)$", "", word) for word in words if len(word) > _SHORT and word not in _SAYS_NOTHING}
 
 
 def _said_no(call: ToolCall, outcome: ToolOutcome, messages: Sequence[Message]) -> str | None:

@@ -1,0 +1,73 @@
+"""A training step of the quickstart with and without the tree, side by side in one run.
+
+    python benchmarks/step.py --arm fission --steps 6
+
+Two trainers with the same seed take turns, step by step, so that both meet the same load of the machine. Prints the
+median seconds of each phase, and the tokens that were pushed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from fission_grpo.assembly import assemble
+from fission_grpo.recipes import Recipe, load_recipe
+from fission_grpo.recipes.arms import Arm, apply_arm
+from fission_grpo.run_folder import RunFolder
+from fission_grpo.trainer import Trainer
+
+PHASES = ("explore", "recover", "update")
+TOKENS = {"generate/prefilled": "generate/raw", "update/unique_tokens": "update/raw_tokens"}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--arm", type=Arm, default=Arm.FISSION, choices=list(Arm))
+    arguments.add_argument("--steps", type=int, default=6)
+    arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument("--json", action="store_true")
+    given = arguments.parse_args()
+    torch.set_num_threads(given.threads)
+    with TemporaryDirectory() as folder:
+        trainers = {
+            name: trainer(given.arm, tree, Path(folder) / name) for name, tree in (("tree", True), ("plain", False))
+        }
+        seconds: dict[str, list[dict[str, float]]] = {name: [] for name in trainers}
+        tokens = dict.fromkeys((*TOKENS, *TOKENS.values()), 0.0)
+        for _ in range(given.steps):
+            for name, one in trainers.items():
+                metrics = one.step()
+                seconds[name].append(one.clock.seconds)
+                if name == "tree":
+                    tokens = {key: tokens[key] + metrics[key] for key in tokens}
+    medians = {
+        name: {phase: statistics.median(step.get(phase, 0.0) for step in steps) for phase in PHASES}
+        for name, steps in seconds.items()
+    }
+    if given.json:
+        print(json.dumps({"seconds": medians, "tokens": tokens}, indent=2))
+        return
+    for phase in (*PHASES, "whole step"):
+        tree, plain = (medians[name].get(phase, sum(medians[name].values())) for name in ("tree", "plain"))
+        print(f"{phase:<12} tree {tree:6.2f} s   plain {plain:6.2f} s   {plain / max(tree, 1e-9):5.2f} times")
+    for pushed, raw in TOKENS.items():
+        print(f"{pushed:<22} {tokens[pushed]:>9.0f} of {tokens[raw]:>9.0f} tokens")
+
+
+def trainer(arm: Arm, tree: bool, folder: Path) -> Trainer:
+    """The quickstart's trainer of one arm."""
+    settings = apply_arm(arm, load_recipe(Recipe.NANO))
+    changed = settings.trainer.model_copy(update={"tree": tree})
+    made = assemble(settings.model_copy(update={"trainer": changed, "output": str(folder)}))
+    RunFolder(folder).create({}, resume=False)
+    return made
+
+
+if __name__ == "__main__":
+    main()
