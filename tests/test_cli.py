@@ -293,7 +293,7 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_nothing, ("train", "trainer.lerning_rate=1"), "unknown setting", "trainer.learning_rate"),
     (_nothing, ("train", "--trainer.steps", "ten"), "got 'ten'", "expected a valid integer"),
     (_nothing, ("train", "--trainer.steps"), "has no value", "expected trainer.steps=VALUE"),
-    (_nothing, ("train", "--simulator", "oracle"), "got 'oracle'", "expected 'passthrough', 'static' or 'rules'"),
+    (_nothing, ("train", "--simulator", "oracle"), "got 'oracle'", "expected 'passthrough', 'static', 'rules'"),
     (_nothing, ("train", "--precision", "bf16"), "rounds small updates", "lora.rank=16"),
     (_nothing, ("train", "--config", "none.yaml"), "none.yaml", "give the path of a YAML file"),
     (_broken_yaml, ("train", "--config", "run.yaml"), "run.yaml is no YAML", "line 2"),

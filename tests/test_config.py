@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import fission_grpo
+from fission_grpo.agents.client import EndpointSettings
 from fission_grpo.config import (
     RunSettings,
     SimulatorName,
@@ -27,6 +28,8 @@ from fission_grpo.recipes.arms import Arm, apply_arm
 from fission_grpo.rewards import DecisionReward, EpisodeReward
 from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.settings import Settings
+from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
+from fission_grpo.simulator.model import ModelSimulatorSettings
 from fission_grpo.tasks.training_set import SyntheticSettings
 from fission_grpo.trainer import TrainerSettings
 
@@ -100,7 +103,7 @@ def test_an_error_names_the_line_of_the_file(tmp_path: Path) -> None:
 def test_all_problems_are_named_at_once() -> None:
     found = complaint("trainer.steps=many", "simulator=rule", "rolouts.max_tokens=3").splitlines()
     assert sorted(found) == [
-        "simulator (command line): got 'rule', expected 'passthrough', 'static' or 'rules'",
+        "simulator (command line): got 'rule', expected 'passthrough', 'static', 'rules', 'model' or 'endpoint'",
         "trainer.steps (command line): got 'many', expected a valid integer",
         "unknown setting rolouts.max_tokens (command line); the nearest is rollouts.max_tokens",
     ]
@@ -110,7 +113,8 @@ def test_all_problems_are_named_at_once() -> None:
     ("written", "expected"),
     [
         ("learning_rate=1", "the nearest is trainer.learning_rate"),
-        ("trainer.max_tokens=1", "the nearest is rollouts.max_tokens"),
+        ("trainer.max_tokens=1", "or rollouts.max_tokens"),
+        ("simulator=endpoint", "set simulator_endpoint.server.url"),
         ("fision.contexts=1", "the nearest is fission.contexts"),
         ("trainer.steps=0", "got 0, expected greater than or equal to 1"),
         ("trainer=3", "got 3, expected a valid dictionary"),
@@ -240,6 +244,9 @@ OWNERS: dict[type[Settings], set[str]] = {
     LoraSettings: {"settings"},
     DecisionReward: {"self"},
     EpisodeReward: {"self"},
+    ModelSimulatorSettings: {"settings"},
+    EndpointSimulatorSettings: {"settings"},
+    EndpointSettings: {"settings", "server"},
 }
 """What an object of each class is called where its fields are read."""
 

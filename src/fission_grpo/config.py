@@ -285,7 +285,7 @@ def _nearest(name: str) -> str:
     known = list(setting_names())
     last = name.rpartition(".")[2]
     same = [one for one in known if one.rpartition(".")[2] == last]
-    near = same or get_close_matches(name, known, n=1, cutoff=0.0)
+    near = get_close_matches(name, same, n=1, cutoff=0.9) or same or get_close_matches(name, known, n=1, cutoff=0.0)
     return " or ".join(near)
 
 

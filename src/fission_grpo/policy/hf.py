@@ -7,7 +7,7 @@ everything is read again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from fission_grpo.errors import PolicyError, boundary
 from fission_grpo.policy.base import Context, Sampling
 from fission_grpo.policy.memory import PrefixMemory, weights_version
-from fission_grpo.tree import additive, pack
+from fission_grpo.tree import additive
 from fission_grpo.types import Completion, FinishReason
 
 READ_AT_ONCE = 8192
@@ -136,10 +136,8 @@ class HFPolicy:
         missing = [list(s[length:]) for s, length in zip(sequences, lengths, strict=True)]
         self.count.prefilled += sum(map(len, missing))
         bodies = {row: new[:-1] for row, new in enumerate(missing) if len(new) > 1}
-        # Rows of similar length meet, so that little is padded. The decoder alone: logits are wanted of the last token
-        # only, which the whole model reads.
-        for chunk in pack([len(body) for body in bodies.values()], token_budget=READ_AT_ONCE):
-            rows = [[*bodies][place] for place in chunk]
+        for rows in _passes(bodies):
+            # The decoder alone: logits are wanted of the last token only, which the whole model reads.
             self._push(self.model.get_decoder(), rows, [bodies[row] for row in rows])
         return self._next_logits([new[-1:] for new in missing])
 
@@ -168,6 +166,18 @@ class HFPolicy:
         )
         memory.extend(rows, new)
         return output
+
+
+def _passes(bodies: Mapping[int, Sequence[int]]) -> list[list[int]]:
+    """Rows to be read together: of similar length, so that little is padded, and never too many."""
+    passes: list[list[int]] = []
+    for row in sorted(bodies, key=lambda row: -len(bodies[row])):
+        # The first row of a pass is its longest.
+        if passes and len(bodies[passes[-1][0]]) * (len(passes[-1]) + 1) <= READ_AT_ONCE:
+            passes[-1].append(row)
+        else:
+            passes.append([row])
+    return passes
 
 
 class _Decoding:

@@ -35,7 +35,7 @@ class GuardCount:
         return {
             "simulator/cases": self.cases,
             "simulator/written": self.written,
-            "simulator/seconds": self.cost.seconds,
+            "time/simulator": self.cost.seconds,
             "simulator/tokens": self.cost.prompt_tokens + self.cost.tokens,
             **{f"simulator/fallback/{reason}": count for reason, count in sorted(self.fallbacks.items())},
         }
