@@ -39,7 +39,7 @@ def test_the_script_still_makes_the_shipped_tokenizer() -> None:
 def test_copy_practice_starts_out_as_recorded() -> None:
     tokenizer = loaded().tokenizer
     model = fresh_model(tokenizer, seed=build_nano.SEED)
-    losses = sharpen_copying(model, pad_id=tokenizer.pad_token_id, seed=build_nano.SEED, until=6)
+    losses = sharpen_copying(model, seed=build_nano.SEED, until=6)
     assert losses == pytest.approx(record()["losses"]["copy"][:6], abs=SLACK)
 
 
@@ -48,7 +48,7 @@ def test_the_shipped_weights_have_the_recorded_loss_and_it_is_far_down_the_curve
     rows = [
         gold_dialogue(task, chat=chat, worlds=build_nano.WORLDS) for task in build_nano.gold_tasks(build_nano.PROVED)
     ]
-    loss = build_nano.mean_loss(model, rows, pad_id=chat.pad_id)
+    loss = build_nano.mean_loss(model, rows)
     assert loss == pytest.approx(record()["final"], abs=SLACK)
     assert loss < record()["losses"]["warm_start"][-1] / 10
 

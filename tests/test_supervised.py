@@ -107,7 +107,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 def test_the_loss_is_the_mean_negative_loglikelihood_of_trained_tokens() -> None:
     model = tiny_model()
     expected = naive_loss(model, ROWS)
-    assert supervise(model, ROWS, STILL, pad_id=0) == [pytest.approx(expected, rel=1e-5)]
+    assert supervise(model, ROWS, STILL) == [pytest.approx(expected, rel=1e-5)]
 
 
 def test_micro_batches_change_nothing() -> None:
@@ -115,7 +115,7 @@ def test_micro_batches_change_nothing() -> None:
     for budget in (1, 10_000):
         model = tiny_model(dtype=torch.float64)
         settings = SupervisedSettings(steps=4, batch=3, learning_rate=1e-2, token_budget=budget)
-        found.append((supervise(model, ROWS, settings, pad_id=0), weights(model)))
+        found.append((supervise(model, ROWS, settings), weights(model)))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
     for name, weight in found[0][1].items():
         torch.testing.assert_close(weight, found[1][1][name], rtol=1e-6, atol=1e-9)
@@ -129,7 +129,7 @@ def test_every_epoch_visits_every_row_once_in_an_order_of_its_own() -> None:
 
     def visits(seed: int) -> list[list[int]]:
         settings = SupervisedSettings(seed=seed, steps=24, batch=1, learning_rate=1e-12)
-        losses = supervise(model, rows, settings, pad_id=0)
+        losses = supervise(model, rows, settings)
         seen = [min(range(8), key=lambda i, loss=loss: abs(expected[i] - loss)) for loss in losses]
         return [seen[i : i + 8] for i in (0, 8, 16)]
 
@@ -143,7 +143,7 @@ def test_a_tiny_model_learns_its_gold_by_heart() -> None:
     task = tasks()[0]
     row = gold_message(task)
     model = tiny_model(vocabulary=len(chat().renderer.tokenizer))
-    losses = supervise(model, [row], SupervisedSettings(steps=60, batch=1, learning_rate=1e-2), pad_id=chat().pad_id)
+    losses = supervise(model, [row], SupervisedSettings(steps=60, batch=1, learning_rate=1e-2))
     assert losses[-1] < 0.1 < losses[0]
     prompt = row.ids[: row.trained.index(True)]
     policy = HFPolicy(model, eos_id=chat().eos_id, pad_id=chat().pad_id)
@@ -156,7 +156,7 @@ def test_frozen_parameters_stay_as_they_are() -> None:
     model = tiny_model()
     model.model.requires_grad_(False)
     before = weights(model)
-    supervise(model, ROWS, SupervisedSettings(steps=3, batch=3), pad_id=0)
+    supervise(model, ROWS, SupervisedSettings(steps=3, batch=3))
     after = weights(model)
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert changed == ["lm_head.weight"]
@@ -165,6 +165,6 @@ def test_frozen_parameters_stay_as_they_are() -> None:
 def test_a_run_cut_short_is_the_beginning_of_the_whole_one() -> None:
     settings = SupervisedSettings(steps=6, batch=2, learning_rate=1e-2)
     told: list[tuple[int, float]] = []
-    whole = supervise(tiny_model(), ROWS, settings, pad_id=0, report=lambda step, loss: told.append((step, loss)))
+    whole = supervise(tiny_model(), ROWS, settings, report=lambda step, loss: told.append((step, loss)))
     assert told == list(enumerate(whole))
-    assert supervise(tiny_model(), ROWS, settings, pad_id=0, until=3) == whole[:3]
+    assert supervise(tiny_model(), ROWS, settings, until=3) == whole[:3]

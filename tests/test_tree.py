@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from tiny_policies import FAMILIES, naive_logprobs, tiny_model
 from torch import Tensor
 
 from fission_grpo.losses import DAPO, DR_GRPO, GRPO, Objective, policy_loss, token_weights
-from fission_grpo.policy.scoring import Family, TokenRow, score, separate, share_prefixes
-from fission_grpo.tree import build_forest, pack, packed_rows
+from fission_grpo.policy.attention import Shape, pieces
+from fission_grpo.policy.scoring import Family, TokenRow, score, separate, share_prefixes, token_scores
+from fission_grpo.tree import build_forest, joined, pack, split
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7), min_size=1, max_size=8)
 VOCABULARY = 64
@@ -49,7 +52,7 @@ def test_a_token_attends_to_itself_and_its_ancestors(sequences: list[list[int]])
         while ancestor >= 0:
             expected[node, ancestor] = True
             ancestor = int(forest.parent_N[ancestor])
-    assert np.array_equal(forest.attends_NN(), expected)
+    assert np.array_equal(forest.attends(), expected)
 
 
 def test_a_family_drawn_by_hand() -> None:
@@ -73,15 +76,41 @@ def test_packing_covers_each_forest_once_and_keeps_the_budget(sizes: list[int], 
     batches = pack(sizes, token_budget=budget)
     assert sorted(index for batch in batches for index in batch) == list(range(len(sizes)))
     for batch in batches:
-        area = len(batch) * max(sizes[index] for index in batch)
-        assert area <= budget or len(batch) == 1
+        assert sum(sizes[index] for index in batch) <= budget or len(batch) == 1
 
 
-def test_padding_sees_itself_and_is_seen_by_nobody() -> None:
-    long, short = build_forest([[1, 2, 3]]), build_forest([[1]])
-    packed = packed_rows([long, short], pad_id=9, dtype=torch.float32, device=torch.device("cpu"))
-    assert packed.ids_RL.tolist() == [[1, 2, 3], [1, 9, 9]]
-    assert (packed.mask_R1LL[1, 0] == 0).tolist() == torch.eye(3).bool().tolist()
+@given(st.lists(SEQUENCES, min_size=1, max_size=4))
+def test_joined_forests_do_not_see_each_other(groups: list[list[list[int]]]) -> None:
+    forests = [build_forest(group) for group in groups]
+    row = joined(forests)
+    blocks = [forest.attends() for forest in forests]
+    assert np.array_equal(row.attends(), block_diagonal(blocks))
+    spelled = [row.ids_N[path].tolist() for path in row.paths]
+    assert spelled == [sequence for group in groups for sequence in group]
+    assert all(row.position_N[path].tolist() == list(range(len(path))) for path in row.paths)
+    assert all(row.parent_N[path].tolist() == [-1, *path[:-1].tolist()] for path in row.paths)
+
+
+def block_diagonal(blocks: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    size = sum(map(len, blocks))
+    whole = np.zeros((size, size), dtype=bool)
+    begin = 0
+    for block in blocks:
+        whole[begin : begin + len(block), begin : begin + len(block)] = block
+        begin += len(block)
+    return whole
+
+
+@given(SEQUENCES, st.integers(1, 60))
+def test_a_large_forest_is_cut_into_parts_that_fit(sequences: list[list[int]], budget: int) -> None:
+    parts = split(build_forest(sequences), token_budget=budget)
+    assert sorted(index for part in parts for index in part) == list(range(len(sequences)))
+    limit = max(budget, 2 * max(map(len, sequences)))
+    sizes = [len(build_forest([sequences[index] for index in part])) for part in parts]
+    assert all(size <= limit for size in sizes)
+    # Neighbours stay together as long as they fit: no two parts in a row could have been one.
+    for first, second in pairwise(parts):
+        assert len(build_forest([sequences[index] for index in (*first, second[0])])) > limit
 
 
 # A fission family: one prompt, explorations that share beginnings (two of them equal), a failed message with its
@@ -130,14 +159,15 @@ def update_of(objective: Objective) -> dict[str, Any]:
 
 
 def by_micro_batches(
-    model: Any, forests: Sequence[Family], objective: Objective, *, token_budget: int
+    model: Any, forests: Sequence[Family], objective: Objective, *, token_budget: int = 64
 ) -> tuple[float, Tensor, dict[str, Tensor]]:
     """Loss, log-probabilities [B, T] and gradients as the trainer gets them."""
-    update = {name: value.to(model.dtype) for name, value in update_of(objective).items()}
+    precision = torch.promote_types(model.dtype, torch.float32)
+    update = {name: value.to(precision) for name, value in update_of(objective).items()}
     model.zero_grad()
     loss = 0.0
-    logprobs_BT = torch.zeros(MASK_BT.shape, dtype=model.dtype)
-    scores = score(model, ROWS, forests, width=WIDTH, temperature=0.7, token_budget=token_budget, pad_id=0)
+    logprobs_BT = torch.zeros(MASK_BT.shape, dtype=precision)
+    scores = score(model, ROWS, forests, width=WIDTH, temperature=0.7, token_budget=token_budget)
     for part in scores:
         rows = list(part.rows)
         part_loss = policy_loss(
@@ -169,8 +199,9 @@ def by_hand(model: Any, objective: Objective) -> tuple[float, Tensor, dict[str, 
 
 
 def gradients(model: Any) -> dict[str, Tensor]:
-    assert all(parameter.grad is not None for parameter in model.parameters())
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(parameter.grad is not None for parameter in trained.values())
+    return {name: parameter.grad.clone() for name, parameter in trained.items()}
 
 
 def assert_same(
@@ -215,6 +246,131 @@ def test_the_cut_into_micro_batches_changes_nothing(token_budget: int) -> None:
     assert_same(by_micro_batches(model, share_prefixes(ROWS, FAMILY_OF), GRPO, token_budget=token_budget), whole, 1e-9)
 
 
+def test_recomputed_layers_change_nothing() -> None:
+    model, calls = in_training(), []
+    model.get_decoder().layers[0].self_attn.register_forward_hook(lambda *_: calls.append(1))
+    kept = by_micro_batches(model, share_prefixes(ROWS, FAMILY_OF), GRPO)
+    once = len(calls)
+    model.activation_checkpointing_enable()
+    assert_same(by_micro_batches(model, share_prefixes(ROWS, FAMILY_OF), GRPO), kept, 1e-12)
+    # Twice as often as the first time, which had begun with two looks at the head.
+    assert len(calls) - once == 2 * (once - 2)
+
+
+def in_training() -> Any:
+    """transformers recomputes layers in training mode alone; this model has no dropout."""
+    return tiny_model("qwen3", vocabulary=VOCABULARY, dtype=torch.float64).train()
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_shared_prefixes_change_no_gradient_of_an_adapter() -> None:
+    model = get_peft_model(
+        tiny_model("qwen3", vocabulary=VOCABULARY, dtype=torch.float64),
+        LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False),
+    )
+    model.double().eval()
+    shared = by_micro_batches(model, share_prefixes(ROWS, FAMILY_OF), DAPO, token_budget=64)
+    assert len(shared[2]) == 2 * 2 * 3  # two matrices for each of three layers of two blocks
+    assert_same(shared, by_micro_batches(model, separate(ROWS), DAPO, token_budget=64), 1e-9)
+
+
+def test_half_precision_is_as_close_to_the_truth_on_the_tree_as_in_separate_rows() -> None:
+    truth = by_micro_batches(double := tiny_model(vocabulary=VOCABULARY, dtype=torch.float64), separate(ROWS), GRPO)
+    errors = {}
+    for name, forests in (("tree", share_prefixes(ROWS, FAMILY_OF)), ("rows", separate(ROWS))):
+        half = by_micro_batches(tiny_model(vocabulary=VOCABULARY, dtype=torch.bfloat16), forests, GRPO)
+        errors[name] = sum((half[2][n].double() - gradient).norm().item() for n, gradient in truth[2].items())
+        torch.testing.assert_close(half[1], truth[1], rtol=0.05, atol=0.2, check_dtype=False)
+    assert len(truth[2]) == len(list(double.parameters()))
+    assert errors["tree"] < 1.25 * errors["rows"]
+
+
+@pytest.mark.parametrize("logits_at_once", [1, 5 * 40, 10**6])
+def test_the_head_in_slices_gives_the_same_scores_and_gradients(logits_at_once: int) -> None:
+    torch.manual_seed(0)
+    head = torch.nn.Linear(6, 40, bias=False, dtype=torch.float64)
+    hidden = torch.randn(17, 6, dtype=torch.float64, requires_grad=True)
+    token, weight = torch.randint(40, (17,)), torch.randn(17, dtype=torch.float64)
+    distribution = (head(hidden) / 0.7).log_softmax(dim=-1)
+    expected = distribution[torch.arange(17), token]
+    expected_gradients = torch.autograd.grad(expected @ weight, (hidden, head.weight))
+    logprob, entropy = token_scores(head, hidden, token, 0.7, logits_at_once=logits_at_once)
+    torch.testing.assert_close(logprob, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(entropy, -(distribution.exp() * distribution).sum(-1), rtol=1e-12, atol=1e-12)
+    gradients = torch.autograd.grad(logprob @ weight, (hidden, head.weight))
+    for one, other in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_the_head_in_slices_keeps_no_logits_for_the_backward_pass() -> None:
+    head, hidden = torch.nn.Linear(6, 1000, bias=False), torch.randn(64, 6, requires_grad=True)
+    kept = {}
+    for name, at_once in (("slices", 4000), ("whole", 10**6)):
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t):
+            token_scores(head, hidden, torch.zeros(64, dtype=torch.long), 1.0, logits_at_once=at_once)
+        kept[name] = sum(size for size in saved if size != head.weight.numel())
+    assert kept["whole"] >= 64 * 1000
+    assert kept["slices"] < 4000
+
+
+def gradient_of(
+    model: Any, rows: Sequence[TokenRow], forests: Sequence[Family], objective: Objective, *, token_budget: int
+) -> dict[str, Tensor]:
+    """Of an update whose advantages and old log-probabilities differ from row to row."""
+    width = max(sum(row.trained) for row in rows)
+    mask_BT = torch.arange(width)[None] < torch.tensor([sum(row.trained) for row in rows])[:, None]
+    weights_BT = token_weights(mask_BT, objective.aggregation, max_tokens=width).double()
+    advantages_B = torch.linspace(-1, 2, len(rows), dtype=torch.float64)
+    old_BT = torch.linspace(-5, -1, len(rows), dtype=torch.float64)[:, None].expand(-1, width)
+    model.zero_grad()
+    for part in score(model, rows, forests, width=width, temperature=0.8, token_budget=token_budget):
+        members = list(part.rows)
+        policy_loss(
+            part.logprobs_BT,
+            old_logprobs_BT=old_BT[members],
+            advantages_B=advantages_B[members],
+            weights_BT=weights_BT[members],
+            objective=objective,
+        ).backward()
+    return gradients(model)
+
+
+def assert_same_gradients(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    for name, gradient in other.items():
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(one[name], gradient, rtol=1e-9, atol=1e-9 * max(scale, 1e-3))
+
+
+@settings(max_examples=15)
+@given(SEQUENCES, st.randoms(use_true_random=False), st.sampled_from([GRPO, DAPO, DR_GRPO]), st.integers(1, 40))
+def test_any_forest_has_the_gradients_of_separate_rows(
+    sequences: list[list[int]], rng: Random, objective: Objective, token_budget: int
+) -> None:
+    model = tiny_model("qwen3", vocabulary=3, dtype=torch.float64)
+    rows = [TokenRow(ids=(0, *ids), trained=(False, True, *(rng.random() < 0.6 for _ in ids[1:]))) for ids in sequences]
+    shared = share_prefixes(rows, [rng.randrange(2) for _ in rows])
+    one = gradient_of(model, rows, shared, objective, token_budget=token_budget)
+    assert_same_gradients(one, gradient_of(model, rows, separate(rows), objective, token_budget=10_000))
+
+
+@pytest.mark.parametrize("family, objective", [*zip(FAMILIES, [GRPO, DAPO, DR_GRPO], strict=True)], ids=FAMILIES)
+def test_a_tree_of_many_pieces_has_the_gradients_of_separate_rows(family: str, objective: Objective) -> None:
+    rng = Random(4)
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(rng.randrange(VOCABULARY) for _ in range(count))
+
+    prompt, failed, feedback = tokens(450), tokens(60), tokens(30)
+    rows = [row(prompt, answer) for answer in (failed, tokens(20), failed[:10] + tokens(50))]
+    rows += [row(prompt + failed + feedback, tokens(40)) for _ in range(3)]
+    forests = share_prefixes(rows, [0] * len(rows))
+    assert {piece.shape for piece in pieces(forests[0][0], tile=128)} == {Shape.CAUSAL, Shape.ALL, Shape.MASKED}
+    model = tiny_model(family, vocabulary=VOCABULARY, dtype=torch.float64)
+    one = gradient_of(model, rows, forests, objective, token_budget=4096)
+    assert_same_gradients(one, gradient_of(model, rows, separate(rows), objective, token_budget=600))
+
+
 @settings(max_examples=25)
 @given(SEQUENCES, st.randoms(use_true_random=False))
 def test_any_forest_scores_like_separate_rows(sequences: list[list[int]], rng: Random) -> None:
@@ -222,7 +378,7 @@ def test_any_forest_scores_like_separate_rows(sequences: list[list[int]], rng: R
     rows = [TokenRow(ids=tuple(ids), trained=(False, *(rng.random() < 0.6 for _ in ids[1:]))) for ids in sequences]
     forests = share_prefixes(rows, [rng.randrange(2) for _ in rows])
     with torch.no_grad():
-        for part in score(model, rows, forests, width=7, temperature=1.0, token_budget=30, pad_id=0):
+        for part in score(model, rows, forests, width=7, temperature=1.0, token_budget=30):
             for index, logprobs, entropy in zip(part.rows, part.logprobs_BT, part.entropy_BT, strict=True):
                 distribution = model(torch.tensor([rows[index].ids])).logits[0].log_softmax(dim=-1)
                 parents = [place - 1 for place, trained in enumerate(rows[index].trained) if trained]
@@ -245,7 +401,7 @@ def test_a_row_does_not_feel_its_neighbours() -> None:
     for name, rows in (("as it was", ROWS), ("changed", changed)):
         with torch.no_grad():
             (part,) = score(
-                model, rows, share_prefixes(rows, [0] * len(rows)), width=WIDTH, temperature=1, token_budget=1, pad_id=0
+                model, rows, share_prefixes(rows, [0] * len(rows)), width=WIDTH, temperature=1, token_budget=1000
             )
         scores[name] = dict(zip(part.rows, part.logprobs_BT, strict=True))
     for index in range(len(ROWS)):

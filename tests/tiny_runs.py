@@ -49,7 +49,7 @@ def _warm() -> Mapping[str, torch.Tensor]:
     model = _cold()
     rows = [row for task in TASKS for row in (gold_dialogue(task, chat=chat(), worlds=WORLDS), _recovery(task))]
     settings = SupervisedSettings(steps=70, batch=4, learning_rate=1.5e-2)
-    supervise(model, rows, settings, pad_id=chat().pad_id)
+    supervise(model, rows, settings)
     return {name: weight.detach().clone() for name, weight in model.state_dict().items()}
 
 

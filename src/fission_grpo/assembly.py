@@ -185,7 +185,6 @@ def demonstrate(
             model,
             rows,
             supervised,
-            pad_id=loaded.chat.pad_id,
             report=lambda step, loss: show(step + 1, f"loss {loss:.3f}"),
         )
     _save_folder(model, loaded.chat, output)

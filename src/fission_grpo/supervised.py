@@ -81,7 +81,6 @@ def supervise(
     rows: Sequence[TokenRow],
     settings: SupervisedSettings,
     *,
-    pad_id: int,
     report: Callable[[int, float], None] = lambda step, loss: None,
     until: int | None = None,
 ) -> list[float]:
@@ -111,7 +110,6 @@ def supervise(
             width=width,
             temperature=1.0,
             token_budget=settings.token_budget,
-            pad_id=pad_id,
         ):
             loss = -scores.logprobs_BT.sum() / tokens
             torch.autograd.backward(loss)

@@ -40,6 +40,7 @@ from fission_grpo.judge import Judge
 from fission_grpo.losses import OBJECTIVES, Objective, ObjectiveName, k3_divergence, policy_loss
 from fission_grpo.metrics import fission_metrics, group_metrics, prefixed, revived
 from fission_grpo.models.folder import load_trained_weights, save_trained_weights
+from fission_grpo.policy.attention import refusal
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.hf import HFPolicy
 from fission_grpo.policy.reference import Reference
@@ -77,7 +78,8 @@ class TrainerSettings(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     token_budget: int = Field(default=4096, ge=1)
-    """Most padded tokens of one training micro-batch; a task whose tree alone is larger gets a batch of its own."""
+    """Most tokens of one training micro-batch. A larger tree is cut into subtrees that read their trunk again, none
+    smaller than twice its longest trajectory."""
     tree: bool = True
     """Pay for shared prefixes once, in generation and in training; off, every trajectory is a row of its own. The
     gradient is the same."""
@@ -105,7 +107,7 @@ class Update:
     grad_norm: float = 0.0
     trained_tokens: int = 0
     unique_tokens: int = 0
-    """Tokens pushed through the model."""
+    """Tokens pushed through the model; a trunk that a cut tree reads again is counted once."""
     raw_tokens: int = 0
     """Tokens that separate rows would have pushed."""
 
@@ -175,6 +177,8 @@ class Trainer:
                 self.parameters, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
             )
         )
+        self.shares = settings.tree and refusal(model) is None
+        """Whether trajectories share their prefixes in the update; a model that cannot gets rows of their own."""
         self.policy = HFPolicy(self.model, eos_id=chat.eos_id, pad_id=chat.pad_id, share=settings.tree)
         self.progress = Progress(source)
         self.clock = Clock()
@@ -367,7 +371,7 @@ class Trainer:
 
     def _accumulate(self, batch: TrainingBatch, update: Update) -> None:
         """Backward over every micro-batch; the weights already add up to the whole update."""
-        forests = share_prefixes(batch.rows, batch.families) if self.settings.tree else separate(batch.rows)
+        forests = share_prefixes(batch.rows, batch.families) if self.shares else separate(batch.rows)
         reference_BT = self._reference_logprobs(batch, forests)
         for scores in self._score(self.model, batch, forests):
             rows = list(scores.rows)
@@ -413,7 +417,6 @@ class Trainer:
             width=batch.weights_BT.shape[1],
             temperature=self.settings.temperature,
             token_budget=self.settings.token_budget,
-            pad_id=self.chat.pad_id,
         )
 
     def _average_gradients(self) -> None:

@@ -3,10 +3,10 @@
 Ours, not the paper's. Fission makes trees by nature: one prompt branches into G trajectories, a failed one continues
 with its feedback and branches into G' recoveries. Sorting the sequences lexicographically lays their prefix tree out in
 depth-first order, where "j is an ancestor of i" is an interval test: `j <= i < subtree_end[j]`. That is the whole
-attention structure. Because a node's keys, values and position depend on its ancestors only, the log-probabilities of a
-packed row equal those of separate rows exactly.
+attention structure, and several forests one after the other are again a forest. Because a node's keys, values and
+position depend on its ancestors only, the log-probabilities of a packed row equal those of separate rows exactly.
 
-Shapes: N nodes of a forest, R packed rows, L nodes of the longest row, B branches (trajectories).
+Shapes: N nodes of a forest.
 """
 
 from __future__ import annotations
@@ -45,10 +45,14 @@ class Forest:
         """Tokens that separate rows would hold."""
         return sum(len(path) for path in self.paths)
 
-    def attends_NN(self) -> NDArray[np.bool_]:
-        """True at [i, j] where token i sees token j: j is i itself or an ancestor of i."""
-        index = np.arange(len(self))
-        return (index[None, :] <= index[:, None]) & (index[:, None] < self.subtree_end_N[None, :])
+    def attends(self, begin: int = 0, end: int | None = None) -> NDArray[np.bool_]:
+        """True at [i, j] where token begin + i sees token begin + j: it is the same one or an ancestor.
+
+        Args:
+            begin, end: the nodes to look at, all of them if not given; square in their number.
+        """
+        index = np.arange(begin, len(self) if end is None else end)
+        return (index[None, :] <= index[:, None]) & (index[:, None] < self.subtree_end_N[None, index])
 
 
 def build_forest(sequences: Sequence[Sequence[int]]) -> Forest:
@@ -93,61 +97,70 @@ def build_forest(sequences: Sequence[Sequence[int]]) -> Forest:
     )
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def _common_prefix(a: Sequence[int] | Ints, b: Sequence[int] | Ints) -> int:
     length = min(len(a), len(b))
-    for i in range(length):
-        if a[i] != b[i]:
-            return i
-    return length
+    differs = np.asarray(a[:length]) != np.asarray(b[:length])
+    return int(differs.argmax()) if differs.any() else length
+
+
+def joined(forests: Sequence[Forest]) -> Forest:
+    """Several forests side by side: one forest, whose paths are theirs in order."""
+    offsets = np.cumsum([0, *(len(forest) for forest in forests)])[:-1]
+    shifted = list(zip(forests, offsets, strict=True))
+    return Forest(
+        ids_N=np.concatenate([forest.ids_N for forest in forests]),
+        position_N=np.concatenate([forest.position_N for forest in forests]),
+        parent_N=np.concatenate([np.where(f.parent_N < 0, -1, f.parent_N + offset) for f, offset in shifted]),
+        subtree_end_N=np.concatenate([forest.subtree_end_N + offset for forest, offset in shifted]),
+        paths=tuple(path + offset for forest, offset in shifted for path in forest.paths),
+    )
 
 
 def pack(sizes: Sequence[int], *, token_budget: int) -> list[list[int]]:
-    """Split forests into micro-batches whose padded area stays under a budget.
-
-    Forests of similar size meet, so that little is padded; one that exceeds the budget alone gets a batch of its own.
+    """Split forests into rows of at most `token_budget` nodes, each forest where it fits first.
 
     Args:
-        sizes: nodes of each forest.
-        token_budget: most padded tokens (rows x longest row) of a micro-batch.
+        sizes: nodes of each forest; one that exceeds the budget alone gets a row of its own.
     Returns:
         Indices into `sizes`, every index exactly once.
     """
-    batches: list[list[int]] = []
+    rows: list[list[int]] = []
+    room: list[int] = []
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        # Sorted by falling size: the first row of a batch is its longest.
-        if batches and sizes[batches[-1][0]] * (len(batches[-1]) + 1) <= token_budget:
-            batches[-1].append(index)
+        row = next((r for r, free in enumerate(room) if sizes[index] <= free), None)
+        if row is None:
+            rows.append([index])
+            room.append(token_budget - sizes[index])
         else:
-            batches.append([index])
-    return batches
+            rows[row].append(index)
+            room[row] -= sizes[index]
+    return rows
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedRows:
-    """Forests as one padded batch, ready for a causal language model that takes a 4-D attention mask."""
+def split(forest: Forest, *, token_budget: int) -> list[tuple[int, ...]]:
+    """Cut a forest that is larger than a row into smaller ones that read their common trunk again.
 
-    ids_RL: Tensor
-    position_RL: Tensor
-    mask_R1LL: Tensor
-    """Additive: 0 where a token attends, the dtype's minimum elsewhere. Padding attends to itself, never to others."""
+    Neighbours in the tree stay together. A part may take twice the longest path where that exceeds the budget: with
+    less, the trunk would be read again for every few tokens of a branch. Losses and gradients add up over the parts.
 
-
-def packed_rows(forests: Sequence[Forest], *, pad_id: int, dtype: torch.dtype, device: torch.device) -> PackedRows:
-    """Pad forests to the longest and build their attention mask."""
-    longest = max(len(forest) for forest in forests)
-    ids = np.full((len(forests), longest), pad_id, dtype=np.int64)
-    position = np.zeros((len(forests), longest), dtype=np.int64)
-    attends = np.broadcast_to(np.eye(longest, dtype=np.bool_), (len(forests), longest, longest)).copy()
-    for row, forest in enumerate(forests):
-        n = len(forest)
-        ids[row, :n] = forest.ids_N
-        position[row, :n] = forest.position_N
-        attends[row, :n, :n] = forest.attends_NN()
-    return PackedRows(
-        ids_RL=torch.from_numpy(ids).to(device),
-        position_RL=torch.from_numpy(position).to(device),
-        mask_R1LL=additive(torch.from_numpy(attends).to(device)[:, None], dtype),
-    )
+    Returns:
+        Indices into `forest.paths`, part by part, every index exactly once; one part if the forest is small enough.
+    """
+    limit = max(token_budget, 2 * max(len(path) for path in forest.paths))
+    if len(forest) <= limit:
+        return [tuple(range(len(forest.paths)))]
+    parts: list[list[int]] = []
+    size, previous = 0, np.empty(0, dtype=np.int64)
+    for index in sorted(range(len(forest.paths)), key=lambda i: (int(forest.paths[i][-1]), i)):
+        path = forest.paths[index]
+        # In depth-first order whatever two paths share, they share with every path between them.
+        grown = size + len(path) - _common_prefix(previous, path) if parts else limit + 1
+        if grown > limit:
+            parts.append([])
+            grown = len(path)
+        parts[-1].append(index)
+        size, previous = grown, path
+    return [tuple(part) for part in parts]
 
 
 def additive(attends: Tensor, dtype: torch.dtype) -> Tensor:

@@ -70,7 +70,7 @@ def warm_start(
         The model, and the losses of every step in nats per token, by phase.
     """
     model = fresh_model(tokenizer, seed=SEED)
-    losses = {"copy": sharpen_copying(model, pad_id=tokenizer.pad_token_id, seed=SEED)}
+    losses = {"copy": sharpen_copying(model, seed=SEED)}
     log.info("copying: %.1f %% of random tokens", 100 * copy_accuracy(model, seed=SEED + 1))
     began = time.monotonic()
 
@@ -78,7 +78,7 @@ def warm_start(
         if step % 50 == 0:
             log.info("step %d of %d: loss %.3f (%.0f s)", step, WARM_START.steps, loss, time.monotonic() - began)
 
-    losses["warm_start"] = supervise(model, rows, WARM_START, pad_id=tokenizer.pad_token_id, report=report, until=steps)
+    losses["warm_start"] = supervise(model, rows, WARM_START, report=report, until=steps)
     return model, losses
 
 
@@ -97,16 +97,16 @@ def build(folder: Path) -> None:
         "torch": torch.__version__,
         "parameters": parameter_count(model),
         "losses": kept,
-        "final": mean_loss(model, rows[:PROVED], pad_id=chat.pad_id),
+        "final": mean_loss(model, rows[:PROVED]),
     }
     write_text(folder / "build.json", json.dumps(record) + "\n")
 
 
-def mean_loss(model: LlamaForCausalLM, rows: Sequence[TokenRow], *, pad_id: int) -> float:
+def mean_loss(model: LlamaForCausalLM, rows: Sequence[TokenRow]) -> float:
     """Mean negative log-likelihood of the trained tokens, in nats per token."""
     width = max(sum(row.trained) for row in rows)
     with torch.no_grad():
-        scored = score(model, rows, separate(rows), width=width, temperature=1.0, token_budget=8192, pad_id=pad_id)
+        scored = score(model, rows, separate(rows), width=width, temperature=1.0, token_budget=8192)
         total = sum(scores.logprobs_BT.sum().item() for scores in scored)
     return -total / sum(sum(row.trained) for row in rows)
 

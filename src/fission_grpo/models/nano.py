@@ -85,7 +85,7 @@ def fresh_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCau
     return model
 
 
-def sharpen_copying(model: LlamaForCausalLM, *, pad_id: int, seed: int, until: int | None = None) -> list[float]:
+def sharpen_copying(model: LlamaForCausalLM, *, seed: int, until: int | None = None) -> list[float]:
     """Practise on random segments that are repeated: the second time every token can be copied.
 
     Args:
@@ -102,7 +102,7 @@ def sharpen_copying(model: LlamaForCausalLM, *, pad_id: int, seed: int, until: i
             TokenRow(ids=(*segment, *segment), trained=(False,) * (COPY_SEGMENT + 1) + (True,) * (COPY_SEGMENT - 1))
         )
     settings = SupervisedSettings(seed=seed, steps=COPY_STEPS, batch=16, learning_rate=3e-3, floor=0.3)
-    return supervise(model, rows, settings, pad_id=pad_id, until=until)
+    return supervise(model, rows, settings, until=until)
 
 
 def _plant_copying(model: LlamaForCausalLM) -> None:

@@ -1,6 +1,6 @@
 """Log-probabilities of sampled tokens under a model, each unique token pushed through it once.
 
-Shapes: B trajectories, T sampled tokens of the longest trajectory, L nodes of a packed row.
+Shapes: B trajectories, T sampled tokens of the longest trajectory, L nodes of a packed row, N tokens trained in it.
 """
 
 from __future__ import annotations
@@ -8,15 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from weakref import WeakSet
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from fission_grpo.tree import Forest, build_forest, pack, packed_rows
+from fission_grpo.errors import ConfigError
+from fission_grpo.policy.attention import read_forest, refusal
+from fission_grpo.tree import Forest, Ints, build_forest, joined, pack, split
 
 Family: TypeAlias = tuple[Forest, tuple[int, ...]]
 """A forest, and for each of its paths the index of the row that it is."""
+
+_LOGITS_AT_ONCE = 1 << 25
+"""Entries of [tokens, vocabulary] that exist at a time: 128 MiB in float32, however large the vocabulary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,68 +74,153 @@ def score(
     width: int,
     temperature: float,
     token_budget: int,
-    pad_id: int,
 ) -> Iterator[Scores]:
     """Score the trained tokens of `rows`, micro-batch by micro-batch.
 
-    A token's distribution is read at its parent in the tree, and only those positions reach the LM head.
+    A micro-batch is one packed row. A token's distribution is read at its parent in the tree, and only those positions
+    reach the LM head. A sampled token that several trajectories share is scored once and appears in each of them, so
+    every one weighs it with its own advantage, normaliser and old log-probability, and the gradient of its
+    log-probability is the sum of their weights: what separate rows add up to.
 
     Args:
-        model: a transformers causal LM (or a peft model around one) with full attention.
+        model: a transformers causal LM (or a peft model around one). One that `refusal` objects to reads each of its
+            rows alone, with its own attention.
         width: T of the tensors returned, at least the most trained tokens of a row.
         temperature: the logits are divided by it, as they were when the tokens were drawn.
-        token_budget: most padded tokens of one micro-batch.
+        token_budget: most tokens of one micro-batch. A larger family is cut into subtrees that read their trunk again,
+            but into none smaller than twice its longest path.
+    Raises:
+        ConfigError: the model does something to its logits after the LM head.
+        ValueError: prefixes are shared, and the model cannot share them.
     """
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
-    for batch in pack([len(forest) for forest, _ in forests], token_budget=token_budget):
-        packed = packed_rows([forests[i][0] for i in batch], pad_id=pad_id, dtype=model.dtype, device=model.device)
-        hidden_RLD = decoder(
-            input_ids=packed.ids_RL,
-            attention_mask=packed.mask_R1LL,
-            position_ids=packed.position_RL,
-            use_cache=False,
-        ).last_hidden_state
-        places = _places(rows, [forests[i] for i in batch])
+    _check_head(model)
+    read = _reader(model, forests)
+    parts = [part for family in forests for part in _within(family, rows, token_budget)]
+    for batch in pack([len(forest) for forest, _ in parts], token_budget=token_budget):
+        forest = joined([parts[i][0] for i in batch])
+        members = tuple(index for i in batch for index in parts[i][1])
+        hidden_LD = read(forest)
+        places = _places(rows, forest, members)
         # A node trained in several trajectories is scored once and gathered into each of them.
-        unique, inverse = np.unique(places.node, axis=0, return_inverse=True)
-        row, parent, token = (torch.from_numpy(column).to(model.device) for column in unique.T)
-        logits = head(hidden_RLD[row, parent])
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-        distribution = torch.log_softmax(logits, dim=-1)
-        logprob = distribution.gather(1, token[:, None])[:, 0]
-        with torch.no_grad():
-            entropy = -(distribution.exp() * distribution).sum(dim=-1)
-        index = torch.from_numpy(inverse.reshape(-1)).to(model.device)
-        at = (torch.from_numpy(places.branch).to(model.device), torch.from_numpy(places.order).to(model.device))
-        blank = logprob.new_zeros(len(places.rows), width)
-        yield Scores(
-            rows=places.rows,
-            logprobs_BT=blank.index_put(at, logprob[index]),
-            entropy_BT=blank.index_put(at, entropy[index]),
+        unique, inverse = np.unique(places.node, return_inverse=True)
+        logprob_N, entropy_N = token_scores(
+            model.get_output_embeddings(),
+            hidden_LD[_on(hidden_LD, forest.parent_N[unique])],
+            _on(hidden_LD, forest.ids_N[unique]),
+            temperature,
         )
+        index = _on(hidden_LD, inverse)
+        at = (_on(hidden_LD, places.branch), _on(hidden_LD, places.order))
+        blank = logprob_N.new_zeros(len(members), width)
+        yield Scores(
+            rows=members,
+            logprobs_BT=blank.index_put(at, logprob_N[index]),
+            entropy_BT=blank.index_put(at, entropy_N[index]),
+        )
+
+
+def _within(family: Family, rows: Sequence[TokenRow], token_budget: int) -> list[Family]:
+    """A family as one part, or, where it is too large for a row, as several."""
+    forest, members = family
+    parts = split(forest, token_budget=token_budget)
+    if len(parts) == 1:
+        return [family]
+    indices = [tuple(members[path] for path in part) for part in parts]
+    return [(build_forest([rows[i].ids for i in part]), part) for part in indices]
+
+
+def _reader(model: Any, forests: Sequence[Family]) -> Any:
+    """How a forest is pushed through the decoder: `forest -> hidden states [L, D]`."""
+    decoder = model.get_decoder()
+    reason = refusal(model)
+    if reason is None:
+        return lambda forest: read_forest(decoder, forest, dtype=model.dtype, device=model.device)
+    shared = next((forest for forest, _ in forests if len(forest) < forest.raw_tokens), None)
+    if shared is not None:
+        raise ValueError(f"prefixes cannot be shared exactly: {reason}; score separate rows instead")
+    return lambda forest: _read_alone(decoder, forest, model.device)
+
+
+def _read_alone(decoder: Any, forest: Forest, device: torch.device) -> Tensor:
+    """Each path in a pass of its own, as the model reads any text."""
+    passes = [
+        decoder(input_ids=torch.from_numpy(forest.ids_N[path]).to(device)[None], use_cache=False).last_hidden_state[0]
+        for path in forest.paths
+    ]
+    return torch.cat(passes)
+
+
+_CHECKED: WeakSet[Any] = WeakSet()
+
+
+def _check_head(model: Any) -> None:
+    """Once for each model: its logits are its LM head's output, not a capped or scaled version of it."""
+    if model in _CHECKED:
+        return
+    config = model.config.get_text_config()
+    caps = [name for name in ("final_logit_softcapping", "logits_scaling", "logit_scale") if hasattr(config, name)]
+    with torch.no_grad():
+        ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+        same = torch.equal(model.get_output_embeddings()(hidden), model(input_ids=ids, use_cache=False).logits)
+    if not same or any(getattr(config, name) not in (None, 1, 1.0) for name in caps):
+        raise ConfigError(
+            f"{config.model_type} caps or scales its logits after the LM head ({', '.join(caps) or 'in its forward'}), "
+            "and log-probabilities are read at the head: choose a model that does not"
+        )
+    _CHECKED.add(model)
+
+
+def token_scores(
+    head: Any, hidden_ND: Tensor, token_N: Tensor, temperature: float, *, logits_at_once: int = _LOGITS_AT_ONCE
+) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy of each token, a slice of the tokens at a time.
+
+    With more than one slice, the backward pass computes each slice's logits again instead of keeping all of them.
+
+    Args:
+        head: the LM head, a linear layer [D, vocabulary].
+        logits_at_once: most entries of [tokens, vocabulary] that exist at a time.
+    """
+    step = max(logits_at_once // head.weight.shape[0], 1)
+    if len(token_N) <= step:
+        return _scores_of(head, hidden_ND, token_N, temperature)
+    slices = [
+        checkpoint(_scores_of, head, hidden, token, temperature, use_reentrant=False)
+        for hidden, token in zip(torch.split(hidden_ND, step), torch.split(token_N, step), strict=True)
+    ]
+    logprobs, entropies = zip(*slices, strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def _scores_of(head: Any, hidden_ND: Tensor, token_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logits = head(hidden_ND)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    distribution = torch.log_softmax(logits, dim=-1)
+    logprob = distribution.gather(1, token_N[:, None])[:, 0]
+    with torch.no_grad():
+        entropy = -(distribution.exp() * distribution).sum(dim=-1)
+    return logprob, entropy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Places:
-    rows: tuple[int, ...]
-    node: np.ndarray[Any, np.dtype[np.int64]]
-    """[tokens, 3]: packed row, parent position in it, token id."""
-    branch: np.ndarray[Any, np.dtype[np.int64]]
-    order: np.ndarray[Any, np.dtype[np.int64]]
+    """Every trained token of every trajectory: its node, its trajectory, and how many came before it."""
+
+    node: Ints
+    branch: Ints
+    order: Ints
 
 
-def _places(rows: Sequence[TokenRow], forests: Sequence[Family]) -> _Places:
-    """Where in the packed rows each trained token of each trajectory is predicted."""
-    members: list[int] = []
+def _places(rows: Sequence[TokenRow], forest: Forest, members: Sequence[int]) -> _Places:
     node, branch, order = [], [], []
-    for packed_row, (forest, indices) in enumerate(forests):
-        for path, index in zip(forest.paths, indices, strict=True):
-            trained = path[np.asarray(rows[index].trained, dtype=bool)]
-            parents = forest.parent_N[trained]
-            node.append(np.stack([np.full_like(trained, packed_row), parents, forest.ids_N[trained]], axis=1))
-            branch.append(np.full_like(trained, len(members)))
-            order.append(np.arange(len(trained)))
-            members.append(index)
-    return _Places(
-        rows=tuple(members), node=np.concatenate(node), branch=np.concatenate(branch), order=np.concatenate(order)
-    )
+    for place, (path, index) in enumerate(zip(forest.paths, members, strict=True)):
+        trained = path[np.asarray(rows[index].trained, dtype=bool)]
+        node.append(trained)
+        branch.append(np.full_like(trained, place))
+        order.append(np.arange(len(trained)))
+    return _Places(node=np.concatenate(node), branch=np.concatenate(branch), order=np.concatenate(order))
+
+
+def _on(like: Tensor, indices: Ints) -> Tensor:
+    return torch.from_numpy(indices.reshape(-1)).to(like.device)
