@@ -16,7 +16,6 @@ from typing import Protocol
 
 from fission_grpo.chat.parse import assistant_message, render_call, tool_message
 from fission_grpo.environments.dialogue import call_record
-from fission_grpo.environments.schema import explain_problems
 from fission_grpo.simulator.base import NO_COST, Case, Cost, FailedCall, Fallback
 from fission_grpo.types import ErrorClass, Message, Tool, ToolCall, ToolOutcome
 
@@ -35,8 +34,7 @@ class PromptStyle(StrEnum):
     INSTRUCTED = "instructed"
     """In words, for models that follow instructions."""
     COMPACT = "compact"
-    """The dialogue itself, the failed call, then the reference and what the tool's schema has against the call: for
-    models that were trained on this."""
+    """The dialogue itself, the failed call, then the reference: for models that were trained on this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,12 +133,11 @@ def shortened(prompt: Prompt) -> Prompt:
 def _compact(question: Question) -> Prompt:
     answer = () if question.answer is None else (tool_message(question.answer, 0),)
     right = json.dumps([call_record(call) for call in question.case.reference[:1]], ensure_ascii=False, default=dict)
-    findings = explain_problems(question.call, question.case.failed.tools)
     messages = (
         *question.case.failed.messages,
         assistant_message((question.call,)),
         *answer,
-        {"role": "user", "content": f"{right}\n{findings}" if findings else right},
+        {"role": "user", "content": right},
     )
     return Prompt(messages=messages, tools=question.case.failed.tools)
 
