@@ -61,6 +61,13 @@ def test_bfcl_leaves_everything_that_compare_rescore_and_the_official_scorer_rea
     assert all(metric["difference"] in (0, None) for metric in contrast["metrics"])
 
 
+def test_a_window_that_is_too_small_is_not_taken_for_a_bad_model() -> None:
+    played = fission("eval", "bfcl", *NANO, "--categories", "base", "--limit", "1", "--output", "small")
+    assert played.exit_code == 0, played.output
+    assert "1 of 1 entries are wrong because the dialogue could not be put before the model" in played.stdout
+    assert "context window of 2048" in played.stdout
+
+
 def test_probes_play_three_errors_for_each_of_the_limit() -> None:
     played = fission("eval", "probes", *NANO, "--limit", "2", "--output", "probes", "--json")
     assert played.exit_code == 0, played.output

@@ -10,7 +10,7 @@ official/       result files as the official scorer reads them
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -24,7 +24,7 @@ from fission_grpo.agents.local import OFFICIAL_MAX_TOKENS, OFFICIAL_TEMPERATURE
 from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
 from fission_grpo.evaluation.bfcl.episode import Handover
 from fission_grpo.evaluation.bfcl.export import export
-from fission_grpo.evaluation.bfcl.records import BfclRecord, as_episode
+from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord, as_episode
 from fission_grpo.evaluation.bfcl.run import BFCL_LOG, run_entries
 from fission_grpo.evaluation.bfcl.score import Score, score
 from fission_grpo.evaluation.claim import claim, require_free
