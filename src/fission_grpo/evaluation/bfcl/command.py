@@ -132,4 +132,16 @@ def summary(found: BfclEvaluation, folder: Path) -> str:
     episodes = {Path(found.settings.agent.model).name: [as_episode(record) for record in found.records]}
     overall = f"Multi-Turn overall: {100 * found.score.overall:.2f} %"
     zeros = f" ({', '.join(told['counted_as_zero'])} not played, counted as 0)" if told["counted_as_zero"] else ""
-    return "\n".join(["# BFCL v4 multi-turn\n", f"{overall}{zeros}. {status}\n", *benchmark_sections(episodes, folder)])
+    head = ["# BFCL v4 multi-turn\n", f"{overall}{zeros}. {status}\n", *_unshown(found.records)]
+    return "\n".join([*head, *benchmark_sections(episodes, folder)])
+
+
+def _unshown(records: Sequence[BfclRecord]) -> list[str]:
+    """A window that is too small looks like a bad model: say it."""
+    broken = [record for record in records if record.end is BfclEnd.INFERENCE_ERROR]
+    if not broken:
+        return []
+    return [
+        f"{len(broken)} of {len(records)} entries are wrong because the dialogue could not be put before the model "
+        f"(officially so, too); the first: {broken[0].reason}.\n"
+    ]
