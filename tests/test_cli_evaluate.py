@@ -92,7 +92,6 @@ def test_a_dry_run_says_how_official_it_would_be_and_leaves_nothing() -> None:
         (("--categories", "base,live"), "base, miss_func, miss_param, long_context"),
         (("--endpoint", "http://127.0.0.1:9/v1", "--mode", "compact"), "use chat-tools"),
         (("--lenient", "--mode", "compact"), "official-qwen-fc only"),
-        (("--endpoint", "http://127.0.0.1:9/v1"), "127.0.0.1:9"),
     ],
 )
 def test_mistakes_cost_nothing_and_name_the_way_out(options: tuple[str, ...], remedy: str) -> None:
