@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from bfcl_official import official_run
 
 from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
 from fission_grpo.agents.qwen_fc import PromptError, qwen_fc_prompt, read_qwen_fc
@@ -117,28 +116,8 @@ def _reply(dialogue: Dialogue, script: Iterator[str], prompts: list[str]) -> Ans
     return read_qwen_fc(next(script, DONE))
 
 
-@contextmanager
-def official(questions: Iterable[dict[str, Any]], folder: Path) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+def official(
+    questions: Iterable[dict[str, Any]], folder: Path
+) -> AbstractContextManager[Callable[[], list[dict[str, Any]]]]:
     """Start the official handler on these questions; the value waits for its answers."""
-    script = Path(__file__).with_name("bfcl_official_handler.py")
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH")]))
-    places = [folder / name for name in ("questions", "answers", "errors")]
-    places[0].write_text("".join(json.dumps(question) + "\n" for question in questions), encoding="ascii")
-    with places[0].open() as stdin, places[1].open("w") as stdout, places[2].open("w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, str(script)],
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            env={**os.environ, "BFCL_PROJECT_ROOT": str(folder), "PYTHONPATH": path},
-        )
-
-        def answers() -> list[dict[str, Any]]:
-            assert process.wait() == 0, places[2].read_text()[-2000:]
-            return [json.loads(line) for line in places[1].read_text(encoding="utf-8").splitlines()]
-
-        try:
-            yield answers
-        finally:
-            process.kill()
-            process.wait()
+    return official_run("bfcl_official_handler.py", map(json.dumps, questions), folder)

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +15,7 @@ import pytest
 pytest.importorskip("bfcl_eval", reason="the official benchmark is not installed")
 
 from bfcl_corruptions import CALL_CORRUPTIONS, EPISODE_CORRUPTIONS, Turns, corrupted, played
+from bfcl_official import official_run
 
 from fission_grpo.environments.bfcl import BfclEnvironment
 from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
@@ -48,33 +43,6 @@ def asked(kind: str, task: Task, turns: Turns) -> str:
     return json.dumps({"category": task.meta["category"], "id": task.id, "turns": played(turns), "texts": texts})
 
 
-@contextmanager
-def official(questions: Sequence[str], folder: Path) -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """Start the official code on these episodes in a process of its own; the value waits for its answers."""
-    script = Path(__file__).with_name("bfcl_official_checker.py")
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH")]))
-    places = [folder / name for name in ("questions", "answers", "errors")]
-    places[0].write_text("\n".join(questions), encoding="utf-8")
-    with places[0].open() as stdin, places[1].open("w") as stdout, places[2].open("w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, str(script)],
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            env={**os.environ, "BFCL_PROJECT_ROOT": str(folder), "PYTHONPATH": path},
-        )
-
-        def answers() -> list[dict[str, Any]]:
-            assert process.wait() == 0, places[2].read_text()[-2000:]
-            return [json.loads(line) for line in places[1].read_text(encoding="utf-8").splitlines()]
-
-        try:
-            yield answers
-        finally:
-            process.kill()
-            process.wait()
-
-
 @dataclass(frozen=True, slots=True)
 class Compared:
     """One episode, judged twice."""
@@ -95,7 +63,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> list[Compared]:
     for _ in range(CORRUPTED_PER_ENTRY):
         episodes += [(kind, task, turns) for task in tasks for kind, turns in [corrupted(rng, task)]]
     environment = BfclEnvironment()
-    with official([asked(*episode) for episode in episodes], tmp_path_factory.mktemp("bfcl")) as answers:
+    questions = [asked(*episode) for episode in episodes]
+    with official_run("bfcl_official_checker.py", questions, tmp_path_factory.mktemp("bfcl")) as answers:
         mine = [ours(environment, task, turns) for _, task, turns in episodes]
         theirs = answers()
     return [

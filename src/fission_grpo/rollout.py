@@ -27,6 +27,7 @@ from fission_grpo.types import (
     Message,
     OutcomeKind,
     ParsedMessage,
+    ParseFailure,
     Task,
     ToolCall,
     ToolOutcome,
@@ -114,9 +115,9 @@ def turn_messages(parsed: ParsedMessage, text: str, replies: Sequence[str]) -> l
     return [assistant_message(parsed, text), *({"role": "tool", "content": reply} for reply in replies)]
 
 
-def malformed_reply(parsed: ParsedMessage) -> ToolOutcome:
+def malformed_reply(failures: Sequence[ParseFailure]) -> ToolOutcome:
     """What a malformed message is answered with: the tool channel, never silence."""
-    detail = "; ".join(failure.detail for failure in parsed.failures)
+    detail = "; ".join(failure.detail for failure in failures)
     return ToolOutcome(kind=OutcomeKind.ERROR, text=f"error: malformed tool call: {detail}", error=ErrorClass.FORMAT)
 
 
@@ -253,7 +254,7 @@ class _Run:
     def _answer(self, parsed: ParsedMessage) -> tuple[ToolOutcome, ...]:
         """The world's answers in the order of the calls; none is asked for behind a fault of ours."""
         if parsed.failures:
-            return (malformed_reply(parsed),)
+            return (malformed_reply(parsed.failures),)
         environment = self.start.environment
         if environment is None:
             return ()

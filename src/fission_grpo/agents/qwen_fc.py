@@ -22,6 +22,7 @@ from typing import Any
 from fission_grpo.agents.base import Answer, Dialogue
 from fission_grpo.chat.parse import CLOSE, OPEN, parse_message
 from fission_grpo.environments.bfcl_official import bfcl_documents
+from fission_grpo.environments.dialogue import call_record
 from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.types import Message, ParseFailure, ParseFailureKind, Tool, ToolCall
 
@@ -83,7 +84,7 @@ def read_qwen_fc(text: str, strictness: Strictness = Strictness.OFFICIAL) -> Ans
     said = without_reasoning(text)
     if strictness is Strictness.LENIENT:
         parsed = parse_message(said)
-        items: Sequence[Any] = [{"name": call.name, "arguments": dict(call.arguments)} for call in parsed.calls]
+        items: Sequence[Any] = list(map(call_record, parsed.calls))
         calls, failures = parsed.calls, parsed.failures
     else:
         items = list(_items(text))

@@ -14,13 +14,11 @@ from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.evaluation.flight import Played, fly
 from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord
 from fission_grpo.evaluation.replies import tool_replies
-from fission_grpo.rollout import Worlds, new_world
+from fission_grpo.rollout import Worlds, malformed_reply, new_world
 from fission_grpo.types import (
     EndReason,
-    ErrorClass,
     FinishReason,
     Message,
-    OutcomeKind,
     Task,
     ToolOutcome,
     Verdict,
@@ -117,9 +115,7 @@ class _Play:
 
     def _outcomes(self, answer: Answer) -> tuple[ToolOutcome, ...]:
         if answer.failures and not answer.calls:
-            detail = "; ".join(failure.detail for failure in answer.failures)
-            text = f"error: malformed tool call: {detail}"
-            return (ToolOutcome(kind=OutcomeKind.ERROR, text=text, error=ErrorClass.FORMAT),)
+            return (malformed_reply(answer.failures),)
         return tuple(map(self.environment.execute, answer.calls))
 
     def _note(self, answer: Answer, outcomes: Sequence[ToolOutcome]) -> None:

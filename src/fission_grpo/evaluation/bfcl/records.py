@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fission_grpo.environments.bfcl_entries import BfclCategory
+from fission_grpo.environments.dialogue import call_record
 from fission_grpo.errors import DataError
 from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord
 from fission_grpo.types import (
@@ -190,7 +191,7 @@ def _shallow(value: Any) -> dict[str, Any]:
 
 
 def _step_value(step: Step) -> dict[str, Any]:
-    calls = [{"name": call.name, "arguments": call.arguments} for call in step.calls]
+    calls = list(map(call_record, step.calls))
     failures, outcomes = list(map(_shallow, step.failures)), list(map(_shallow, step.outcomes))
     return {**_shallow(step), "calls": calls, "failures": failures, "outcomes": outcomes}
 
