@@ -13,7 +13,9 @@ from tiny_policies import FAMILIES, chat, naive_logprobs, tasks, tiny_model
 
 from fission_grpo.errors import PolicyError
 from fission_grpo.policy.base import Context, Sampling
-from fission_grpo.policy.hf import GenerationCount, HFPolicy, draw
+from fission_grpo.policy.draw import draw
+from fission_grpo.policy.hf import HFPolicy
+from fission_grpo.policy.reader import GenerationCount
 from fission_grpo.policy.scripted import ScriptedPolicy
 from fission_grpo.types import FinishReason
 
@@ -155,9 +157,9 @@ def test_shared_roots_are_prefilled_once() -> None:
     policy.generate(CONTEXTS, sampling=GREEDY, seed=0)
     # The roots of several distinct contexts, A 9 and C 13, come first. Then the tails 5 and 7, the last token of A and
     # of C again (its logits are needed), and B twice, 4 and 4 + 2, because nobody said that these two are akin.
-    # Separate rows: A three times, B twice, C twice, and the tails 5, 2, 7.
+    # Separate rows: A three times, B twice, C twice, and the tails 5, 2, 7. Reading gives the first of 12 tokens.
     expected = GenerationCount(
-        prefilled=9 + 13 + 5 + 7 + 1 + 1 + 4 + 4 + 2, raw=3 * 9 + 2 * 4 + 2 * 13 + 5 + 2 + 7, sampled=7 * 12
+        prefilled=9 + 13 + 5 + 7 + 1 + 1 + 4 + 4 + 2, raw=3 * 9 + 2 * 4 + 2 * 13 + 5 + 2 + 7, sampled=7 * 12, passes=11
     )
     assert policy.take_count() == expected
     assert policy.take_count() == GenerationCount()

@@ -220,13 +220,6 @@ def test_tokens_and_messages_tell_the_same_dialogue() -> None:
         assert chat().prompt(trajectory.dialogue(number), TASK.tools) == trajectory.ids[: turn.start]
 
 
-def test_every_round_has_a_seed_of_its_own_and_the_same_one_again() -> None:
-    first, second = LetterByLetter(script(*RECOVERS)), LetterByLetter(script(*RECOVERS))
-    assert play(policy=first, max_tokens=400).ids == play(policy=second, max_tokens=400).ids
-    assert len(set(first.seeds)) == len(RECOVERS)
-    assert first.seeds == second.seeds
-
-
 # Side by side: many trajectories, each in a world of its own.
 
 

@@ -73,9 +73,7 @@ def plain_grpo(model: Any, *, steps: int, beta: float) -> None:
         explored = [TASKS[order[step * queries + place]] for place in range(queries)]
         prompts = [chat().prompt(task.messages, task.tools) for task in explored]
         contexts = [Context(ids=prompt, root=len(prompt)) for prompt in prompts for _ in range(group_size)]
-        sampled = policy.generate(
-            contexts, sampling=Sampling(max_tokens=40), seed=derive(derive(0, "exploration", step, 0), 0)
-        )
+        sampled = policy.generate(contexts, sampling=Sampling(max_tokens=40), seed=derive(0, "exploration", step, 0))
         # The trainer keeps advantages and token weights in single precision; everything else here is double.
         weight = torch.tensor(1 / sum(len(completion.ids) for completion in sampled))
         loss = torch.zeros((), dtype=torch.float64)

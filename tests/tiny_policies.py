@@ -15,7 +15,7 @@ from fission_grpo.chat.parse import render_call
 from fission_grpo.chat.transcript import Transcript
 from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
 from fission_grpo.models.nano import build_tokenizer
-from fission_grpo.policy.base import Context, Sampling
+from fission_grpo.policy.base import Context, Policy, Reply, Sampling
 from fission_grpo.policy.scoring import TokenRow
 from fission_grpo.policy.scripted import ScriptedPolicy
 from fission_grpo.rollout import Worlds
@@ -112,18 +112,19 @@ def scripted(*answers: str, window: int = 1 << 20) -> ScriptedPolicy:
 
 
 @dataclass
-class LetterByLetter:
+class LetterByLetter(Policy):
     """Spells with one token a character, as no tokenizer would, and notes what it was asked."""
 
     answer: Callable[[str], str]
     context_window: int = 1 << 20
     asked: list[Context] = field(default_factory=list)
-    seeds: list[int] = field(default_factory=list)
 
-    def generate(self, contexts: Sequence[Context], *, sampling: Sampling, seed: int) -> list[Completion]:
-        self.asked += contexts
-        self.seeds.append(seed)
-        return [self.complete(context) for context in contexts]
+    def converse(self, contexts: Sequence[Context], *, reply: Reply, sampling: Sampling, seed: int) -> None:
+        for index, context in enumerate(contexts):
+            following: Context | None = context
+            while following is not None:
+                self.asked.append(following)
+                following = reply(index, self.complete(following))
 
     def complete(self, context: Context) -> Completion:
         said = self.answer(chat().renderer.decode(context.ids))

@@ -1,4 +1,4 @@
-"""Policy x environment -> trajectory. Many at once, in lockstep, each in a world of its own.
+"""Policy x environment -> trajectory. Many at once, each at its own pace in a world of its own.
 
 arXiv:2601.15625, stages 1 and 3, sample alike: stage 1 starts from the rendered task, stage 3 from a corrective
 context with the world as it stood after the failed call. Only the `Start` differs.
@@ -16,8 +16,7 @@ from fission_grpo.chat.parse import assistant_message, parse_message
 from fission_grpo.chat.transcript import Transcript
 from fission_grpo.environments.base import Environment, Snapshot
 from fission_grpo.errors import ConfigError, EnvironmentFault
-from fission_grpo.policy.base import Policy, Sampling
-from fission_grpo.seeds import derive
+from fission_grpo.policy.base import Context, Policy, Sampling
 from fission_grpo.settings import Settings
 from fission_grpo.types import (
     Completion,
@@ -190,14 +189,13 @@ def rollout(
     """
     room = policy.context_window - sampling.max_tokens
     runs = [_Run(start, chat, horizon, max_turns, room) for start, horizon in zip(starts, horizons, strict=True)]
-    for round_ in range(max_turns * (1 + max((len(s.task.followups) for s in starts), default=0))):
-        running = [run for run in runs if run.end is None]
-        if not running:
-            break
-        contexts = [run.transcript.as_context() for run in running]
-        completions = policy.generate(contexts, sampling=sampling, seed=derive(seed, round_))
-        for run, completion in zip(running, completions, strict=True):
-            run.advance(completion)
+    running = [run for run in runs if run.end is None]
+    policy.converse(
+        [run.transcript.as_context() for run in running],
+        reply=lambda index, completion: running[index].advance(completion),
+        sampling=sampling,
+        seed=seed,
+    )
     return [run.trajectory() for run in runs]
 
 
@@ -223,8 +221,8 @@ class _Run:
         elif len(self.transcript.ids) > room:
             self.end = EndReason.CONTEXT
 
-    def advance(self, completion: Completion) -> None:
-        """Read one completion, let the world answer, and decide whether to go on."""
+    def advance(self, completion: Completion) -> Context | None:
+        """Read one completion, let the world answer, and decide whether to go on: with what, or None."""
         begin = len(self.transcript.ids)
         self.transcript.extend_sampled(completion)
         text = self.chat.decode(completion.ids)
@@ -238,6 +236,7 @@ class _Run:
         if self.end is None:
             with self._masking_faults():
                 self._go_on(completion.finish, outcomes)
+        return self.transcript.as_context() if self.end is None else None
 
     @contextmanager
     def _masking_faults(self) -> Iterator[None]:

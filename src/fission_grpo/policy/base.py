@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from fission_grpo.types import Completion
 
@@ -30,18 +31,40 @@ class Sampling:
     """0 keeps the whole vocabulary."""
 
 
+Reply: TypeAlias = Callable[[int, Completion], Context | None]
+"""Told that dialogue i has got this completion: what is to be continued next in it, or None where it is over."""
+
+
 class Policy(Protocol):
     """Contexts in, sampled tokens out."""
 
     @property
+    @abstractmethod
     def context_window(self) -> int:
         """Most tokens that a context and its completion may hold together."""
         ...
 
+    @abstractmethod
+    def converse(self, contexts: Sequence[Context], *, reply: Reply, sampling: Sampling, seed: int) -> None:
+        """Carry on many dialogues side by side, until `reply` has ended each of them.
+
+        A dialogue goes on as soon as its reply is there: it waits for no other one. In what order completions end is
+        the policy's affair. The same arguments and weights give the same tokens.
+
+        Args:
+            contexts: where each dialogue begins.
+            reply: asked once for each completion; what it raises ends everything and is raised here.
+        Raises:
+            PolicyError: sampling failed; nothing of this batch can be trusted.
+        """
+        ...
+
     def generate(self, contexts: Sequence[Context], *, sampling: Sampling, seed: int) -> list[Completion]:
-        """One completion for each context, in order; the same arguments and weights give the same tokens.
+        """One completion for each context, in order.
 
         Raises:
             PolicyError: sampling failed.
         """
-        ...
+        completions: dict[int, Completion] = {}
+        self.converse(contexts, reply=completions.__setitem__, sampling=sampling, seed=seed)
+        return [completions[index] for index in range(len(contexts))]

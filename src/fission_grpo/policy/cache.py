@@ -39,8 +39,7 @@ class SlabLayer(CacheLayerMixin):  # type: ignore[misc]
         rows, at, width = self.slab.rows_n, self.slab.positions_nq, self.slab.width
         self.keys[rows[:, None], :, at] = key_states.transpose(1, 2)
         self.values[rows[:, None], :, at] = value_states.transpose(1, 2)
-        shown = slice(len(rows)) if self.slab.leading else rows
-        return self.keys[shown, :, :width], self.values[shown, :, :width]
+        return self.keys[self.slab.shown, :, :width], self.values[self.slab.shown, :, :width]
 
     def grow(self) -> None:
         if not self.is_initialized:
@@ -87,12 +86,14 @@ class Slab(Cache):  # type: ignore[misc]
         """Say where the next forward pass writes.
 
         Args:
-            rows: n different rows; 0 .. n-1 in order are shown to the model as they lie, others as copies.
+            rows: n different rows; those that follow each other are shown to the model as they lie, others as copies.
             positions_nq: the positions of their q new tokens.
             width: leading positions that the pass may look at.
         """
-        self.leading = list(rows) == list(range(len(rows)))
         self.rows_n = torch.tensor(rows, dtype=torch.long, device=positions_nq.device)
+        first = rows[0] if rows else 0
+        neighbours = list(rows) == list(range(first, first + len(rows)))
+        self.shown = slice(first, first + len(rows)) if neighbours else self.rows_n
         self.positions_nq = positions_nq
         self.width = width
 

@@ -6,7 +6,7 @@ All three are the same question, asked by token ids: which row begins like this 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,35 +44,38 @@ class PrefixMemory:
             lengths[: len(self.lengths)] = self.lengths
             self._tokens, self.lengths = tokens, lengths
 
-    def seat(self, sequences: Sequence[Sequence[int]]) -> list[int]:
+    def seat(self, sequences: Sequence[Sequence[int]], *, first: int = 0) -> list[int]:
         """Give every sequence a row that already begins like it.
 
-        The rows are 0 .. n-1 in some order, so that they lie side by side. Afterwards `lengths[row]` tokens of a
-        sequence are there, and the rest, at least its last token, is still to be read. A row that two sequences want
-        goes to the one that keeps more of it; the other gets a copy. Rows that nobody wanted are overwritten first.
+        The rows are first .. first+n-1 in some order, so that they lie side by side. Afterwards `lengths[row]` tokens
+        of a sequence are there, and the rest, at least its last token, is still to be read. A row that two sequences
+        want goes to the one that keeps more of it; the other gets a copy. Of rows that nobody wants, empty ones are
+        taken first, then the last ones.
 
         Args:
             sequences: distinct and not empty; there is room for them, and for one token more.
+            first: rows before it are in use: they are copied from and stay as they are.
         Returns:
             The row of each sequence.
         """
         found = [self._longest(np.asarray(sequence[:-1], dtype=np.int64)) for sequence in sequences]
-        rows = _claim(found, len(self.lengths))
+        spare = sorted(range(first, len(self.lengths)), key=lambda row: (self.lengths[row] > 0, -row))
+        rows = _claim(found, spare)
         copies = [
             (source, row, kept) for (source, kept), row in zip(found, rows, strict=True) if kept and source != row
         ]
         self._copy(copies)
         for (_, kept), row in zip(found, rows, strict=True):
             self.lengths[row] = kept
-        return self._side_by_side(rows)
+        return self._side_by_side(rows, first)
 
-    def fork(self, parents: Sequence[int]) -> None:
-        """Let row i of the first len(parents) rows be a copy of row `parents[i]`; the first of each family stays.
+    def fork(self, parents: Mapping[int, int]) -> None:
+        """Let rows be copies of others.
 
         Args:
-            parents: for each new row; `parents[i] == i` for the rows that exist already, which come first.
+            parents: from row to the row that it is to be like; no row is both.
         """
-        self._copy([(parent, row, int(self.lengths[parent])) for row, parent in enumerate(parents) if parent != row])
+        self._copy([(parent, row, int(self.lengths[parent])) for row, parent in parents.items()])
 
     def extend(self, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
         """Note that rows have read these tokens."""
@@ -109,27 +112,32 @@ class PrefixMemory:
         self._tokens[targets] = self._tokens[sources]
         self.lengths[targets] = kept
 
-    def _side_by_side(self, rows: list[int]) -> list[int]:
-        """Move the rows in use to the front; returns where each of them is then."""
-        used = set(rows)
-        far = [row for row in rows if row >= len(rows)]
-        free = [row for row in range(len(rows)) if row not in used]
+    def _side_by_side(self, rows: list[int], first: int) -> list[int]:
+        """Move rows so that they begin at `first`; returns where each of them is then."""
+        used, end = set(rows), first + len(rows)
+        far = [row for row in rows if row >= end]
+        free = [row for row in range(first, end) if row not in used]
         self.swap(far, free)
         moved = dict(zip(far, free, strict=True))
         return [moved.get(row, row) for row in rows]
 
 
-def _claim(found: Sequence[tuple[int, int]], rows: int) -> list[int]:
-    """A row for each sequence: the one it was found in, or, where another keeps more of that, a spare one."""
+def _claim(found: Sequence[tuple[int, int]], spare: Sequence[int]) -> list[int]:
+    """A row for each sequence: the one it was found in, or, where that is not to be had, a spare one.
+
+    Args:
+        found: row and shared tokens of each sequence.
+        spare: the rows that may be given away, best first.
+    """
     mine: dict[int, int] = {}
-    taken: set[int] = set()
+    free = dict.fromkeys(spare)
     for index in sorted(range(len(found)), key=lambda i: -found[i][1]):
         row, kept = found[index]
-        if kept and row not in taken:
+        if kept and row in free:
             mine[index] = row
-            taken.add(row)
-    spare = iter([row for row in range(rows) if row not in taken])
-    return [mine[index] if index in mine else next(spare) for index in range(len(found))]
+            del free[row]
+    rest = iter(free)
+    return [mine[index] if index in mine else next(rest) for index in range(len(found))]
 
 
 def weights_version(model: Any) -> tuple[int, ...]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fission_grpo.policy.base import Context, Sampling
+from fission_grpo.policy.base import Context, Policy, Reply, Sampling
 from fission_grpo.types import Completion, FinishReason
 
 
-class ScriptedPolicy:
+class ScriptedPolicy(Policy):
     """Answers with the text that `script` returns for the decoded context."""
 
     def __init__(
@@ -28,8 +28,11 @@ class ScriptedPolicy:
     def context_window(self) -> int:
         return self._context_window
 
-    def generate(self, contexts: Sequence[Context], *, sampling: Sampling, seed: int) -> list[Completion]:
-        return [self._complete(context, sampling.max_tokens) for context in contexts]
+    def converse(self, contexts: Sequence[Context], *, reply: Reply, sampling: Sampling, seed: int) -> None:
+        for index, context in enumerate(contexts):
+            following: Context | None = context
+            while following is not None:
+                following = reply(index, self._complete(following, sampling.max_tokens))
 
     def _complete(self, context: Context, max_tokens: int) -> Completion:
         text = self.script(self.tokenizer.decode(context.ids))
