@@ -12,12 +12,12 @@ from fission_grpo.advantages import Pulse, Scale
 from fission_grpo.batch import TrainingBatch
 from fission_grpo.evaluation.dead_groups import count_dead_groups, group_outcome
 from fission_grpo.evaluation.statistics import Rate
-from fission_grpo.groups import Group, GroupKind, Member
+from fission_grpo.groups import Group, Member
 from fission_grpo.losses import DAPO, DR_GRPO, GRPO, Objective, policy_loss
 from fission_grpo.rewards import Reward, RewardTerm
 from fission_grpo.rollout import Trajectory
 from fission_grpo.traces import trace
-from fission_grpo.types import EndReason, Task
+from fission_grpo.types import EndReason, GroupKind, Task
 
 OBJECTIVES = pytest.mark.parametrize("objective", [GRPO, DAPO, DR_GRPO], ids=["grpo", "dapo", "dr_grpo"])
 

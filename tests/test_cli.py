@@ -131,6 +131,17 @@ def test_the_plan_can_be_read(model: Path) -> None:
     assert "estimate" in lines["memory"]
 
 
+def test_the_plan_says_what_the_offline_variant_explores_before_the_first_update(model: Path) -> None:
+    plan = told(train(model, "--dry-run", "--json", "--arm", "fission-offline", steps=3))["plan"]
+    assert plan["collection"]["contexts"] == 3 * 1
+    assert 0 < plan["collection"]["rollouts"] <= plan["collection"]["most"]
+    lines = dict(
+        line.split(maxsplit=1) for line in train(model, "--dry-run", "--arm", "fission-offline").stdout.splitlines()
+    )
+    assert "contexts of the starting weights" in lines["pool"]
+    assert told(train(model, "--dry-run", "--json"))["plan"]["collection"] is None
+
+
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(model: Path) -> None:
     def interrupt() -> None:
         while not Path("run/metrics.jsonl").exists():

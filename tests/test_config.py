@@ -189,6 +189,26 @@ def test_fission_arms_differ_in_nothing_but_who_writes_the_feedback(arm: Arm, si
     assert apply_arm(arm, BUDGET) == BUDGET.model_copy(update={"simulator": simulator})
 
 
+def test_the_offline_arm_differs_in_where_its_contexts_come_from() -> None:
+    """As many as the run may use, unless the user says how many."""
+    offline = apply_arm(Arm.FISSION_OFFLINE, BUDGET)
+    most = BUDGET.trainer.steps * BUDGET.fission.contexts
+    assert offline.model_copy(update={"fission": BUDGET.fission}) == apply_arm(Arm.FISSION, BUDGET)
+    assert offline.fission == BUDGET.fission.model_copy(update={"pool": most})
+    assert apply_arm(Arm.FISSION, offline) == apply_arm(Arm.FISSION, BUDGET)
+
+    fewer = BUDGET.model_copy(update={"fission": BUDGET.fission.model_copy(update={"pool": 7})})
+    assert apply_arm(Arm.FISSION_OFFLINE, fewer, written={"fission.pool"}) == fewer
+    with pytest.raises(ConfigError, match=r"arm fission means fission\.pool=0, but fission\.pool=7 was asked for"):
+        apply_arm(Arm.FISSION, fewer, written={"fission.pool"})
+
+
+def test_the_offline_arm_has_no_deeper_levels() -> None:
+    deeper = BUDGET.model_copy(update={"fission": BUDGET.fission.model_copy(update={"depth": 2})})
+    with pytest.raises(ConfigError, match=r"set fission\.depth=1"):
+        apply_arm(Arm.FISSION_OFFLINE, deeper)
+
+
 def test_a_budget_that_cannot_be_matched_is_refused() -> None:
     uneven = BUDGET.model_copy(update={"fission": FissionSettings(contexts=1, group_size=4)})
     with pytest.raises(ConfigError, match="no whole number of groups of 6"):

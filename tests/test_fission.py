@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tiny_contexts import TEMPLATE, context
 from tiny_policies import DONE, WORLDS, LetterByLetter, chat, fails_alone, say, script, scripted, tasks
 
 from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
@@ -17,7 +18,7 @@ from fission_grpo.errors import EnvironmentFault, SimulatorError
 from fission_grpo.fission.buffer import LifoBuffer
 from fission_grpo.fission.context import CorrectiveContext, Origin
 from fission_grpo.fission.source import FissionSettings, FissionSource
-from fission_grpo.groups import Group, GroupKind
+from fission_grpo.groups import Group
 from fission_grpo.judge import Judge
 from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.policy.scripted import ScriptedPolicy
@@ -26,7 +27,7 @@ from fission_grpo.simulator.base import ErrorSimulator, FailedCall, Feedback
 from fission_grpo.simulator.passthrough import PassthroughSimulator
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.simulator.static import STATIC_TEXT, StaticSimulator
-from fission_grpo.types import ErrorClass, Task, ToolCall, ToolOutcome
+from fission_grpo.types import ErrorClass, GroupKind, Task, ToolCall, ToolOutcome
 
 HIDDEN = [task for task in tasks() if fails_alone(task)]
 TASK = HIDDEN[0]
@@ -374,25 +375,6 @@ def test_the_state_survives_pickling() -> None:
 
 
 # The buffer against a list.
-
-TEMPLATE = CorrectiveContext(
-    task=TASK,
-    x_ids=(),
-    error_ids=(),
-    feedback_ids=(),
-    messages=(),
-    before=(),
-    world=None,
-    feedback=Feedback(texts=("no",), origin="test"),
-    error=ErrorClass.FORMAT,
-    depth=1,
-    origin=Origin(group="g", trajectory=0, turn=0),
-    policy_version=0,
-)
-
-
-def context(number: int, version: int) -> CorrectiveContext:
-    return replace(TEMPLATE, x_ids=(7,), error_ids=(number,), feedback_ids=(version,), policy_version=version)
 
 
 @given(

@@ -394,7 +394,7 @@ def test_group_outcome_reads_a_trace() -> None:
     wrong = {**right, "success": False, "failure": {"error": "E6", "turn": 0}}
     mended = {**wrong, "success": True}
     spoiled = {**wrong, "reward": None, "end": "harness_fault"}
-    trace = {"group": 7, "parent": {"group": 3, "trajectory": 0, "turn": 0}, "extra": 1}
+    trace = {"group": 7, "kind": "fission", "parent": {"group": 3, "trajectory": 0, "turn": 0}, "extra": 1}
     outcome = group_outcome({**trace, "trajectories": [right, wrong, mended, spoiled]})
     assert outcome == GroupOutcome(group="7", parent="3", rewards=(2.0, 2.0, 2.0), correct=(True, False, True))
     assert group_outcome({**trace, "trajectories": [spoiled]}) is None

@@ -15,13 +15,23 @@ from fission_grpo.environments.base import Snapshot
 from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
 from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.failures import Fault
-from fission_grpo.groups import Group, GroupKind
+from fission_grpo.groups import Group
 from fission_grpo.judge import Judge
 from fission_grpo.losses import GRPO
 from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.rollout import Horizon, Start, Trajectory, Worlds, open_task, rollout
 from fission_grpo.tasks.synthesis import Mixture, synthesise
-from fission_grpo.types import EndReason, ErrorClass, FinishReason, OutcomeKind, Task, ToolCall, ToolOutcome, Verdict
+from fission_grpo.types import (
+    EndReason,
+    ErrorClass,
+    FinishReason,
+    GroupKind,
+    OutcomeKind,
+    Task,
+    ToolCall,
+    ToolOutcome,
+    Verdict,
+)
 
 BROKEN = '<tool_call>\n{"name": \n</tool_call>'
 

@@ -22,7 +22,9 @@ import pytest
 import torch
 from tiny_policies import chat, naive_logprobs, tiny_model
 from tiny_runs import (
+    FISSION,
     OFF,
+    OFFLINE,
     SETTINGS,
     STEPS,
     TASKS,
@@ -39,6 +41,7 @@ from tiny_runs import (
 from fission_grpo.chat.parse import parse_message, render_call
 from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
 from fission_grpo.errors import ConfigError, EnvironmentFault, FissionError
+from fission_grpo.fission.source import FissionSettings
 from fission_grpo.models.lora import LoraSettings, add_lora
 from fission_grpo.policy.base import Context, Sampling
 from fission_grpo.policy.hf import HFPolicy
@@ -260,10 +263,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def process(folder: Path, start: Path, *, threads: int, **environment: str) -> ForkServerProcess:
+def process(
+    folder: Path, start: Path, *, threads: int, fission: FissionSettings = FISSION, **environment: str
+) -> ForkServerProcess:
     """The run in a process of its own."""
     made = multiprocessing.get_context("forkserver").Process(
-        target=run_in_process, args=(folder, start, threads, environment), daemon=True
+        target=run_in_process, args=(folder, start, threads, environment, fission), daemon=True
     )
     made.start()
     return made
@@ -444,13 +449,17 @@ def test_a_task_whose_world_cannot_be_built_is_masked_and_all_others_go_on(tmp_p
 # Two processes.
 
 
-def test_two_processes_train_one_policy(tmp_path: Path, start: Path) -> None:
+@pytest.mark.parametrize("fission", [FISSION, OFFLINE], ids=["online", "offline"])
+def test_two_processes_train_one_policy(tmp_path: Path, start: Path, fission: FissionSettings) -> None:
     """Each explores its own tasks; gradients are averaged, so both hold the same weights after every step."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    both = [process(tmp_path, start, threads=1, RANK=rank, LOCAL_RANK=rank, **shared) for rank in ("0", "1")]
+    both = [
+        process(tmp_path, start, threads=1, fission=fission, RANK=rank, LOCAL_RANK=rank, **shared)
+        for rank in ("0", "1")
+    ]
     for one in both:
         one.join(timeout=90)
         one.kill()
@@ -462,4 +471,4 @@ def test_two_processes_train_one_policy(tmp_path: Path, start: Path) -> None:
     states = [torch.load(checkpoint / f"progress-{rank}.pkl", weights_only=False) for rank in range(2)]
     assert [state["step"] for state in states] == [STEPS, STEPS]
     tasks_of = [{context.task.id for context in state["fission"]["buffer"]["contexts"]} for state in states]
-    assert tasks_of[0] != tasks_of[1]  # and a buffer of its own
+    assert tasks_of[0] != tasks_of[1]  # and a buffer or a pool of its own

@@ -15,7 +15,8 @@ from tiny_policies import WORLDS, chat, gold_message, in_double_precision, tasks
 
 from fission_grpo.chat.transcript import Transcript
 from fission_grpo.fission.context import CorrectiveContext
-from fission_grpo.fission.source import FissionSettings, FissionSource
+from fission_grpo.fission.offline import fission_source
+from fission_grpo.fission.source import FissionSettings
 from fission_grpo.judge import Judge
 from fission_grpo.policy.scoring import TokenRow
 from fission_grpo.rollout import RolloutSettings, Worlds
@@ -41,6 +42,8 @@ ROLLOUTS = RolloutSettings(max_tokens=40, max_turns=2)
 FISSION = FissionSettings(contexts=2, group_size=3, trigger=3, per_group=2)
 """Three contexts wanted before two are used: once it has been filled, the buffer is never empty."""
 OFF = FissionSettings()
+OFFLINE = FissionSettings(contexts=2, group_size=3, per_group=2, pool=4)
+"""Contexts from a pool of the starting weights."""
 
 
 @cache
@@ -90,14 +93,15 @@ def tiny_run(
     **changes: Any,
 ) -> Trainer:
     """A trainer in its run folder, ready to `train`."""
+    settings = TrainerSettings(**{**SETTINGS, **changes})
     trainer = Trainer(
         model or warm_model(),
         chat=chat(),
         tasks=TASKS,
         worlds=worlds,
-        source=FissionSource(fission, simulator=simulator or RulesSimulator(), chat=chat()),
+        source=fission_source(fission, simulator=simulator or RulesSimulator(), chat=chat(), seed=settings.seed),
         judge=Judge(chat=chat()),
-        settings=TrainerSettings(**{**SETTINGS, **changes}),
+        settings=settings,
         rollouts=rollouts,
         run=RunFolder(folder),
         accelerator=Accelerator(cpu=True),
@@ -147,11 +151,13 @@ def _world(context: CorrectiveContext) -> str:
     return environment.state_hash() if environment else ""
 
 
-def run_in_process(folder: Path, start: Path, threads: int, environment: Mapping[str, str]) -> None:
+def run_in_process(
+    folder: Path, start: Path, threads: int, environment: Mapping[str, str], fission: FissionSettings = FISSION
+) -> None:
     """A whole run from the weights in `start`; leaves fingerprints of its last weights and gradients in the folder."""
     os.environ.update(environment)
     torch.set_num_threads(threads)
-    trainer = tiny_run(folder, model=model_with(torch.load(start)))
+    trainer = tiny_run(folder, model=model_with(torch.load(start)), fission=fission)
     finish(trainer)
     gradients = {str(place): p.grad for place, p in enumerate(trainer.parameters) if p.grad is not None}
     rank = trainer.accelerator.process_index

@@ -20,7 +20,7 @@ from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
 from fission_grpo.environments.check import check_environment
 from fission_grpo.environments.imported import imported_worlds
 from fission_grpo.errors import ConfigError, EnvironmentFault
-from fission_grpo.fission.source import FissionSource
+from fission_grpo.fission.offline import fission_source
 from fission_grpo.judge import Judge
 from fission_grpo.models.catalog import find_model, load_policy_model
 from fission_grpo.models.folder import save_trained_weights
@@ -89,7 +89,7 @@ def assemble(settings: RunSettings, *, worlds: Worlds = WORLDS) -> Trainer:
         chat=loaded.chat,
         tasks=tasks,
         worlds=worlds,
-        source=FissionSource(settings.fission, simulator=simulator, chat=loaded.chat),
+        source=fission_source(settings.fission, simulator=simulator, chat=loaded.chat, seed=settings.trainer.seed),
         judge=Judge(chat=loaded.chat, decision=settings.decision, episode=settings.episode),
         settings=settings.trainer,
         rollouts=settings.rollouts,

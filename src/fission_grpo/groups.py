@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -13,16 +12,7 @@ from fission_grpo.failures import Failure
 from fission_grpo.fission.context import CorrectiveContext
 from fission_grpo.rewards import Reward
 from fission_grpo.rollout import Trajectory
-from fission_grpo.types import Task
-
-
-class GroupKind(StrEnum):
-    """Which stage of arXiv:2601.15625 sampled the group."""
-
-    EXPLORATION = "exploration"
-    """Stage 1: G trajectories from the task itself."""
-    FISSION = "fission"
-    """Stage 3: G' recoveries from one corrective context."""
+from fission_grpo.types import GroupKind, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

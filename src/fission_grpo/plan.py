@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 from statistics import fmean
 from typing import Any
 
@@ -44,6 +45,8 @@ class Rehearsal:
     """For one group; None if nothing was fissioned."""
     update_seconds: float | None
     """For one group; None if no group carried signal, so that there was nothing to update."""
+    contexts: float
+    """Corrective contexts that one group of exploration gave."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,26 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """What the offline variant explores before the first update."""
+
+    contexts: int
+    """Wanted."""
+    groups: int
+    """If all fail as the rehearsed ones did."""
+    rollouts: int
+    """Of these groups."""
+    most: int
+    """Rollouts at most: each task is explored once."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.contexts:,} contexts of the starting weights, for about {self.rollouts:,} rollouts before the "
+            f"first update, at most {self.most:,}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The cost of a run."""
 
@@ -78,6 +101,8 @@ class Plan:
     """Explorations."""
     recoveries: int
     """At most: failures grow rare."""
+    collection: Collection | None
+    """None where failures are fissioned as they happen."""
     prompt_tokens: float
     """Mean of the first tasks."""
     sampled_tokens: int
@@ -95,6 +120,8 @@ class Plan:
         yield f"tasks       {self.tasks:,}, prompts of {self.prompt_tokens:,.0f} tokens on average"
         yield f"updates     {self.updates:,}"
         yield f"rollouts    {self.rollouts:,} explorations, at most {self.recoveries:,} recoveries"
+        if self.collection:
+            yield f"pool        {self.collection}"
         yield f"tokens      about {self.sampled_tokens:,} sampled"
         yield f"parameters  {self.parameters:,}, of which {self.trained_parameters:,} are trained"
         yield f"memory      about {_bytes(self.memory.total)} (an estimate from the shapes; {_parts(self.memory)})"
@@ -119,19 +146,28 @@ def make_plan(settings: RunSettings) -> Plan:
     steps, queries, contexts = settings.trainer.steps, settings.trainer.queries, settings.fission.contexts
     rollouts = steps * queries * settings.trainer.group_size
     recoveries = steps * contexts * settings.fission.group_size
+    collection = _collection(settings, tasks=len(trainer.tasks), found=rehearsal.contexts)
+    sampled = rollouts + recoveries + (collection.rollouts if collection else 0)
     parameters = list(trainer.model.parameters())
     return Plan(
         tasks=len(trainer.tasks),
         updates=steps,
         rollouts=rollouts,
         recoveries=recoveries,
+        collection=collection,
         prompt_tokens=fmean(len(trainer.chat.prompt(task.messages, task.tools)) for task in trainer.tasks[:RENDERED]),
-        sampled_tokens=round((rollouts + recoveries) * rehearsal.sampled_tokens),
+        sampled_tokens=round(sampled * rehearsal.sampled_tokens),
         parameters=sum(p.numel() for p in parameters),
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         memory=estimate_memory(trainer, rows=queries * settings.trainer.group_size, longest=rehearsal.longest),
         rehearsal=rehearsal,
-        seconds=_seconds(rehearsal, steps=steps, queries=queries, contexts=contexts),
+        seconds=_seconds(
+            rehearsal,
+            steps=steps,
+            queries=queries,
+            contexts=contexts,
+            collected=collection.groups if collection else 0,
+        ),
     )
 
 
@@ -140,6 +176,7 @@ def rehearse(trainer: Trainer) -> Rehearsal:
     begin = time.perf_counter()
     groups = trainer.explore(0)
     explored = time.perf_counter()
+    trainer.source.collect([groups])
     trainer.source.observe(groups, policy_version=0)
     families = trainer.recover(trainer.source.next_contexts(), 0)
     recovered = time.perf_counter()
@@ -155,6 +192,7 @@ def rehearse(trainer: Trainer) -> Rehearsal:
         explore_seconds=(explored - begin) / len(groups),
         recover_seconds=(recovered - explored) / len(families) if families else None,
         update_seconds=(updated - recovered) / (len(groups) + len(families)) if update.trained_tokens else None,
+        contexts=trainer.source.count.observed / len(groups),
     )
 
 
@@ -191,12 +229,27 @@ def _kept_numbers(shape: Any) -> int:
     return int(shape.num_hidden_layers * (10 * shape.hidden_size + 4 * shape.intermediate_size))
 
 
-def _seconds(rehearsal: Rehearsal, *, steps: int, queries: int, contexts: int) -> float | None:
+def _collection(settings: RunSettings, *, tasks: int, found: float) -> Collection | None:
+    """What a pool will take, if it goes on as the rehearsal did: `found` contexts in a group."""
+    fission, trainer = settings.fission, settings.trainer
+    if not (fission.pool and fission.contexts):
+        return None
+    most = ceil(tasks / trainer.queries)
+    turns = min(most, ceil(fission.pool / (found * trainer.queries))) if found else most
+    return Collection(
+        contexts=fission.pool,
+        groups=turns * trainer.queries,
+        rollouts=turns * trainer.queries * trainer.group_size,
+        most=most * trainer.queries * trainer.group_size,
+    )
+
+
+def _seconds(rehearsal: Rehearsal, *, steps: int, queries: int, contexts: int, collected: int) -> float | None:
     if rehearsal.update_seconds is None:
         return None
     recover = rehearsal.explore_seconds if rehearsal.recover_seconds is None else rehearsal.recover_seconds
     step = queries * rehearsal.explore_seconds + contexts * recover + (queries + contexts) * rehearsal.update_seconds
-    return steps * step
+    return collected * rehearsal.explore_seconds + steps * step
 
 
 def _duration(seconds: float | None) -> str:

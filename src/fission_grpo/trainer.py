@@ -8,7 +8,8 @@
 
 Recoveries usually start from the weights that made the error, in the step that made it; a context that had to wait in
 the buffer is older, and `fission/age` says by how many updates. With fission off the second and third
-lines do nothing, and what is left is GRPO.
+lines do nothing, and what is left is GRPO. The offline variant collects its contexts once, before the first update, and
+observes nothing later (`fission.offline`).
 
 Data parallel: every process explores its own tasks and keeps its own buffer; gradients are averaged once a step, so
 uneven groups cannot make processes wait for each other in the middle of one.
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from math import ceil
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -35,7 +37,7 @@ from fission_grpo.chat.format import ChatFormat
 from fission_grpo.errors import ConfigError
 from fission_grpo.fission.context import CorrectiveContext
 from fission_grpo.fission.source import FissionSource
-from fission_grpo.groups import Group, GroupKind
+from fission_grpo.groups import Group
 from fission_grpo.judge import Judge
 from fission_grpo.losses import OBJECTIVES, Objective, ObjectiveName, k3_divergence, policy_loss
 from fission_grpo.metrics import fission_metrics, group_metrics, prefixed, revived
@@ -50,7 +52,7 @@ from fission_grpo.run_folder import RunFolder
 from fission_grpo.seeds import derive
 from fission_grpo.settings import Settings
 from fission_grpo.traces import trace
-from fission_grpo.types import Task
+from fission_grpo.types import GroupKind, Task
 
 
 class TrainerSettings(Settings):
@@ -210,6 +212,8 @@ class Trainer:
         """One step of the loop; returns its metrics."""
         step = self.progress.step
         self.clock = Clock()
+        with self.clock.phase("collect"):
+            collected = self.collect()
         self.policy.forget()  # a resumed run remembers nothing either
         with self.clock.phase("explore"):
             groups = self.explore(step)
@@ -221,6 +225,7 @@ class Trainer:
         with self.clock.phase("update"):
             update = self.update([*groups, *families])
         metrics = {
+            **prefixed("collect", group_metrics(collected)),
             **group_metrics(groups),
             **prefixed("fission", fission_metrics(families, self.source, step)),
             "fission/revived": float(revived(groups, families)),
@@ -228,11 +233,17 @@ class Trainer:
             **prefixed("update", asdict(update)),
             **prefixed("generate", asdict(self.policy.take_count())),
         }
-        self._write(step, [*groups, *families], metrics)
+        self._write(step, [*collected, *groups, *families], metrics)
         self.progress.step += 1
         return metrics
 
-    def explore(self, step: int) -> list[Group]:
+    def collect(self) -> list[Group]:
+        """What the source wants to see of the starting weights before the first update: nothing, unless it has a pool
+        to fill. Every task is explored once at most."""
+        turns = ceil(len(self.tasks) / (self.settings.queries * self.accelerator.num_processes))
+        return self.source.collect(self.explore(turn, kind=GroupKind.COLLECTION) for turn in range(turns))
+
+    def explore(self, step: int, *, kind: GroupKind = GroupKind.EXPLORATION) -> list[Group]:
         """Stage 1: G trajectories for each of this step's tasks."""
         settings = self.settings
         tasks = [self.tasks[index] for index in self._turn_of(step)]
@@ -243,7 +254,7 @@ class Trainer:
             starts,
             horizons=[settings.horizon if task.world else Horizon.CALL for task in tasks],
             group_size=settings.group_size,
-            kind=GroupKind.EXPLORATION,
+            kind=kind,
             contexts=[None] * len(tasks),
             step=step,
         )
@@ -353,7 +364,7 @@ class Trainer:
                 self.judge(
                     trajectory,
                     horizon=horizon,
-                    progress=step / self.settings.steps,
+                    progress=self.progress.step / self.settings.steps,
                     before=context.before if context else (),
                 )
                 for trajectory in siblings

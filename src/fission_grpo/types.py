@@ -215,3 +215,14 @@ class Verdict:
     detail: str = ""
     matched: float = 0.0
     """Share of the judged turns that are right, in [0, 1]; 1 when `ok`."""
+
+
+class GroupKind(StrEnum):
+    """Which stage of arXiv:2601.15625 sampled the group."""
+
+    EXPLORATION = "exploration"
+    """Stage 1: G trajectories from the task itself."""
+    COLLECTION = "collection"
+    """The same before the first update, for a pool of contexts alone (`fission.offline`): never trained on."""
+    FISSION = "fission"
+    """Stage 3: G' recoveries from one corrective context."""

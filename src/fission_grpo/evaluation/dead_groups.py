@@ -15,6 +15,7 @@ from typing import Any
 from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.rewards import is_dead
 from fission_grpo.run_folder import read_jsonl
+from fission_grpo.types import GroupKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,9 @@ class GroupOutcome:
 
 
 def group_outcome(trace: Mapping[str, Any]) -> GroupOutcome | None:
-    """Read one line of `traces.jsonl`; None when every trajectory met a harness fault."""
+    """Read one line of `traces.jsonl`; None when every trajectory met a harness fault, or none was for training."""
+    if trace["kind"] == GroupKind.COLLECTION:
+        return None
     sound = [one for one in trace["trajectories"] if one["reward"] is not None]
     if not sound:
         return None

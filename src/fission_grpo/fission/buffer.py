@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from fission_grpo.fission.context import CorrectiveContext
+
+
+class ContextStore(Protocol):
+    """Where contexts wait until they are used."""
+
+    duplicates: int
+    """Pushes that met an equal (x, tau_err)."""
+    dropped: int
+    """Contexts that were never used for want of room."""
+
+    def __len__(self) -> int: ...
+
+    def push(self, context: CorrectiveContext) -> None: ...
+
+    def pop(self, count: int) -> list[CorrectiveContext]:
+        """Up to `count` contexts to be used now."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class LifoBuffer:

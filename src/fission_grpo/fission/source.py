@@ -6,7 +6,7 @@ starve: the source adds recoveries to a step and never takes the place of its ex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.failures import Failure, Fault
-from fission_grpo.fission.buffer import LifoBuffer
+from fission_grpo.fission.buffer import ContextStore, LifoBuffer
 from fission_grpo.fission.context import CorrectiveContext, Origin, corrective_context, failed_call
 from fission_grpo.groups import Group
 from fission_grpo.rollout import Trajectory
@@ -35,6 +35,9 @@ class FissionSettings(Settings):
     """Unique contexts that must have gathered before any is used; ours: the paper has one, its value is unknown."""
     capacity: int = Field(default=32, ge=1)
     """Room of the LIFO buffer; ours."""
+    pool: int = Field(default=0, ge=0)
+    """Contexts collected once from the starting weights, and used in place of fresh failures: the offline variant, for
+    comparison; ours. 0: none, and failures are fissioned as they happen."""
     per_group: int = Field(default=1, ge=1)
     """Most contexts that one group may contribute in one step; ours."""
     depth: int = Field(default=1, ge=1)
@@ -44,8 +47,18 @@ class FissionSettings(Settings):
 
     @model_validator(mode="after")
     def _the_trigger_can_fire(self) -> FissionSettings:
-        if self.trigger > self.capacity:
-            raise ValueError(f"trigger {self.trigger} is more than the buffer can hold (capacity {self.capacity})")
+        name, room = ("pool", self.pool) if self.pool else ("capacity", self.capacity)
+        if self.trigger > room:
+            raise ValueError(f"trigger {self.trigger} is more than the buffer can hold ({name} {room})")
+        return self
+
+    @model_validator(mode="after")
+    def _a_pool_holds_first_failures(self) -> FissionSettings:
+        if self.pool and self.depth > 1:
+            raise ValueError(
+                f"pool {self.pool} holds failures met before training, so that no recovery of depth {self.depth} can "
+                "join it; set depth=1, or pool=0"
+            )
         return self
 
 
@@ -76,8 +89,18 @@ class FissionSource:
         self.settings = settings
         self.simulator = simulator
         self.chat = chat
-        self.buffer = LifoBuffer(settings.capacity)
+        self.buffer: ContextStore = LifoBuffer(settings.capacity)
         self.count = FissionCount()
+
+    def collect(self, explorations: Iterable[Sequence[Group]]) -> list[Group]:
+        """What a source wants to see of the starting weights, before the first update; this one wants nothing.
+
+        Args:
+            explorations: of one batch of tasks after the other, made as they are asked for.
+        Returns:
+            Every group that was looked at.
+        """
+        return []
 
     def observe(self, groups: Sequence[Group], *, policy_version: int) -> None:
         """Detect, diagnose, build x_corr, push.

@@ -34,6 +34,8 @@ class Arm(StrEnum):
     """Feedback is the paper's fixed string."""
     FISSION_PASSTHROUGH = "fission-passthrough"
     """Feedback is the world's own error text."""
+    FISSION_OFFLINE = "fission-offline"
+    """`fission` with contexts collected once from the starting weights. What the collection costs comes on top."""
 
 
 def apply_arm(arm: Arm, settings: RunSettings, *, written: Collection[str] = ()) -> RunSettings:
@@ -75,7 +77,20 @@ def _matched(settings: RunSettings) -> RunSettings:
 def _with_fission(settings: RunSettings, *, simulator: str) -> RunSettings:
     if not settings.fission.contexts:
         raise ConfigError("this arm needs corrective contexts, but fission.contexts is 0; set fission.contexts=8")
-    return type(settings).model_validate({**settings.model_dump(), "simulator": simulator})
+    fission = {**settings.fission.model_dump(), "pool": 0}
+    return type(settings).model_validate({**settings.model_dump(), "simulator": simulator, "fission": fission})
+
+
+def _offline(settings: RunSettings) -> RunSettings:
+    """As many contexts as the run may use, unless the settings say how many: then none comes twice."""
+    online, fission = _with_fission(settings, simulator="rules"), settings.fission
+    if fission.depth > 1:
+        raise ConfigError(
+            f"arm fission-offline collects failures met before training, and fission.depth {fission.depth} asks for "
+            "those of recoveries too; set fission.depth=1"
+        )
+    pool = fission.pool or settings.trainer.steps * fission.contexts
+    return online.model_copy(update={"fission": fission.model_copy(update={"pool": pool})})
 
 
 def _by_decision(settings: RunSettings) -> RunSettings:
@@ -88,6 +103,7 @@ def _by_decision(settings: RunSettings) -> RunSettings:
 _CHOICES: Mapping[str, Callable[[RunSettings], object]] = {
     "simulator": lambda settings: settings.simulator,
     "trainer.horizon": lambda settings: settings.trainer.horizon,
+    "fission.pool": lambda settings: settings.fission.pool,
 }
 """What tells arms apart, besides where their budget goes."""
 
@@ -99,4 +115,5 @@ _ARMS: Mapping[Arm, Callable[[RunSettings], RunSettings]] = {
     Arm.FISSION_DECISION: lambda settings: _by_decision(_with_fission(settings, simulator="rules")),
     Arm.FISSION_STATIC: partial(_with_fission, simulator="static"),
     Arm.FISSION_PASSTHROUGH: partial(_with_fission, simulator="passthrough"),
+    Arm.FISSION_OFFLINE: _offline,
 }

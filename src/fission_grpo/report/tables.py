@@ -188,6 +188,10 @@ def dead_groups_table(accounts: Mapping[str, DeadGroups]) -> str:
     return markdown_table(["", *accounts], rows)
 
 
+PHASES = ("collect", "explore", "observe", "recover", "update")
+"""Of a training step, by the names that `metrics.jsonl` gives their times."""
+
+
 def _sum(run: Sequence[Mapping[str, Any]], *names: str) -> float:
     return sum(float(row.get(name, 0.0)) for row in run for name in names)
 
@@ -196,12 +200,13 @@ def budget_table(curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) ->
     """What each arm spent, as means over its runs, from the rows of `metrics.jsonl`."""
     spent: tuple[tuple[str, Callable[[Sequence[Mapping[str, Any]]], float]], ...] = (
         ("updates", len),
-        ("rollouts", lambda run: _sum(run, "rollouts", "fission/rollouts")),
+        ("rollouts", lambda run: _sum(run, "rollouts", "fission/rollouts", "collect/rollouts")),
         ("of these recoveries", lambda run: _sum(run, "fission/rollouts")),
+        ("of these before the first update, for a pool", lambda run: _sum(run, "collect/rollouts")),
         ("sampled tokens", lambda run: _sum(run, "generate/sampled")),
         ("trained tokens, shared prefixes once", lambda run: _sum(run, "update/unique_tokens")),
         ("trained tokens, separate rows", lambda run: _sum(run, "update/raw_tokens")),
-        ("seconds", lambda run: _sum(run, *(f"time/{phase}" for phase in ("explore", "observe", "recover", "update")))),
+        ("seconds", lambda run: _sum(run, *(f"time/{phase}" for phase in PHASES))),
     )
     rows = [
         [title, *(f"{sum(map(count, runs)) / max(len(runs), 1):,.0f}" for runs in curves.values())]

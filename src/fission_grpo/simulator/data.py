@@ -22,7 +22,6 @@ from fission_grpo.environments.base import Snapshot
 from fission_grpo.environments.bfcl import BfclEnvironment, bfcl_tools
 from fission_grpo.errors import ConfigError
 from fission_grpo.failures import Fault
-from fission_grpo.groups import GroupKind
 from fission_grpo.rollout import turn_messages
 from fission_grpo.run_folder import RunFolder, read_jsonl
 from fission_grpo.seeds import derive
@@ -44,7 +43,7 @@ from fission_grpo.tasks.corruption import Corruption, corrupt
 from fission_grpo.tasks.dialogue import decision_points, premature_calls
 from fission_grpo.tasks.families import APIS, HELDOUT_APIS
 from fission_grpo.tasks.synthesis import Split, synthesise
-from fission_grpo.types import ErrorClass, Message, ParsedMessage, Task, ToolCall, ToolOutcome
+from fission_grpo.types import ErrorClass, GroupKind, Message, ParsedMessage, Task, ToolCall, ToolOutcome
 
 Show: TypeAlias = Callable[[int, str], None]
 """Told how much is done, and a remark."""
@@ -179,7 +178,7 @@ def policy_failures(run: Path) -> list[Spoiled]:
     found: dict[str, Spoiled] = {}
     for trace in read_jsonl(folder.traces):
         task = tasks.get(trace["task"])
-        if task is None or trace["kind"] != GroupKind.EXPLORATION.value:
+        if task is None or trace["kind"] == GroupKind.FISSION:
             continue
         for trajectory in trace["trajectories"]:
             failure = trajectory["failure"]
