@@ -126,8 +126,17 @@ def open_task(task: Task, *, chat: ChatFormat, worlds: Worlds) -> Start:
     Raises:
         ConfigError: the task names a world that is not among `worlds`.
     """
+    return open_group(task, 1, chat=chat, worlds=worlds)[0]
+
+
+def open_group(task: Task, size: int, *, chat: ChatFormat, worlds: Worlds) -> list[Start]:
+    """Render a task once, and build a world for each of `size` trajectories.
+
+    Raises:
+        ConfigError: the task names a world that is not among `worlds`.
+    """
     transcript = Transcript(chat.prompt(task.messages, task.tools))
-    return start_from(task, transcript, task.messages, worlds=worlds)
+    return [start_from(task, transcript, task.messages, worlds=worlds) for _ in range(size)]
 
 
 def start_from(

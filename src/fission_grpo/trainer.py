@@ -47,7 +47,7 @@ from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.hf import HFPolicy
 from fission_grpo.policy.reference import Reference
 from fission_grpo.policy.scoring import Family, Scores, score, separate, share_prefixes
-from fission_grpo.rollout import Horizon, RolloutSettings, Start, Worlds, open_task, rollout
+from fission_grpo.rollout import Horizon, RolloutSettings, Start, Worlds, open_group, rollout
 from fission_grpo.run_folder import RunFolder
 from fission_grpo.seeds import derive
 from fission_grpo.settings import Settings
@@ -248,7 +248,9 @@ class Trainer:
         settings = self.settings
         tasks = [self.tasks[index] for index in self._turn_of(step)]
         starts = [
-            open_task(task, chat=self.chat, worlds=self.worlds) for task in tasks for _ in range(settings.group_size)
+            start
+            for task in tasks
+            for start in open_group(task, settings.group_size, chat=self.chat, worlds=self.worlds)
         ]
         return self._sample(
             starts,

@@ -36,6 +36,7 @@ class ChatFormat:
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._reply = lru_cache(maxsize=1024)(lambda texts: self._suffix(probe.reply_dialogue(texts)))
         self._user = lru_cache(maxsize=1024)(lambda text: self._suffix(probe.user_dialogue(text)))
+        self._length = lru_cache(maxsize=1024)(lambda text: len(self.renderer.encode(text)))
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
         """The dialogue up to the place where the policy speaks.
@@ -70,7 +71,7 @@ class ChatFormat:
 
     def length(self, text: str) -> int:
         """Tokens of an assistant text, the end-of-turn token not counted."""
-        return len(self.renderer.encode(text))
+        return self._length(text)
 
     def _suffix(self, dialogue: Sequence[Message]) -> tuple[int, ...]:
         behind = partial(probe.behind_policy, end_of_turn=self._end)

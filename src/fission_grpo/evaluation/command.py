@@ -55,7 +55,7 @@ def evaluate_model(settings: RunSettings, *, split: Split, seed: int, size: int)
     window = context_window(loaded.model)
     require_room(tasks, loaded.chat, window=window, max_tokens=settings.rollouts.max_tokens)
     model = loaded.model.to(Accelerator().device)
-    policy = HFPolicy(model, eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id)
+    policy = HFPolicy(model, eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id, share=settings.trainer.tree)
     player = Player(policy=policy, chat=loaded.chat, worlds=WORLDS, rollouts=settings.rollouts)
     return _with_progress(suite, player)
 
