@@ -5,12 +5,15 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_policies import tiny_model
 from torch import Tensor
+from torch._dynamo.utils import counters
+from torch.nn.attention.flex_attention import create_block_mask
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
@@ -30,9 +33,11 @@ from fission_grpo.policy.attention import (
     PiecewiseAttention,
     Shape,
     block_mask,
+    compiled_flex,
     pieces,
     read_forest,
     refusal,
+    whole_blocks,
 )
 from fission_grpo.policy.scoring import TokenRow, score, separate, share_prefixes
 from fission_grpo.tree import Forest, build_forest, joined
@@ -65,11 +70,13 @@ def long_family() -> Forest:
     return joined([build_forest(sequences), build_forest([tokens(12), tokens(90)])])
 
 
-def states(forest: Forest, dtype: torch.dtype) -> list[Tensor]:
+def states(forest: Forest, dtype: torch.dtype, head_dim: int = 8) -> list[Tensor]:
     """Queries of 4 heads, keys and values of 2."""
     generator = torch.Generator().manual_seed(2)
     return [
-        torch.randn(1, heads, len(forest), 8, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        torch.randn(1, heads, len(forest), head_dim, generator=generator, dtype=torch.float64)
+        .to(dtype)
+        .requires_grad_()
         for heads in (4, 2, 2)
     ]
 
@@ -147,6 +154,48 @@ def test_blocks_that_nobody_sees_are_skipped() -> None:
     ]
 
 
+def bushy(seed: int) -> Forest:
+    """A long trunk, and branches that begin and end anywhere within a block."""
+    rng = Random(seed)
+    sequences = [[rng.randrange(50) for _ in range(rng.randrange(300, 500))]]
+    for _ in range(7):
+        stem = rng.choice(sequences)
+        kept = stem[: rng.randrange(250, len(stem) + 1)]
+        sequences.append(kept + [rng.randrange(50) for _ in range(rng.randrange(1, 200))])
+    return joined([build_forest(sequences), build_forest([[1] * 40, [2] * 30])])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_blocks_are_those_found_by_looking_at_every_pair(seed: int) -> None:
+    forest = whole_blocks(bushy(seed))
+    ours = block_mask(forest, CPU)
+    looked_up = create_block_mask(ours.mask_mod, None, None, len(forest), len(forest), device="cpu")
+    for one, other in zip(ours.as_tuple(), looked_up.as_tuple(), strict=True):
+        if isinstance(one, Tensor):
+            assert torch.equal(one, other)
+        elif not callable(one):
+            assert one == other
+    assert int(ours.full_kv_num_blocks.sum()) > 0
+
+
+@pytest.mark.parametrize("tokens, filled", [(1, 256), (256, 256), (257, 384)])
+def test_a_row_is_filled_to_whole_blocks(tokens: int, filled: int) -> None:
+    row = whole_blocks(build_forest([[1] * tokens]))
+    assert len(row) == filled
+    attends = row.attends()
+    assert not attends[:tokens, tokens:].any()
+    assert np.array_equal(attends[tokens:], np.eye(filled, dtype=bool)[tokens:])
+
+
+def test_a_filled_row_is_read_as_before() -> None:
+    decoder = tiny_model("qwen3", dtype=torch.float64).get_decoder()
+    forest = long_family()
+    whole = read_forest(decoder, whole_blocks(forest), dtype=torch.float64, device=CPU)[: len(forest)]
+    torch.testing.assert_close(
+        whole, read_forest(decoder, forest, dtype=torch.float64, device=CPU), rtol=1e-12, atol=1e-12
+    )
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_computes_what_a_dense_mask_does() -> None:
     forest = long_family()
@@ -154,6 +203,42 @@ def test_flex_attention_computes_what_a_dense_mask_does() -> None:
     output = BlockAttention(forest, dtype=torch.float32, device=CPU)(*inputs, 0.35)
     expected = DenseAttention(forest, dtype=torch.float32, device=CPU)(*inputs, 0.35)
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_any_length_are_one_compilation() -> None:
+    # Traced as for CUDA, run without its kernels.
+    kernel = compiled_flex("eager")
+    counters.clear()
+    for seed in range(4):
+        forest = whole_blocks(bushy(seed))
+        inputs = [tensor.detach() for tensor in states(forest, torch.float32)]
+        output = kernel(*inputs, block_mask=block_mask(forest, CPU), scale=0.35, enable_gqa=True)
+        expected = DenseAttention(forest, dtype=torch.float32, device=CPU)(*inputs, 0.35)
+        torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+    assert len({len(whole_blocks(bushy(seed))) for seed in range(4)}) > 2
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-3), (torch.bfloat16, 3e-2)], ids=str)
+def test_compiled_attention_and_its_gradients_are_those_of_a_dense_mask(
+    dtype: torch.dtype, tolerance: float, head_dim: int
+) -> None:
+    cuda = torch.device("cuda")
+    for seed in range(3):
+        forest = whole_blocks(bushy(seed))
+        inputs = [tensor.detach().to(cuda).requires_grad_() for tensor in states(forest, dtype, head_dim)]
+        exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+        output = BlockAttention(forest, dtype=dtype, device=cuda)(*inputs, 0.35)
+        expected = DenseAttention(forest, dtype=torch.float64, device=cuda)(*exact, 0.35)
+        torch.testing.assert_close(output.double(), expected, rtol=tolerance, atol=tolerance)
+        towards = torch.randn(output.shape, device=cuda, dtype=torch.float64)
+        output.backward(towards.to(dtype))
+        expected.backward(towards)
+        for one, other in zip(inputs, exact, strict=True):
+            scale = other.grad.abs().max().item()
+            torch.testing.assert_close(one.grad.double(), other.grad, rtol=tolerance, atol=tolerance * scale)
 
 
 def test_a_model_reads_other_text_as_before() -> None:

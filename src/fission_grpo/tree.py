@@ -116,6 +116,17 @@ def joined(forests: Sequence[Forest]) -> Forest:
     )
 
 
+def strangers(count: int) -> Forest:
+    """Tokens that see nobody and are seen by nobody, on no path: to fill a row with."""
+    return Forest(
+        ids_N=np.zeros(count, dtype=np.int64),
+        position_N=np.zeros(count, dtype=np.int64),
+        parent_N=np.full(count, -1, dtype=np.int64),
+        subtree_end_N=np.arange(1, count + 1),
+        paths=(),
+    )
+
+
 def pack(sizes: Sequence[int], *, token_budget: int) -> list[list[int]]:
     """Split forests into rows of at most `token_budget` nodes, each forest where it fits first.
 

@@ -27,21 +27,25 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from fission_grpo.tree import Forest, additive
+from fission_grpo.tree import Forest, Ints, additive, joined, strangers
 
+Bools: TypeAlias = NDArray[np.bool_]
 TreeAttention: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """(query_1HLD, key_1KLD, value_1KLD, scale) -> output_1HLD."""
 
 _TILE = 128
 """Subtrees up to this many nodes are one masked square: fewer kernel calls. Larger squares waste more than they save:
 with 512, 50 rows of 60 tokens took 2.5 times as long."""
+_BLOCK = 128
+"""Queries and keys of one block of FlexAttention: its default, and the unit of its kernels."""
 _NAME = "fission_tree"
 _UNSHARED = ("sliding_window", "softcap", "s_aux", "position_bias")
 """What other attention functions honour, and a tree kernel here does not."""
@@ -188,34 +192,80 @@ class _Piecewise(torch.autograd.Function):
 
 
 class BlockAttention:
-    """A forest's attention through FlexAttention, which skips the blocks that nobody sees: the path of CUDA."""
+    """A forest's attention through FlexAttention, which skips the blocks that nobody sees: the path of CUDA.
+
+    A row of `whole_blocks` is compiled once for all lengths.
+    """
 
     def __init__(self, forest: Forest, *, dtype: torch.dtype, device: torch.device) -> None:
         self.mask = block_mask(forest, device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         uncompiled: Any = flex_attention
-        kernel = _compiled_flex() if query.is_cuda else uncompiled
+        kernel = compiled_flex() if query.is_cuda else uncompiled
         output: Tensor = kernel(query, key, value, block_mask=self.mask, scale=scale, enable_gqa=True)
         return output
 
 
 def block_mask(forest: Forest, device: torch.device) -> BlockMask:
-    """Which blocks of queries and keys meet, and what is seen inside of them."""
-    end_N = torch.from_numpy(forest.subtree_end_N).to(device)
+    """Which blocks of queries and keys meet, and what is seen inside of them.
+
+    Read off the tree, block by block: `create_block_mask` would look at every pair of tokens, and uncompiled keep them
+    all in memory (3.6 GB at 60 000 tokens).
+    """
+    length = len(forest)
+    end_N = torch.from_numpy(forest.subtree_end_N).to(device, torch.int32)
 
     def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query < end_N[key])
 
-    length = len(forest)
-    # Without compilation every pair of tokens is looked at in memory before the blocks are known.
-    return create_block_mask(sees, None, None, length, length, device=str(device), _compile=device.type == "cuda")
+    partial, full = _meeting_blocks(forest.subtree_end_N)
+    return BlockMask.from_kv_blocks(
+        *_listed(partial, device),
+        *_listed(full, device),
+        BLOCK_SIZE=_BLOCK,
+        mask_mod=sees,
+        seq_lengths=(length, length),
+    )
+
+
+def _meeting_blocks(end_N: Ints) -> tuple[Bools, Bools]:
+    """[query blocks, key blocks]: where some pair of tokens sees each other, and where every pair does."""
+    blocks = -(-len(end_N) // _BLOCK)
+    alone = np.arange(len(end_N), blocks * _BLOCK) + 1  # a ragged end sees itself
+    end_BK = np.concatenate([end_N, alone]).reshape(blocks, _BLOCK)
+    block = np.arange(blocks)
+    first_query, last_query = block[:, None] * _BLOCK, block[:, None] * _BLOCK + _BLOCK - 1
+    some = (block[None] <= block[:, None]) & (end_BK.max(axis=1)[None] > first_query)
+    every = (block[None] < block[:, None]) & (end_BK.min(axis=1)[None] > last_query)
+    return some & ~every, every
+
+
+def _listed(meets: Bools, device: torch.device) -> tuple[Tensor, Tensor]:
+    """How many key blocks each query block meets, [1, 1, blocks], and which, named first, [1, 1, blocks, blocks]."""
+    order = np.argsort(~meets, axis=1, kind="stable")
+    count, which = (torch.from_numpy(x.astype(np.int32)).to(device)[None, None] for x in (meets.sum(axis=1), order))
+    return count, which
+
+
+def whole_blocks(forest: Forest) -> Forest:
+    """A forest filled up with strangers to whole blocks, at least two.
+
+    With a ragged end FlexAttention checks bounds everywhere; one block alone is another kernel and another compilation.
+    """
+    length = max(-(-len(forest) // _BLOCK), 2) * _BLOCK
+    return joined([forest, strangers(length - len(forest))])
 
 
 @cache
-def _compiled_flex() -> Callable[..., Tensor]:
-    # Every row has a length of its own: with static shapes each would be compiled anew, and soon not at all.
-    return torch.compile(flex_attention, dynamic=True)
+def compiled_flex(backend: str = "inductor") -> Callable[..., Tensor]:
+    """FlexAttention compiled once for rows of any length; a second time if the first row has as many blocks as there
+    are heads, since torch takes equal sizes for one and the same.
+
+    With static shapes each length would be compiled anew, and after eight of them (or wherever the graph breaks) torch
+    would go on without compilation, with all L x L scores in memory: a whole graph is demanded instead.
+    """
+    return torch.compile(flex_attention, dynamic=True, fullgraph=True, backend=backend)
 
 
 class DenseAttention:
@@ -291,10 +341,11 @@ def read_forest(decoder: Any, forest: Forest, *, dtype: torch.dtype, device: tor
         ValueError: some layer did not attend through the function it was given.
     """
     decoder.config._attn_implementation = _NAME
-    layers = _Layers(tree_attention(forest, dtype=dtype, device=device))
+    row = whole_blocks(forest) if device.type == "cuda" else forest
+    layers = _Layers(tree_attention(row, dtype=dtype, device=device))
     hidden: Tensor = decoder(
-        input_ids=torch.from_numpy(forest.ids_N).to(device)[None],
-        position_ids=torch.from_numpy(forest.position_N).to(device)[None],
+        input_ids=torch.from_numpy(row.ids_N).to(device)[None],
+        position_ids=torch.from_numpy(row.position_N).to(device)[None],
         # Four dimensions are taken as they are: nobody guesses a mask from the positions.
         attention_mask=torch.zeros(1, 1, 1, 1, dtype=dtype, device=device),
         use_cache=False,
@@ -303,7 +354,7 @@ def read_forest(decoder: Any, forest: Forest, *, dtype: torch.dtype, device: tor
     expected = decoder.config.num_hidden_layers
     if layers.used != expected:
         raise ValueError(f"{layers.used} of {expected} layers of {type(decoder).__name__} attended along the tree")
-    return hidden[0]
+    return hidden[0, : len(forest)]
 
 
 def refusal(model: Any) -> str | None:
