@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -19,11 +20,16 @@ from transformers import (
     CohereForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from fission_grpo.errors import ConfigError
 from fission_grpo.policy import attention
@@ -290,18 +296,50 @@ def test_a_model_with_a_sliding_window_reads_separate_rows_and_refuses_shared_on
         torch.testing.assert_close(logprobs.double(), expected, rtol=1e-6, atol=1e-6)
 
 
+class Llama(LlamaForCausalLM):
+    """Does something around its head that no setting names."""
+
+    def __init__(self, *, before: float = 1.0, after: Callable[[Tensor], Tensor] = lambda logits: logits) -> None:
+        super().__init__(LlamaConfig(**TINY))
+        self.before, self.after = before, after
+
+    def forward(self, input_ids: Tensor, **settings: Any) -> Any:
+        read = self.model(input_ids, **settings)
+        logits = self.after(self.lm_head(read.last_hidden_state * self.before))
+        return CausalLMOutputWithPast(logits=logits)
+
+
+def scored(model: Any) -> None:
+    rows = [TokenRow(ids=(1, 2, 3), trained=(False, True, True))]
+    next(score(model, rows, separate(rows), width=2, temperature=1.0, token_budget=10))
+
+
+WITHOUT_HEAD_DIM = {name: value for name, value in TINY.items() if name != "head_dim"}
+
+
 @pytest.mark.parametrize(
     "model",
     [
         Gemma2ForCausalLM(Gemma2Config(**TINY)),
-        CohereForCausalLM(CohereConfig(**{k: v for k, v in TINY.items() if k != "head_dim"}, logit_scale=0.0625)),
+        CohereForCausalLM(CohereConfig(**WITHOUT_HEAD_DIM, logit_scale=0.0625)),
+        GraniteForCausalLM(GraniteConfig(**WITHOUT_HEAD_DIM, logits_scaling=8.0)),
+        Llama(after=lambda logits: 1e4 * torch.tanh(logits / 1e4)),
+        Llama(after=lambda logits: logits.mul_(0.999)),
+        Llama(before=0.5),
     ],
-    ids=["capped", "scaled"],
+    ids=["gemma2", "cohere", "granite", "weak cap", "scaled in place", "scaled before"],
 )
-def test_logits_that_are_changed_after_the_head_are_refused(model: Any) -> None:
-    rows = [TokenRow(ids=(1, 2, 3), trained=(False, True, True))]
+def test_logits_that_are_changed_around_the_head_are_refused(model: Any) -> None:
     with pytest.raises(ConfigError, match="caps or scales its logits"):
-        next(score(model, rows, separate(rows), width=2, temperature=1.0, token_budget=10))
+        scored(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_model_whose_passes_round_differently_is_accepted(dtype: torch.dtype) -> None:
+    # Kernels of a GPU may: no two passes of this one are the same.
+    model = Llama().to(dtype)
+    model.model.norm.register_forward_hook(lambda _, __, hidden: hidden + 0.1 * torch.randn_like(hidden))
+    scored(model)
 
 
 def test_a_decoder_whose_layers_do_not_listen_is_refused() -> None:

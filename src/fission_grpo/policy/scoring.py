@@ -90,7 +90,7 @@ def score(
         token_budget: most tokens of one micro-batch. A larger family is cut into subtrees that read their trunk again,
             but into none smaller than twice its longest path.
     Raises:
-        ConfigError: the model does something to its logits after the LM head.
+        ConfigError: the model does something to its hidden states or logits around the LM head.
         ValueError: prefixes are shared, and the model cannot share them.
     """
     _check_head(model)
@@ -154,21 +154,36 @@ _CHECKED: WeakSet[Any] = WeakSet()
 
 
 def _check_head(model: Any) -> None:
-    """Once for each model: its logits are its LM head's output, not a capped or scaled version of it."""
+    """Once for each model: its LM head reads what the decoder wrote, and its logits are what the head said."""
     if model in _CHECKED:
         return
     config = model.config.get_text_config()
-    caps = [name for name in ("final_logit_softcapping", "logits_scaling", "logit_scale") if hasattr(config, name)]
-    with torch.no_grad():
-        ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        same = torch.equal(model.get_output_embeddings()(hidden), model(input_ids=ids, use_cache=False).logits)
-    if not same or any(getattr(config, name) not in (None, 1, 1.0) for name in caps):
+    named = [name for name in ("final_logit_softcapping", "logits_scaling", "logit_scale") if hasattr(config, name)]
+    if not _head_is_last(model) or any(getattr(config, name) not in (None, 1, 1.0) for name in named):
         raise ConfigError(
-            f"{config.model_type} caps or scales its logits after the LM head ({', '.join(caps) or 'in its forward'}), "
-            "and log-probabilities are read at the head: choose a model that does not"
+            f"{config.model_type} caps or scales its logits around the LM head "
+            f"({', '.join(named) or 'in its forward'}), and log-probabilities are read at the head: "
+            "choose a model that does not"
         )
     _CHECKED.add(model)
+
+
+def _head_is_last(model: Any) -> bool:
+    """Looks inside one pass: two passes may round differently, and no tolerance would tell that from a weak cap."""
+    seen: list[Tensor] = []
+    ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    with (
+        torch.no_grad(),
+        model.get_decoder().register_forward_hook(lambda _, __, output: seen.append(output[0].clone())),
+        model.get_output_embeddings().register_forward_hook(
+            lambda _, given, output: seen.extend((given[0].clone(), output.clone()))
+        ),
+    ):
+        logits = model(input_ids=ids, use_cache=False).logits
+    if len(seen) != 3:
+        return False
+    written, read, said = seen
+    return torch.equal(written, read) and torch.equal(said.to(logits.dtype), logits)
 
 
 def token_scores(
