@@ -170,7 +170,7 @@ def test_a_run_tells_what_it_did(whole: Trainer) -> None:
     assert max(line["update/logprob_gap"] for line in steps) < 1e-4  # the trainer scores as the sampler did
     assert max(line["update/grad_norm"] for line in steps) > 0
     for line in steps:
-        assert line["update/unique_tokens"] < line["update/raw_tokens"]
+        assert line["update/unique_tokens"] == line["update/pushed_tokens"] < line["update/raw_tokens"]
         assert line["generate/prefilled"] < line["generate/raw"]
         assert line["rollouts"] == SETTINGS["queries"] * SETTINGS["group_size"]
 
@@ -208,6 +208,13 @@ def test_advantages_in_the_traces_are_normalised_group_by_group(whole: Trainer) 
         assert [member["advantage"] for member in line["trajectories"]] == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_run_that_recomputes_its_layers_is_the_same_run(tmp_path: Path, whole: Trainer) -> None:
+    trainer = tiny_run(tmp_path, gradient_checkpointing=True)
+    finish(trainer)
+    assert metrics(trainer.run) == metrics(whole.run)
+    assert fingerprint(weights(trainer)) == fingerprint(weights(whole))
+
+
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 def test_sharing_prefixes_does_not_change_the_run(tmp_path: Path, beta: float) -> None:
     found = []
@@ -219,7 +226,8 @@ def test_sharing_prefixes_does_not_change_the_run(tmp_path: Path, beta: float) -
     for shared, apart in zip(found[0][1], found[1][1], strict=True):
         assert shared["update/unique_tokens"] < apart["update/unique_tokens"] == apart["update/raw_tokens"]
         assert shared["generate/prefilled"] < apart["generate/prefilled"] == apart["generate/raw"]
-        for name in ("update/unique_tokens", "generate/prefilled"):
+        assert apart["update/pushed_tokens"] == apart["update/raw_tokens"]
+        for name in ("update/unique_tokens", "update/pushed_tokens", "generate/prefilled"):
             del shared[name], apart[name]
         assert shared == pytest.approx(apart, rel=1e-6, abs=1e-6)
     assert any(line["fission/contexts"] for line in found[0][1])

@@ -17,7 +17,9 @@ from peft import LoraConfig, get_peft_model
 from tiny_policies import FAMILIES, naive_logprobs, tiny_model
 from torch import Tensor
 
+from fission_grpo.errors import ConfigError
 from fission_grpo.losses import DAPO, DR_GRPO, GRPO, Objective, policy_loss, token_weights
+from fission_grpo.models.recomputation import recompute_layers
 from fission_grpo.policy.attention import Shape, pieces
 from fission_grpo.policy.scoring import Family, TokenRow, score, separate, share_prefixes, token_scores
 from fission_grpo.tree import build_forest, joined, pack, split
@@ -246,20 +248,80 @@ def test_the_cut_into_micro_batches_changes_nothing(token_budget: int) -> None:
     assert_same(by_micro_batches(model, share_prefixes(ROWS, FAMILY_OF), GRPO, token_budget=token_budget), whole, 1e-9)
 
 
-def test_recomputed_layers_change_nothing() -> None:
-    model, calls = in_training(), []
-    model.get_decoder().layers[0].self_attn.register_forward_hook(lambda *_: calls.append(1))
-    kept = by_micro_batches(model, share_prefixes(ROWS, FAMILY_OF), GRPO)
+def test_a_trunk_that_is_read_again_is_counted_again() -> None:
+    # A prompt of 10 and six answers of 10: 70 nodes. A part holds twice the longest path, 40: three answers each.
+    rows = [row((1,) * 10, (answer,) * 10) for answer in range(2, 8)]
+    model = tiny_model(vocabulary=VOCABULARY)
+    pushed = []
+    for token_budget in (100, 1):
+        parts = score(model, rows, share_prefixes(rows, [0] * 6), width=10, temperature=1.0, token_budget=token_budget)
+        pushed.append([part.pushed for part in parts])
+    assert pushed == [[70], [40, 40]]
+
+
+def forgetful(kind: str) -> Any:
+    """A policy with dropout, which evaluation mode keeps off; with or without an adapter."""
+    model = tiny_model("qwen3", vocabulary=VOCABULARY, dtype=torch.float64)
+    for layer in model.get_decoder().layers:
+        layer.self_attn.attention_dropout = 0.5
+    if kind == "full":
+        return model
+    shape = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False, lora_dropout=0.5)
+    return get_peft_model(model, shape).double().eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize("shared", [True, False], ids=["tree", "rows"])
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_recomputed_layers_give_the_same_gradients_bit_for_bit(kind: str, shared: bool) -> None:
+    model, calls = forgetful(kind), []
+    forests = share_prefixes(ROWS, FAMILY_OF) if shared else separate(ROWS)
+    kept = by_micro_batches(model, forests, GRPO)
+    model.get_decoder().layers[1].self_attn.register_forward_hook(lambda *_: calls.append(1))
+    by_micro_batches(model, forests, GRPO)
     once = len(calls)
-    model.activation_checkpointing_enable()
-    assert_same(by_micro_batches(model, share_prefixes(ROWS, FAMILY_OF), GRPO), kept, 1e-12)
-    # Twice as often as the first time, which had begun with a look at the head.
-    assert len(calls) - once == 2 * (once - 1)
+    recompute_layers(model)
+    again = by_micro_batches(model, forests, GRPO)
+    assert len(calls) == once + 2 * once
+    assert not any(module.training for module in model.modules())
+    assert again[0] == kept[0]
+    assert torch.equal(again[1], kept[1])
+    assert all(torch.equal(gradient, kept[2][name]) for name, gradient in again[2].items())
 
 
-def in_training() -> Any:
-    """transformers recomputes layers in training mode alone; this model has no dropout."""
-    return tiny_model("qwen3", vocabulary=VOCABULARY, dtype=torch.float64).train()
+def test_recomputed_rows_remember_their_trees_until_the_backward_pass() -> None:
+    gradients_of = []
+    for recomputed in (False, True):
+        model = tiny_model("llama", vocabulary=VOCABULARY, dtype=torch.float64)
+        if recomputed:
+            recompute_layers(model)
+        parts = list(score(model, ROWS, share_prefixes(ROWS, FAMILY_OF), width=WIDTH, temperature=1.0, token_budget=40))
+        assert len(parts) > 1
+        # All rows are read before the first of them is computed again.
+        sum(part.logprobs_BT.sum() for part in parts).backward()
+        gradients_of.append(gradients(model))
+    assert all(torch.equal(gradient, gradients_of[0][name]) for name, gradient in gradients_of[1].items())
+
+
+def test_recomputed_layers_keep_little_for_the_backward_pass() -> None:
+    kept = {}
+    for recomputed in (False, True):
+        model = tiny_model("qwen3", vocabulary=VOCABULARY)
+        if recomputed:
+            recompute_layers(model)
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.nbytes) or t, lambda t: t):
+            forest = share_prefixes(ROWS, FAMILY_OF)
+            list(score(model, ROWS, forest, width=WIDTH, temperature=1.0, token_budget=10_000))
+        kept[recomputed] = sum(saved)
+    assert kept[True] < kept[False] / 4
+
+
+def test_a_model_without_layers_to_recompute_is_refused() -> None:
+    model = tiny_model("llama")
+    model.model.layers = torch.nn.ModuleList()
+    with pytest.raises(ConfigError, match="llama has no layers that transformers can checkpoint"):
+        recompute_layers(model)
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

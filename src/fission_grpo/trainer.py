@@ -42,6 +42,7 @@ from fission_grpo.judge import Judge
 from fission_grpo.losses import OBJECTIVES, Objective, ObjectiveName, k3_divergence, policy_loss
 from fission_grpo.metrics import fission_metrics, group_metrics, prefixed, revived
 from fission_grpo.models.folder import load_trained_weights, save_trained_weights
+from fission_grpo.models.recomputation import recompute_layers
 from fission_grpo.policy.attention import refusal
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.hf import HFPolicy
@@ -85,6 +86,9 @@ class TrainerSettings(Settings):
     tree: bool = True
     """Pay for shared prefixes once, in generation and in training; off, every trajectory is a row of its own. The
     gradient is the same."""
+    gradient_checkpointing: bool = False
+    """Compute the activations of each layer again in the backward pass instead of keeping them: less memory, more
+    time. The gradient is the same."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Steps between checkpoints."""
 
@@ -109,7 +113,10 @@ class Update:
     grad_norm: float = 0.0
     trained_tokens: int = 0
     unique_tokens: int = 0
-    """Tokens pushed through the model; a trunk that a cut tree reads again is counted once."""
+    """Tokens once shared prefixes are counted once."""
+    pushed_tokens: int = 0
+    """Tokens that the gradient took: more than the unique ones where a tree exceeds `token_budget`, is cut, and its
+    trunk is read again."""
     raw_tokens: int = 0
     """Tokens that separate rows would have pushed."""
 
@@ -171,6 +178,8 @@ class Trainer:
         self.objective: Objective = OBJECTIVES[settings.objective]
         self.sampling = Sampling(max_tokens=rollouts.max_tokens, temperature=settings.temperature, top_k=settings.top_k)
         self.reference = Reference(model) if settings.beta else None
+        if settings.gradient_checkpointing:
+            recompute_layers(model)
         # Evaluation mode keeps accelerate from wrapping the model: gradients are averaged by `_average_gradients`.
         self.model = accelerator.prepare_model(model, evaluation_mode=True)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -399,6 +408,7 @@ class Trainer:
                 beta=self.settings.beta,
             )
             self.accelerator.backward(loss)
+            update.pushed_tokens += scores.pushed
             update.loss += loss.item()
             update.entropy += scores.entropy_BT[trained_BT].sum().item()
             logprobs_BT = scores.logprobs_BT.detach()

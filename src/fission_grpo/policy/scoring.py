@@ -45,6 +45,8 @@ class Scores:
     """Log-probability of the t-th trained token, in nats; 0 beyond the end. Carries the gradient when grad is on."""
     entropy_BT: Tensor
     """Entropy of the distribution that token was drawn from, in nats; constant; 0 beyond the end."""
+    pushed: int
+    """Tokens of the packed row that they were read from."""
 
 
 def share_prefixes(rows: Sequence[TokenRow], families: Sequence[int]) -> list[Family]:
@@ -116,6 +118,7 @@ def score(
             rows=members,
             logprobs_BT=blank.index_put(at, logprob_N[index]),
             entropy_BT=blank.index_put(at, entropy_N[index]),
+            pushed=len(forest),
         )
 
 
