@@ -186,12 +186,14 @@ def rollout(
     horizons: Sequence[Horizon],
     max_turns: int,
     seed: int,
+    report: Callable[[int], None] = lambda done: None,
 ) -> list[Trajectory]:
     """Sample one trajectory from each start, all side by side.
 
     Args:
         horizons: how far each trajectory goes.
         max_turns: most assistant messages for one user message.
+        report: told how many more have ended.
 
     Raises:
         PolicyError: sampling failed; nothing of this batch can be trusted.
@@ -199,12 +201,16 @@ def rollout(
     room = policy.context_window - sampling.max_tokens
     runs = [_Run(start, chat, horizon, max_turns, room) for start, horizon in zip(starts, horizons, strict=True)]
     running = [run for run in runs if run.end is None]
-    policy.converse(
-        [run.transcript.as_context() for run in running],
-        reply=lambda index, completion: running[index].advance(completion),
-        sampling=sampling,
-        seed=seed,
-    )
+    report(len(runs) - len(running))
+
+    def reply(index: int, completion: Completion) -> Context | None:
+        following = running[index].advance(completion)
+        if following is None:
+            report(1)
+        return following
+
+    contexts = [run.transcript.as_context() for run in running]
+    policy.converse(contexts, reply=reply, sampling=sampling, seed=seed)
     return [run.trajectory() for run in runs]
 
 

@@ -23,8 +23,8 @@ from fission_grpo.run_folder import write_text
 from fission_grpo.tasks.probe import ProbeItem
 from fission_grpo.types import Task
 
-AT_ONCE = 150
-"""Episodes side by side: bounds memory and gives a progress display something to show."""
+AT_ONCE = 1024
+"""Worlds that exist side by side: bounds memory."""
 
 PARTS = ("episodes", "transfer", "mixed", "precondition")
 
@@ -65,7 +65,7 @@ class Player:
         """One trajectory for each task, through all of its user turns.
 
         Args:
-            report: told how many more are done, batch by batch.
+            report: told how many more are done.
         """
         trajectories: list[Trajectory] = []
         for first in range(0, len(tasks), AT_ONCE):
@@ -78,35 +78,28 @@ class Player:
                 horizons=[Horizon.EPISODE] * len(batch),
                 max_turns=self.rollouts.max_turns,
                 seed=self.seed,
+                report=report,
             )
-            report(len(batch))
         return trajectories
 
 
-def evaluate_episodes(
-    tasks: Sequence[Task], player: Player, *, report: Callable[[int], None] = lambda done: None
-) -> tuple[EpisodeRecord, ...]:
-    """Episodes from their first user message."""
-    played = zip(tasks, player.play(tasks, report=report), strict=True)
-    return tuple(record_episode(task, t.turns, verdict=t.verdict, end=t.end) for task, t in played)
-
-
-def evaluate_probes(
-    items: Sequence[ProbeItem], player: Player, *, report: Callable[[int], None] = lambda done: None
-) -> tuple[EpisodeRecord, ...]:
-    """Continuations after an injected error: is the next call right, and does the policy get there in the end?"""
-    played = zip(items, player.play([item.task for item in items], report=report), strict=True)
-    return tuple(_record_probe(item, trajectory) for item, trajectory in played)
-
-
 def evaluate(suite: Suite, player: Player, *, report: Callable[[int], None] = lambda done: None) -> Evaluation:
-    """The whole suite."""
+    """The whole suite in one go, so that no part waits for the slowest dialogue of another.
+
+    Probes are continuations after an injected error: is the next call right, and does the policy get there in the end?
+    """
+    probes = [item.task for item in (*suite.mixed, *suite.precondition)]
+    played = iter(player.play([*suite.episodes, *suite.transfer, *probes], report=report))
     return Evaluation(
-        episodes=evaluate_episodes(suite.episodes, player, report=report),
-        transfer=evaluate_episodes(suite.transfer, player, report=report),
-        mixed=evaluate_probes(suite.mixed, player, report=report),
-        precondition=evaluate_probes(suite.precondition, player, report=report),
+        episodes=tuple(_record(task, next(played)) for task in suite.episodes),
+        transfer=tuple(_record(task, next(played)) for task in suite.transfer),
+        mixed=tuple(_record_probe(item, next(played)) for item in suite.mixed),
+        precondition=tuple(_record_probe(item, next(played)) for item in suite.precondition),
     )
+
+
+def _record(task: Task, trajectory: Trajectory) -> EpisodeRecord:
+    return record_episode(task, trajectory.turns, verdict=trajectory.verdict, end=trajectory.end)
 
 
 def _record_probe(item: ProbeItem, trajectory: Trajectory) -> EpisodeRecord:
