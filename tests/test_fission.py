@@ -23,7 +23,7 @@ from fission_grpo.judge import Judge
 from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.policy.scripted import ScriptedPolicy
 from fission_grpo.rollout import Horizon, Start, Trajectory, Worlds, open_task, rollout
-from fission_grpo.simulator.base import ErrorSimulator, FailedCall, Feedback
+from fission_grpo.simulator.base import ErrorSimulator, FailedCall, Fallback, Feedback
 from fission_grpo.simulator.passthrough import PassthroughSimulator
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.simulator.static import STATIC_TEXT, StaticSimulator
@@ -228,13 +228,27 @@ def test_without_contexts_nothing_is_observed_and_nobody_is_asked() -> None:
     assert fission.state_dict() == source(contexts=0).state_dict()
 
 
-def test_a_simulator_that_fails_says_so() -> None:
-    class Broken(StaticSimulator):
+def test_a_case_that_no_feedback_can_be_written_for_gets_the_fixed_string_and_spoils_no_other() -> None:
+    class Picky(PassthroughSimulator):
         def diagnose(self, failed: Sequence[FailedCall]) -> list[Feedback]:
-            raise SimulatorError("out of order")
+            if any("missing_1" in one.text for one in failed):
+                raise SimulatorError("the schema of missing_1 cannot be read")
+            return super().diagnose(failed)
 
-    with pytest.raises(SimulatorError, match="out of order"):
-        source(Broken()).observe([failed_at_once(1)], policy_version=0)
+    fission = source(Picky(), contexts=3)
+    fission.observe([failed_at_once(number) for number in range(3)], policy_version=0)
+    said = [(context.feedback.origin, context.feedback.fallback) for context in fission.next_contexts()]
+    assert said == [("passthrough", None), ("static", Fallback.BROKEN), ("passthrough", None)]
+    assert (fission.count.observed, fission.count.unwritten) == (3, 1)
+
+
+def test_a_bug_of_ours_is_no_feedback_that_cannot_be_written() -> None:
+    class Buggy(StaticSimulator):
+        def diagnose(self, failed: Sequence[FailedCall]) -> list[Feedback]:
+            raise ZeroDivisionError("ours")
+
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        source(Buggy()).observe([failed_at_once(1)], policy_version=0)
 
 
 def test_faults_of_ours_are_never_fissioned() -> None:

@@ -54,6 +54,7 @@ class Scribe:
 
     answer: Callable[[Question], Draft | NoDraft]
     name: str = "scribe"
+    remote: bool = False
     asked: list[Question] = field(default_factory=list)
 
     def write(self, questions: Sequence[Question]) -> list[Draft | NoDraft]:

@@ -21,7 +21,7 @@ from fission_grpo.judge import Judge
 from fission_grpo.policy.scoring import TokenRow
 from fission_grpo.rollout import RolloutSettings, Worlds
 from fission_grpo.run_folder import RunFolder, read_jsonl, write_text
-from fission_grpo.simulator.base import ErrorSimulator
+from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.supervised import SupervisedSettings, gold_dialogue, supervise
 from fission_grpo.trainer import StepReport, Trainer, TrainerSettings
@@ -86,7 +86,7 @@ def tiny_run(
     *,
     model: Any = None,
     fission: FissionSettings = FISSION,
-    simulator: ErrorSimulator | None = None,
+    simulator: ErrorSimulator | ReferencedSimulator | None = None,
     worlds: Worlds = WORLDS,
     rollouts: RolloutSettings = ROLLOUTS,
     resume: bool = False,

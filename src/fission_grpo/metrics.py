@@ -53,6 +53,7 @@ def fission_metrics(families: Sequence[Group], source: FissionSource, step: int)
         "contexts": float(len(families)),
         "age": fmean(ages) if ages else 0.0,
         "observed_total": float(source.count.observed),
+        "unwritten_total": float(source.count.unwritten),
         "used_total": float(source.count.used),
         "duplicates_total": float(source.buffer.duplicates),
         "dropped_total": float(source.buffer.dropped),

@@ -9,7 +9,8 @@
 Recoveries usually start from the weights that made the error, in the step that made it; a context that had to wait in
 the buffer is older, and `fission/age` says by how many updates. With fission off the second and third
 lines do nothing, and what is left is GRPO. The offline variant collects its contexts once, before the first update, and
-observes nothing later (`fission.offline`).
+observes nothing later (`fission.offline`). A server that writes feedback does so while exploration is scored under the
+frozen start.
 
 Data parallel: every process explores its own tasks and keeps its own buffer; gradients are averaged once a step, so
 uneven groups cannot make processes wait for each other in the middle of one.
@@ -228,11 +229,17 @@ class Trainer:
             groups = self.explore(step)
         with self.clock.phase("observe"):
             self.source.observe(groups, policy_version=step)
+        with self.clock.phase("update"):
+            self.look_ahead(groups)
+        with self.clock.phase("observe"):
+            contexts = self.source.next_contexts()
         with self.clock.phase("recover"):
-            families = self.recover(self.source.next_contexts(), step)
+            families = self.recover(contexts, step)
             self.source.observe(families, policy_version=step)
         with self.clock.phase("update"):
             update = self.update([*groups, *families])
+        with self.clock.phase("observe"):
+            self.source.settle()
         metrics = {
             **prefixed("collect", group_metrics(collected)),
             **group_metrics(groups),
@@ -270,6 +277,12 @@ class Trainer:
             step=step,
         )
 
+    def look_ahead(self, groups: Sequence[Group]) -> None:
+        """While a server writes feedback: score under the frozen start what the update will want of these groups, with
+        or without recoveries. Their gradient has to wait: how much a token weighs depends on the recoveries."""
+        if self.source.waiting:
+            self._reference_logprobs(self._batch(groups))
+
     def recover(self, contexts: Sequence[CorrectiveContext], step: int) -> list[Group]:
         """Stage 3: G' recoveries from each context, each in a world just as the failed call left it."""
         group_size = self.source.settings.group_size
@@ -285,8 +298,7 @@ class Trainer:
 
     def update(self, groups: Sequence[Group]) -> Update:
         """One optimizer step on all groups; each trajectory carries the advantage of its own group."""
-        longest = self.rollouts.max_tokens * self.rollouts.max_turns
-        batch = TrainingBatch.of(groups, self.objective, max_tokens=longest, device=self.model.device)
+        batch = self._batch(groups)
         update = Update()
         self.model.train(False)  # dropout would make the trained policy another one than the one that sampled
         self.optimizer.zero_grad()
@@ -295,6 +307,8 @@ class Trainer:
         self._average_gradients()
         update.grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))
         self.optimizer.step()
+        if self.reference is not None:
+            self.reference.forget()
         return update
 
     def save(self) -> None:
@@ -391,10 +405,20 @@ class Trainer:
             )
         return groups
 
+    def _batch(self, groups: Sequence[Group]) -> TrainingBatch:
+        longest = self.rollouts.max_tokens * self.rollouts.max_turns
+        return TrainingBatch.of(groups, self.objective, max_tokens=longest, device=self.model.device)
+
+    def _forests(self, batch: TrainingBatch, rows: Sequence[int]) -> list[Family]:
+        """The trees of some rows of a batch."""
+        some = [batch.rows[row] for row in rows]
+        forests = share_prefixes(some, [batch.families[row] for row in rows]) if self.shares else separate(some)
+        return [(forest, tuple(rows[member] for member in members)) for forest, members in forests]
+
     def _accumulate(self, batch: TrainingBatch, update: Update) -> None:
         """Backward over every micro-batch; the weights already add up to the whole update."""
-        forests = share_prefixes(batch.rows, batch.families) if self.shares else separate(batch.rows)
-        reference_BT = self._reference_logprobs(batch, forests)
+        forests = self._forests(batch, range(len(batch.rows)))
+        reference_BT = self._reference_logprobs(batch)
         for scores in self._score(self.model, batch, forests):
             rows = list(scores.rows)
             old_BT, trained_BT = batch.old_logprobs_BT[rows], batch.mask_BT[rows]
@@ -421,16 +445,14 @@ class Trainer:
         update.unique_tokens = sum(len(forest) for forest, _ in forests)
         update.raw_tokens = sum(forest.raw_tokens for forest, _ in forests)
 
-    def _reference_logprobs(self, batch: TrainingBatch, forests: Sequence[Family]) -> Tensor | None:
+    def _reference_logprobs(self, batch: TrainingBatch) -> Tensor | None:
         """The same tokens under the frozen start, [B, T]; None without a KL penalty."""
         if self.reference is None:
             return None
-        precision = torch.promote_types(self.model.dtype, torch.float32)
-        reference_BT = torch.zeros_like(batch.old_logprobs_BT, dtype=precision)
-        with torch.no_grad(), self.reference.model() as model:
-            for scores in self._score(model, batch, forests):
-                reference_BT[list(scores.rows)] = scores.logprobs_BT
-        return reference_BT
+        width = batch.weights_BT.shape[1]
+        return self.reference.logprobs(
+            batch.rows, lambda model, rows: self._score(model, batch, self._forests(batch, rows)), width=width
+        )
 
     def _score(self, model: Any, batch: TrainingBatch, forests: Sequence[Family]) -> Iterator[Scores]:
         return score(

@@ -32,15 +32,12 @@ class OfflineSource(FissionSource):
         self.buffer = self.pool
 
     def collect(self, explorations: Iterable[Sequence[Group]]) -> list[Group]:
-        """Look at explorations of the starting weights until the pool is full or there are no more; then never again.
-
-        Raises:
-            SimulatorError: no feedback could be written.
-        """
+        """Look at explorations of the starting weights until the pool is full or they end; then never again."""
         rest = iter(explorations)
         seen: list[Group] = []
         while self.settings.contexts and self.pool.open and (groups := next(rest, None)):
             super().observe(groups, policy_version=0)
+            self.settle()
             seen += groups
         self.pool.close()
         return seen

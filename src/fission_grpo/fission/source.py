@@ -7,6 +7,7 @@ starve: the source adds recoveries to a step and never takes the place of its ex
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ from fission_grpo.fission.context import CorrectiveContext, Origin, corrective_c
 from fission_grpo.groups import Group
 from fission_grpo.rollout import Trajectory
 from fission_grpo.settings import Settings
-from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator, case_of, diagnose
+from fission_grpo.simulator.asking import ask, is_remote
+from fission_grpo.simulator.base import ErrorSimulator, Fallback, Feedback, ReferencedSimulator, case_of
 from fission_grpo.simulator.fallback import GuardedSimulator
 from fission_grpo.types import ErrorClass
 
@@ -69,6 +71,8 @@ class FissionCount:
     failures: int = 0
     observed: int = 0
     """Contexts pushed."""
+    unwritten: int = 0
+    """Of these, contexts with the fixed string, because the simulator could not read the tools' schemas."""
     used: int = 0
 
 
@@ -78,6 +82,15 @@ class _Candidate:
     index: int
     trajectory: Trajectory
     failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """Failures whose feedback is being written."""
+
+    candidates: list[_Candidate]
+    feedback: Future[list[Feedback]]
+    policy_version: int
 
 
 class FissionSource:
@@ -91,6 +104,7 @@ class FissionSource:
         self.chat = chat
         self.buffer: ContextStore = LifoBuffer(settings.capacity)
         self.count = FissionCount()
+        self._asked: _Asked | None = None
 
     def collect(self, explorations: Iterable[Sequence[Group]]) -> list[Group]:
         """What a source wants to see of the starting weights, before the first update; this one wants nothing.
@@ -103,34 +117,38 @@ class FissionSource:
         return []
 
     def observe(self, groups: Sequence[Group], *, policy_version: int) -> None:
-        """Detect, diagnose, build x_corr, push.
-
-        Raises:
-            SimulatorError: no feedback could be written.
-        """
+        """Detect what failed, and ask the simulator about it. While a server writes, others may work: see `waiting`."""
+        self.settle()
         if not self.settings.contexts:
             return
         candidates = [candidate for group in groups for candidate in self._candidates(group)]
+        if not candidates:
+            return
         cases = [case_of(c.group.task, failed_call(c.trajectory, c.failure)) for c in candidates]
-        feedback = diagnose(self.simulator, cases)
-        for candidate, diagnosis in zip(candidates, feedback, strict=True):
-            parent = candidate.group.context
-            self.buffer.push(
-                corrective_context(
-                    candidate.trajectory,
-                    candidate.failure,
-                    diagnosis,
-                    chat=self.chat,
-                    before=parent.before if parent else (),
-                    origin=Origin(group=candidate.group.id, trajectory=candidate.index, turn=candidate.failure.turn),
-                    depth=parent.depth + 1 if parent else 1,
-                    policy_version=policy_version,
-                )
-            )
+        written = ask(self.simulator, cases)
+        self._asked = _Asked(candidates=candidates, feedback=written, policy_version=policy_version)
+        if not is_remote(self.simulator):
+            self.settle()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a server is writing feedback. It depends on what was asked and never on how fast it is."""
+        return self._asked is not None
+
+    def settle(self) -> None:
+        """Wait for the feedback that is being written; build x_corr, and push."""
+        if self._asked is None:
+            return
+        asked, feedback = self._asked, self._asked.feedback.result()
+        self._asked = None
+        for candidate, diagnosis in zip(asked.candidates, feedback, strict=True):
+            self.buffer.push(self._context(candidate, diagnosis, policy_version=asked.policy_version))
             self.count.observed += 1
+            self.count.unwritten += diagnosis.fallback is Fallback.BROKEN
 
     def next_contexts(self) -> list[CorrectiveContext]:
         """What to resample now: empty unless the trigger fires."""
+        self.settle()
         if len(self.buffer) < max(self.settings.trigger, 1) or not self.settings.contexts:
             return []
         contexts = self.buffer.pop(self.settings.contexts)
@@ -140,6 +158,19 @@ class FissionSource:
     def simulator_metrics(self) -> dict[str, float]:
         """What a learned simulator did since the last call; nothing of one that is free."""
         return self.simulator.take_count().metrics() if isinstance(self.simulator, GuardedSimulator) else {}
+
+    def _context(self, candidate: _Candidate, feedback: Feedback, *, policy_version: int) -> CorrectiveContext:
+        parent = candidate.group.context
+        return corrective_context(
+            candidate.trajectory,
+            candidate.failure,
+            feedback,
+            chat=self.chat,
+            before=parent.before if parent else (),
+            origin=Origin(group=candidate.group.id, trajectory=candidate.index, turn=candidate.failure.turn),
+            depth=parent.depth + 1 if parent else 1,
+            policy_version=policy_version,
+        )
 
     def _candidates(self, group: Group) -> list[_Candidate]:
         """The failures of a group that may be fissioned, one for each distinct failed message."""
@@ -161,6 +192,7 @@ class FissionSource:
 
     def state_dict(self) -> dict[str, Any]:
         """The buffer and the counters: with these a resumed run continues as if it had not stopped."""
+        self.settle()
         counts = {name: getattr(self.count, name) for name in FissionCount.__slots__}
         return {"buffer": self.buffer.state_dict(), "count": counts}
 

@@ -287,6 +287,7 @@ class _Recorder:
 
     def __init__(self, writer: Writer) -> None:
         self.name = writer.name
+        self.remote = writer.remote
         self.said: dict[int, str] = {}
         self._writer = writer
 

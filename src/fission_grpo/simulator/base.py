@@ -66,6 +66,8 @@ class Fallback(StrEnum):
     """Calls or tokens are spent."""
     RESTING = "resting"
     """The server failed so often, or so slowly, that it was not asked."""
+    BROKEN = "broken"
+    """A simulator that asks nobody could not make anything of the case: a tool's schema cannot be read."""
     NOT_RECORDED = "not_recorded"
     """Replay has no answer to this question."""
 

@@ -68,6 +68,8 @@ class EndpointCount:
 class EndpointWriter:
     """Answers questions through a server."""
 
+    remote = True
+
     def __init__(self, settings: EndpointSimulatorSettings, *, name: str = "endpoint") -> None:
         """Asks nothing yet; `probe` does.
 

@@ -41,6 +41,8 @@ class ModelSimulatorSettings(Settings):
 class ModelWriter:
     """Answers questions with a policy."""
 
+    remote = False
+
     def __init__(
         self,
         policy: Policy,

@@ -79,6 +79,11 @@ class Writer(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def remote(self) -> bool:
+        """Whether its time is another machine's, so that something else can be done meanwhile."""
+        ...
+
     def write(self, questions: Sequence[Question]) -> list[Draft | NoDraft]:
         """One answer for each question, in order, in bounded time.
 
