@@ -1,43 +1,41 @@
-"""The training pass of a group and of a fission family: TRL 1.16, separate rows, the tree, and the floor.
+"""The training pass of a group and of a fission family, as TRL, prefix-grouper, separate rows and the tree make it.
 
-One process, one model, the same token ids, rounds that alternate between the sides. A pass is a forward, the GRPO loss
-with beta 0, and a backward into every parameter. The floor is a causal forward and backward over the unique tokens in
-one row, with as many positions at the LM head: what the tokens cost if nobody asked how they hang together.
+One process, one model, the same token ids, rounds that alternate between the sides (`sides.py` says what each is). A
+pass is a forward, the GRPO loss with beta 0, and a backward into every parameter.
 
     python benchmarks/tree.py --prompt 2000 --completion 64 --rounds 3 --json tree.json --figure tree.png
 
-TRL is optional (`pip install trl==1.16`); without it that side is left out. On a CPU the clock counts CPU seconds of
-one thread, so that a busy machine hits all sides alike; peak memory is that of a fresh process for each side.
+TRL and prefix-grouper are optional (`pip install trl==1.16 datasets prefix-grouper==0.0.1.post1`): a side whose package
+is missing is left out. On a CPU the clock counts CPU seconds of one thread, so that a busy machine hits all sides
+alike, and peak memory is that of a fresh process for each side. On CUDA it counts seconds of the wall, after a round
+that is not counted, in which kernels are compiled; `gpu.sh` has the commands.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
+from math import nan
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from shapes import add_arguments, build_model, shape_of
+from sides import SIDES, Pass, Work, installed
 
-from fission_grpo.losses import GRPO, Aggregation, policy_loss, token_weights
-from fission_grpo.policy.scoring import TokenRow, score, separate, share_prefixes
+from fission_grpo.policy.scoring import TokenRow
 from fission_grpo.tree import build_forest
 
 GROUP = 8
 FEEDBACK = 40
-Pass = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,150 +71,44 @@ class Result:
     case: Case
     raw_tokens: int
     unique_tokens: int
+    model_flops: float
+    """What one pass over the unique tokens must compute."""
     seconds: dict[str, list[float]] = field(default_factory=dict)
     """By side, one for each round."""
     peak_mib: dict[str, float] = field(default_factory=dict)
-    """By side, above what the process held before the pass."""
+    """By side, above what was held before the pass; gradients included."""
     gradient_difference: dict[str, float] = field(default_factory=dict)
     """By side, largest entry of the difference to the tree's gradient, relative to the largest of its parameter."""
+    does_not_fit: list[str] = field(default_factory=list)
+    """Sides that the device has too little memory for."""
     load: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def times_the_tree(self, side: str) -> float:
-        return median(self.seconds[side]) / median(self.seconds["tree"])
+        return median(self.seconds[side]) / median(self.seconds.get("tree", [nan]))
+
+    def utilisation(self, side: str, peak_tflops: float) -> float:
+        """Of the device's peak, what the unique tokens made use of: a side that reads a token twice gets no credit."""
+        return self.model_flops / median(self.seconds[side]) / (peak_tflops * 1e12)
 
 
-def build_model(options: argparse.Namespace) -> Any:
-    heads = options.hidden // 64
-    config = Qwen3Config(
-        vocab_size=options.vocabulary,
-        hidden_size=options.hidden,
-        num_hidden_layers=options.layers,
-        num_attention_heads=heads,
-        num_key_value_heads=max(heads // 2, 1),
-        head_dim=64,
-        intermediate_size=3 * options.hidden,
-        max_position_embeddings=32768,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(config).to(options.device, getattr(torch, options.dtype))
-    return model.eval()
+def work_of(options: argparse.Namespace, model: Any, rows: Sequence[TokenRow]) -> Work:
+    return Work(model=model, rows=rows, token_budget=options.token_budget, attention=options.attention)
 
 
-def ours(model: Any, rows: Sequence[TokenRow], *, tree: bool, token_budget: int) -> Pass:
-    width = max(sum(row.trained) for row in rows)
-    mask = torch.arange(width)[None] < torch.tensor([sum(row.trained) for row in rows])[:, None]
-    weights = token_weights(mask, Aggregation.TRAJECTORY_MEAN, max_tokens=width).to(model.device)
-    advantages = advantages_of(rows).to(model.device)
-
-    def run() -> None:
-        forests = share_prefixes(rows, [0] * len(rows)) if tree else separate(rows)
-        for part in score(model, rows, forests, width=width, temperature=1.0, token_budget=token_budget):
-            members = list(part.rows)
-            policy_loss(
-                part.logprobs_BT,
-                old_logprobs_BT=part.logprobs_BT.detach(),
-                advantages_B=advantages[members],
-                weights_BT=weights[members],
-                objective=GRPO,
-            ).backward()
-
-    return run
-
-
-def floor(model: Any, rows: Sequence[TokenRow]) -> Pass:
-    unique = build_forest([row.ids for row in rows]).ids_N
-    ids = torch.from_numpy(unique).to(model.device)[None]
-    trained = len(rows) * sum(rows[0].trained)
-
-    def run() -> None:
-        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0, -trained - 1 :]
-        logits = model.get_output_embeddings()(hidden[:-1]).float()
-        logits.log_softmax(dim=-1).gather(1, ids[0, -trained:, None]).mean().backward()
-
-    return run
-
-
-def trl(model: Any, rows: Sequence[TokenRow]) -> Pass:
-    """`GRPOTrainer._compute_loss`, a row at a time: nothing padded, and the least memory it can do with."""
-    import trl.trainer.utils as trl_utils
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
-
-    from fission_grpo.models.nano import build_tokenizer
-
-    # Off CUDA it scores every position at the LM head, the prompt's too; with this, the completion's alone.
-    trl_utils._use_triton = lambda device: True
-    cuda = model.device.type == "cuda"
-    trainer = GRPOTrainer(
-        model=model,
-        reward_funcs=lambda completions, **_: [0.0] * len(completions),
-        args=GRPOConfig(
-            output_dir=tempfile.mkdtemp(),
-            use_cpu=not cuda,
-            bf16=False,
-            beta=0.0,
-            loss_type="grpo",
-            per_device_train_batch_size=GROUP,
-            num_generations=GROUP,
-            gradient_checkpointing=False,
-            report_to=[],
-        ),
-        train_dataset=Dataset.from_list([{"prompt": "a"}] * GROUP),
-        processing_class=build_tokenizer(["a"]),
-    )
-    advantages = advantages_of(rows).to(model.device)
-    batches = []
-    for index, row in enumerate(rows):
-        ids = torch.tensor([row.ids], device=model.device)
-        start = row.trained.index(True)
-        batches.append(
-            {
-                "prompt_ids": ids[:, :start],
-                "prompt_mask": torch.ones_like(ids[:, :start]),
-                "completion_ids": ids[:, start:],
-                "completion_mask": torch.ones_like(ids[:, start:]),
-                "advantages": advantages[index : index + 1],
-                "num_items_in_batch": torch.tensor(1.0),
-            }
-        )
-
-    def run() -> None:
-        for inputs in batches:
-            # In evaluation mode the trainer leaves the division by the number of micro-batches to us.
-            (trainer._compute_loss(model, inputs) / len(batches)).backward()
-
-    return run
-
-
-def advantages_of(rows: Sequence[TokenRow]) -> torch.Tensor:
-    return torch.linspace(-1.5, 1.0, len(rows))
-
-
-def sides(options: argparse.Namespace, rows: Sequence[TokenRow]) -> dict[str, tuple[Any, Pass]]:
-    """A model and a pass for each side that was asked for."""
-    model = build_model(options)
-    made: Mapping[str, Callable[[], tuple[Any, Pass]]] = {
-        "tree": lambda: (model, ours(model, rows, tree=True, token_budget=options.token_budget)),
-        "floor": lambda: (model, floor(model, rows)),
-        "rows": lambda: (model, ours(model, rows, tree=False, token_budget=options.token_budget)),
-        "trl": lambda: (own := copy.deepcopy(model), trl(own, rows)),
-    }
-    return {name: made[name]() for name in options.sides}
-
-
-def timed(run: Pass, model: Any) -> float:
-    """CPU seconds, or seconds on the device."""
+def timed(run: Pass, model: Any) -> tuple[float, float]:
+    """CPU seconds, or seconds on the device and the MiB that were held at most above those held before."""
     model.zero_grad()
     if model.device.type != "cuda":
         begin = time.process_time()
         run()
-        return time.process_time() - begin
+        return time.process_time() - begin, 0.0
     torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
     begin = time.perf_counter()
     run()
     torch.cuda.synchronize()
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, (torch.cuda.max_memory_allocated() - held) / 2**20
 
 
 def peak_mib(options: argparse.Namespace, case: Case, side: str) -> float:
@@ -228,14 +120,11 @@ def peak_mib(options: argparse.Namespace, case: Case, side: str) -> float:
 
 
 def print_peak(options: argparse.Namespace, case: Case) -> None:
-    ((model, run),) = sides(options, case.rows(options.vocabulary)).values()
-    cuda = model.device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() / 2**20 if cuda else resident_mib()
+    work = work_of(options, build_model(options), case.rows(shape_of(options).vocabulary))
+    run = SIDES[options.sides[0]](work)
+    before = resident_mib()
     run()
-    after = torch.cuda.max_memory_allocated() / 2**20 if cuda else resident_mib("VmHWM")
-    print(after - before)
+    print(resident_mib("VmHWM") - before)
 
 
 def resident_mib(kind: str = "VmRSS") -> float:
@@ -244,46 +133,80 @@ def resident_mib(kind: str = "VmRSS") -> float:
     return next(int(line.split()[1]) for line in status if line.startswith(kind)) / 1024
 
 
-def measure(options: argparse.Namespace, case: Case) -> Result:
-    rows = case.rows(options.vocabulary)
+def measure(options: argparse.Namespace, model: Any, case: Case) -> Result:
+    shape = shape_of(options)
+    rows = case.rows(shape.vocabulary)
     forest = build_forest([row.ids for row in rows])
-    result = Result(case=case, raw_tokens=forest.raw_tokens, unique_tokens=len(forest), load=os.getloadavg())
-    runs = sides(options, rows)
-    gradients: dict[str, list[torch.Tensor]] = {}
-    for _ in range(options.rounds):
-        for name, (model, run) in runs.items():
-            result.seconds.setdefault(name, []).append(timed(run, model))
-            if name not in gradients and name != "floor":
-                gradients[name] = [parameter.grad.float().clone() for parameter in model.parameters()]
-            print(f"{case} {name}: {result.seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
-    for name, theirs in gradients.items():
-        result.gradient_difference[name] = max(
-            ((one - other).abs().max() / other.abs().max()).item()
-            for one, other in zip(theirs, gradients["tree"], strict=True)
-        )
-    del runs, gradients
-    if not options.no_peak:
-        result.peak_mib = {name: peak_mib(options, case, name) for name in options.sides}
+    result = Result(
+        case=case,
+        raw_tokens=forest.raw_tokens,
+        unique_tokens=len(forest),
+        model_flops=shape.pass_flops(forest, len(rows) * case.completion),
+        load=os.getloadavg(),
+    )
+    work = work_of(options, model, rows)
+    runs = {side: SIDES[side](work) for side in options.sides}
+    of_the_tree: list[torch.Tensor] = []
+    for number in range(-options.warm_up, options.rounds):
+        for side in [side for side in runs if side not in result.does_not_fit]:
+            try:
+                seconds, peak = timed(runs[side], model)
+            except torch.OutOfMemoryError:
+                result.does_not_fit.append(side)
+                continue
+            print(f"{case} {side}: {seconds:.2f} s", file=sys.stderr, flush=True)
+            if number >= 0:
+                result.seconds.setdefault(side, []).append(seconds)
+            if number == 0:
+                result.peak_mib[side] = peak
+                compare(side, model, of_the_tree, result)
+    if options.device == "cpu":
+        result.peak_mib = {} if options.no_peak else {side: peak_mib(options, case, side) for side in options.sides}
     return result
 
 
-def table(results: Sequence[Result]) -> str:
-    lines = ["| P | C | fission | raw | unique | side | s | times the tree | peak MiB |", "|" + "---|" * 9]
+def compare(side: str, model: Any, of_the_tree: list[torch.Tensor], result: Result) -> None:
+    """Note by how much a side's gradient differs; the tree, which comes first, leaves its own behind, on the CPU."""
+    if side == "tree":
+        of_the_tree += [parameter.grad.to("cpu", copy=True) for parameter in model.parameters()]
+    elif side != "floor" and of_the_tree:
+        result.gradient_difference[side] = max(
+            (
+                (parameter.grad.float() - (tree := own.to(parameter.device).float())).abs().max() / tree.abs().max()
+            ).item()
+            for parameter, own in zip(model.parameters(), of_the_tree, strict=True)
+        )
+
+
+def table(results: Sequence[Result], peak_tflops: float | None) -> str:
+    columns = ["P", "C", "fission", "raw", "unique", "side", "s", "times the tree", "peak MiB"]
+    columns += ["of the peak"] if peak_tflops else []
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for result in results:
+        case = result.case
+        tokens = [
+            case.prompt,
+            case.completion,
+            "yes" if case.fission else "no",
+            result.raw_tokens,
+            result.unique_tokens,
+        ]
         for side, seconds in result.seconds.items():
-            case, peak = result.case, result.peak_mib.get(side)
-            lines.append(
-                f"| {case.prompt} | {case.completion} | {'yes' if case.fission else 'no'} | {result.raw_tokens} "
-                f"| {result.unique_tokens} | {side} | {median(seconds):.2f} | {result.times_the_tree(side):.2f} "
-                f"| {'' if peak is None else round(peak)} |"
-            )
+            peak = result.peak_mib.get(side)
+            cells = [*tokens, side, f"{median(seconds):.3g}", f"{result.times_the_tree(side):.2f}"]
+            cells += ["" if peak is None else round(peak)]
+            cells += [f"{result.utilisation(side, peak_tflops):.1%}"] if peak_tflops else []
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+        for side in result.does_not_fit:
+            cells = [*tokens, side, "does not fit"]
+            lines.append("| " + " | ".join(map(str, cells)) + " |" * (1 + len(columns) - len(cells)))
     return "\n".join(lines)
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    names = [side for side in results[0].seconds if side != "tree"]
+    names = [side for side in SIDES if side != "tree" and all(side in result.seconds for result in results)]
     figure = Figure(figsize=(2.2 + 1.1 * len(results), 3.6), layout="constrained")
     axes = figure.add_subplot()
     for place, side in enumerate(names):
@@ -302,24 +225,26 @@ def draw(results: Sequence[Result], path: Path) -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
     parser.add_argument("--prompt", type=int, nargs="+", default=[512, 2000, 6000])
     parser.add_argument("--completion", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--fission", choices=["with", "without", "both"], default="both")
-    parser.add_argument("--sides", nargs="+", choices=["tree", "floor", "rows", "trl"])
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES))
+    parser.add_argument("--attention", default="sdpa", help="of the floor and TRL: sdpa, flash_attention_2, ...")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--vocabulary", type=int, default=8192)
+    parser.add_argument("--warm-up", type=int, help="rounds that are not counted; on CUDA 1")
     parser.add_argument("--token-budget", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peak-tflops", type=float, help="of the device in this type, for its utilisation")
     parser.add_argument("--no-peak", action="store_true")
     parser.add_argument("--only-peak", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
-    options.sides = options.sides or ["tree", "floor", "rows", *(["trl"] if find_spec("trl") else [])]
+    chosen = options.sides or [side for side in SIDES if side != "trl-batch"]
+    options.sides = [side for side in SIDES if side in chosen and installed(side)]
+    if options.warm_up is None:
+        options.warm_up = int(options.device != "cpu")
     return options
 
 
@@ -331,15 +256,17 @@ def main() -> None:
     if options.only_peak:
         print_peak(options, cases[0])
         return
+    model = build_model(options)
     results = []
     for case in cases:
-        results.append(measure(options, case))
+        results.append(measure(options, model, case))
         if options.json:
-            written = {"cpu": platform.processor(), "torch": torch.__version__, "options": vars(options)}
+            machine = torch.cuda.get_device_name() if options.device != "cpu" else platform.processor()
+            written = {"machine": machine, "torch": torch.__version__, "options": vars(options)}
             options.json.write_text(
                 json.dumps(written | {"results": [asdict(result) for result in results]}, indent=1, default=str)
             )
-    print(table(results))
+    print(table(results, options.peak_tflops))
     if options.figure:
         draw(results, options.figure)
 
