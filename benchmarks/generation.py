@@ -26,7 +26,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from tree import FEEDBACK, GROUP, build_model, resident_mib
+from shapes import add_arguments, build_model, shape_of
+from tree import FEEDBACK, GROUP, resident_mib
 
 from fission_grpo.policy.base import Context, Sampling
 from fission_grpo.policy.hf import HFPolicy
@@ -167,7 +168,7 @@ def measure(options: argparse.Namespace, case: Case) -> Result:
     for _ in range(options.rounds):
         for name, side in sides.items():
             torch.manual_seed(0)
-            seconds, made = timed(lambda side=side: case.play(side, options.vocabulary), model.device)
+            seconds, made = timed(lambda side=side: case.play(side, shape_of(options).vocabulary), model.device)
             result.seconds.setdefault(name, []).append(seconds)
             result.prefilled[name] = side.take_prefilled()
             result.unique = unique_prompt_tokens(made, case.completion)
@@ -192,7 +193,7 @@ def print_peak(options: argparse.Namespace, case: Case) -> None:
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() / 2**20 if cuda else resident_mib()
-    case.play(side, options.vocabulary)
+    case.play(side, shape_of(options).vocabulary)
     after = torch.cuda.max_memory_allocated() / 2**20 if cuda else resident_mib("VmHWM")
     print(after - before)
 
@@ -236,11 +237,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--completion", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--vocabulary", type=int, default=8192)
+    add_arguments(parser)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-peak", action="store_true")
     parser.add_argument("--only-peak", action="store_true", help=argparse.SUPPRESS)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The training pass on one CUDA device in bf16, random weights of Qwen3-1.7B's and Qwen3-8B's shape. Tables and
+# The training pass and generation on one CUDA device in bf16, random weights of Qwen3-1.7B's and Qwen3-8B's shape. Tables and
 # JSON go to a folder; what fails is left out. Needs `pip install trl==1.16 datasets prefix-grouper==0.0.1.post1`, and
 # flash-attn if TRL shall use it.
 #
@@ -38,6 +38,8 @@ wanted kernel && "$python" -m pytest tests/test_attention.py -k compiled | tee "
 compare qwen3-1.7b --shape qwen3-1.7b
 compare qwen3-1.7b-checkpointed --shape qwen3-1.7b --checkpoint
 compare qwen3-8b-checkpointed --shape qwen3-8b --checkpoint
+wanted generation && "$python" benchmarks/generation.py --device cuda --dtype bfloat16 --shape qwen3-1.7b --prompt 6000 \
+    --completion 100 --rounds 3 --json "$out/generation.json" | tee "$out/generation.md"
 longest longest-qwen3-1.7b --shape qwen3-1.7b --step 4000
 longest longest-qwen3-1.7b-checkpointed --shape qwen3-1.7b --checkpoint --step 32000
 longest longest-qwen3-8b-checkpointed --shape qwen3-8b --checkpoint --step 16000
