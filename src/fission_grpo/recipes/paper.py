@@ -29,6 +29,7 @@ def settings() -> RunSettings:
             beta=0.0,
             learning_rate=1e-6,
             token_budget=32768,
+            gradient_checkpointing=True,
         ),
         rollouts=RolloutSettings(max_tokens=4096, max_turns=8),
         fission=FissionSettings(contexts=8, group_size=8, trigger=8, capacity=32),
