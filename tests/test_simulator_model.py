@@ -6,19 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from test_simulator_fallback import EXPLICIT, SILENT
 from test_simulator_records import records
 from tiny_policies import chat, scripted
 
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import load_policy_model
+from fission_grpo.models.lora import LoraSettings
 from fission_grpo.simulator.audit import audit, measure, misleads, said_class, template
 from fission_grpo.simulator.base import Fallback
 from fission_grpo.simulator.fallback import GuardedSimulator
+from fission_grpo.simulator.fresh import fresh_tokenizer
 from fission_grpo.simulator.model import ModelSimulatorSettings, ModelWriter, model_simulator, style_of
 from fission_grpo.simulator.passthrough import PassthroughSimulator
 from fission_grpo.simulator.question import PromptStyle
-from fission_grpo.simulator.records import RecordSplit
+from fission_grpo.simulator.records import RecordSplit, SimulatorRecord
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.simulator.train import SimulatorTrainingSettings, train_simulator, training_row
 from fission_grpo.simulator.try_all import FREE, try_all
@@ -57,7 +60,7 @@ def test_training_rows_learn_the_diagnosis_alone() -> None:
     row = training_row(record, chat=loaded.chat, style=PromptStyle.COMPACT, longest=2048)
     assert row is not None
     said = [token for token, trained in zip(row.ids, row.trained, strict=True) if trained]
-    assert loaded.chat.decode(said) == record.diagnosis
+    assert loaded.chat.decode(said) == record.lesson()
     assert training_row(record, chat=loaded.chat, style=PromptStyle.COMPACT, longest=16) is None
 
 
@@ -67,23 +70,54 @@ def test_every_error_text_can_be_written_with_nanos_vocabulary() -> None:
     assert all(tokenizer.decode(tokenizer(text)["input_ids"]) == text for text in texts)
 
 
+def few(count: int) -> list[SimulatorRecord]:
+    return [one for one in records() if one.split is RecordSplit.TRAIN][:count]
+
+
+QUICK = SimulatorTrainingSettings(model="nano", copies=0, epochs=4, batch=4, warmup=0.0, longest=400)
+
+
 def test_a_trained_simulator_is_an_ordinary_folder_that_knows_how_to_be_asked(tmp_path: Path) -> None:
-    few = [one for one in records() if one.split is RecordSplit.TRAIN][:4]
     seen: list[float] = []
-    settings = SimulatorTrainingSettings(epochs=10, batch=4, warmup=0.0, longest=400)
-    fit = train_simulator(few, settings, tmp_path / "simulator", show=lambda step, steps, loss: seen.append(loss))
-    assert (fit.rows, fit.left_out, fit.steps, fit.validation) == (4, 0, 10, None)
+    fit = train_simulator(few(4), QUICK, tmp_path / "simulator", show=lambda step, steps, loss: seen.append(loss))
+    assert (fit.rows, fit.left_out, fit.steps, fit.validation) == (4, 0, 4, None)
     assert seen
-    assert style_of(fit.folder) is PromptStyle.COMPACT
+    assert style_of(fit.folder) is PromptStyle.FINDINGS
     card = (fit.folder / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: transformers")
     assert "| train | TicketAPI | 4 |" in card
     guarded = model_simulator(ModelSimulatorSettings(model=str(fit.folder), max_tokens=16))
-    assert len(guarded.diagnose_cases([one.case() for one in few[:2]])) == 2
+    assert len(guarded.diagnose_cases([one.case() for one in few(2)])) == 2
     with pytest.raises(ConfigError, match="not empty"):
-        train_simulator(few, settings, fit.folder)
+        train_simulator(few(4), QUICK, fit.folder)
     with pytest.raises(ConfigError, match="no record of split train"):
-        train_simulator([], settings, tmp_path / "other")
+        train_simulator([], QUICK, tmp_path / "other")
+
+
+def test_adapters_are_trained_saved_alone_and_merged_when_asked(tmp_path: Path) -> None:
+    settings = QUICK.model_copy(update={"lora": LoraSettings(rank=2), "epochs": 8, "learning_rate": 2e-2})
+    fit = train_simulator(few(4), settings, tmp_path / "adapter")
+    assert (fit.folder / "adapter_model.safetensors").exists()
+    assert not (fit.folder / "model.safetensors").exists()
+    assert "LoRA of rank 2" in (fit.folder / "README.md").read_text(encoding="utf-8")
+    learned, base = load_policy_model(str(fit.folder)).model, load_policy_model("nano").model
+    layer = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(learned.state_dict()[layer], base.state_dict()[layer])
+    assert style_of(fit.folder) is PromptStyle.FINDINGS
+    guarded = model_simulator(ModelSimulatorSettings(model=str(fit.folder), max_tokens=8))
+    assert len(guarded.diagnose_cases([one.case() for one in few(2)])) == 2
+
+
+def test_copies_under_other_names_are_learned_beside_the_records(tmp_path: Path) -> None:
+    settings = QUICK.model_copy(update={"copies": 2, "epochs": 0.25})
+    assert train_simulator(few(4), settings, tmp_path / "simulator").rows == 12
+
+
+def test_a_fresh_base_spells_the_words_of_its_records_in_fewer_tokens() -> None:
+    tokenizer = fresh_tokenizer(few(8), PromptStyle.FINDINGS)
+    text = "Error during execution: name 'do_ticket' is not defined"
+    assert len(tokenizer(text)["input_ids"]) < len(load_policy_model("nano").tokenizer(text)["input_ids"])
+    assert tokenizer.decode(tokenizer("ünïcödé ✓")["input_ids"]) == "ünïcödé ✓"
 
 
 def test_the_audit_finds_the_rules_without_fault() -> None:
@@ -104,19 +138,24 @@ def test_the_audit_finds_the_worlds_own_words_faithful_and_blind_ones_not() -> N
     assert blind.right_class.value < 0.2
 
 
-def test_a_leak_is_audited_as_it_was_written() -> None:
+def test_a_leak_is_audited_as_it_was_written_and_as_it_was_replaced() -> None:
     record = next(one for one in records() if one.error is ErrorClass.UNKNOWN_TOOL)
     due = ToolCall(name=record.reference[0].name, arguments={"description": "zebra crossing"})
     told = audit(GuardedSimulator(writer("use 'zebra crossing'")), [replace(record, reference=(due,))])
-    assert (told.leak.successes, told.leak_by_kind["string"].successes, told.leak_by_kind["tool"].successes) == (
-        1,
-        1,
-        0,
-    )
-    assert (told.leak_examples[0].literal, told.leak_examples[0].text) == ("zebra crossing", "use 'zebra crossing'")
-    assert told.fallbacks == {}, "a leak is no failure of the writer"
-    failed = audit(GuardedSimulator(writer("")), [record])
-    assert (failed.leak.successes, dict(failed.fallbacks)) == (0, {"empty": 1})
+    drafts = told.drafts
+    assert drafts is not None
+    assert drafts.leak.successes == drafts.leak_by_kind["string"].successes == 1
+    assert drafts.leak_by_kind["tool"].successes == 0
+    assert (drafts.leak_examples[0].literal, drafts.leak_examples[0].text) == ("zebra crossing", "use 'zebra crossing'")
+    assert (told.leak.successes, told.right_class.successes, told.fallbacks) == (0, 1, {"leak": 1})
+    assert dict(told.table())["drafts: leaks"].startswith("100.0 %")
+
+
+def test_what_a_model_did_not_write_is_no_draft() -> None:
+    failed = audit(GuardedSimulator(writer("")), records()[:3])
+    assert failed.drafts is not None
+    assert (failed.drafts.records, failed.records, dict(failed.fallbacks)) == (0, 3, {"empty": 3})
+    assert audit(RulesSimulator(), records()[:3]).drafts is None
     assert measure("nobody", []).records == 0
 
 

@@ -54,7 +54,7 @@ def train(
     ctx: typer.Context,
     records: Records,
     output: Annotated[Path, typer.Option(help="Folder for the simulator.")],
-    model: Annotated[str, typer.Option(help="nano, smollm2, or a Hugging Face folder.")] = "nano",
+    model: Annotated[str, typer.Option(help="fresh, nano, smollm2, or a Hugging Face folder.")] = "fresh",
     seed: Annotated[int, typer.Option(help="Seed of batches and adapters.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -89,7 +89,7 @@ def audit(
     worldless: Annotated[bool, typer.Option("--worldless", help="Show no simulator what the world said.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What a simulator says, what it leaks, what it costs; of a learned one, before any leak is replaced."""
+    """What a simulator says, what it leaks, what it costs; of a learned one, also what it drafted before any net."""
     from fission_grpo.progress import progress
     from fission_grpo.simulator.audit import audit as measure
     from fission_grpo.simulator.records import RecordSplit, read_records

@@ -10,7 +10,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from fission_grpo.environments.outcomes import classify
@@ -18,9 +18,9 @@ from fission_grpo.evaluation.statistics import Mean, Rate
 from fission_grpo.similarity import value_score
 from fission_grpo.simulator.base import ErrorSimulator, Fallback, Feedback, ReferencedSimulator, diagnose
 from fission_grpo.simulator.fallback import GuardedSimulator
-from fission_grpo.simulator.fault_fields import NAME
+from fission_grpo.simulator.fault_fields import names_field
 from fission_grpo.simulator.leak import Known, Leak, LiteralKind, find_leaks, literals
-from fission_grpo.simulator.question import Draft, Question, Writer
+from fission_grpo.simulator.question import Draft, NoDraft, Question, Writer
 from fission_grpo.simulator.records import WORLD, SimulatorRecord
 from fission_grpo.types import ErrorClass
 
@@ -49,7 +49,7 @@ class Diagnosed:
 
     @property
     def named_field(self) -> bool:
-        return any(names_field(self.text, field, self.record) for field in self.record.fields)
+        return any(names_field(self.text, field, self.record.failed) for field in self.record.fields)
 
     @property
     def harmful(self) -> bool:
@@ -74,7 +74,7 @@ class Audit:
     simulator: str
     records: int
     leak: Rate
-    """Texts with at least one leak, as written: before any was replaced."""
+    """Texts with at least one leak."""
     leak_by_kind: Mapping[str, Rate]
     """Over texts whose reference has a literal of this kind."""
     leak_examples: tuple[LeakExample, ...]
@@ -96,9 +96,13 @@ class Audit:
     words: Mean
     seconds: Mean
     tokens: Mean
+    drafts: Audit | None
+    """The same measures of what a learned simulator wrote itself, leaking or not, over the records for which it wrote
+    anything; None for a simulator without nets."""
 
     def table(self) -> list[tuple[str, str]]:
-        """Rows for a person: measure, value with interval."""
+        """Rows for a person: measure, value with interval; drafts behind what was said."""
+        drafted = [] if self.drafts is None else [(f"drafts: {row}", value) for row, value in self.drafts.table()]
         return [
             ("leaks", str(self.leak)),
             *((f"leaks, {kind}", str(rate)) for kind, rate in self.leak_by_kind.items()),
@@ -114,6 +118,7 @@ class Audit:
             ("words", str(self.words)),
             ("seconds", f"{self.seconds.value:.4f}"),
             ("tokens", str(self.tokens)),
+            *drafted,
         ]
 
     def plain(self) -> dict[str, Any]:
@@ -127,6 +132,7 @@ class Audit:
             **{name: {key: rate_record(rate) for key, rate in getattr(self, name).items()} for name in tables},
             **{name: getattr(self, name).value for name in ("likeness", "words", "seconds", "tokens")},
             "fallbacks": dict(self.fallbacks),
+            "drafts": None if self.drafts is None else self.drafts.plain(),
             "leak_examples": [
                 {name: getattr(example, name) for name in LeakExample.__slots__} for example in self.leak_examples
             ],
@@ -148,8 +154,8 @@ def audit(
 ) -> Audit:
     """Ask for a feedback on every record and measure.
 
-    A guarded simulator is measured by its writer's drafts: leaks are counted as they were written, and what failed is
-    counted as a fallback and judged by the fallback's text.
+    A guarded simulator is measured twice: by what is said in the end, with the texts of the fallback, and by its
+    writer's drafts alone, with every leak as it was written.
 
     Args:
         worldless: show no simulator what the world said; a learned one is never shown an error text.
@@ -158,19 +164,25 @@ def audit(
     Raises:
         SimulatorError: a fault of ours.
     """
-    diagnosed: list[Diagnosed] = []
+    said: list[Diagnosed] = []
+    drafts: list[Diagnosed] = []
     for first in range(0, len(records), _BATCH):
         chunk = records[first : first + _BATCH]
         began = time.perf_counter()
-        drafts = _drafts(simulator, chunk, worldless)
+        feedback, drafted = _feedback(simulator, chunk, worldless)
         share = (time.perf_counter() - began) / len(chunk)
-        diagnosed += [_diagnosed(record, *draft, seconds=share) for record, draft in zip(chunk, drafts, strict=True)]
-        show(len(diagnosed), "")
-    return measure(simulator.name, diagnosed)
+        said += [_diagnosed(record, one, share) for record, one in zip(chunk, feedback, strict=True)]
+        drafts += [
+            replace(one, text=text, leaks=_leaks(text, one.record), fallback=None)
+            for one, text in zip(said[first:], drafted, strict=True)
+            if text is not None
+        ]
+        show(len(said), "")
+    return measure(simulator.name, said, drafts if isinstance(simulator, GuardedSimulator) else None)
 
 
-def measure(name: str, diagnosed: Sequence[Diagnosed]) -> Audit:
-    """The measures of what was said."""
+def measure(name: str, diagnosed: Sequence[Diagnosed], drafts: Sequence[Diagnosed] | None = None) -> Audit:
+    """The measures of what was said, and of the drafts for it."""
     explicit = [one for one in diagnosed if one.record.teacher == WORLD]
     faulty = [one for one in explicit if one.record.fields]
     leaking = [one for one in diagnosed if one.leaks]
@@ -192,6 +204,7 @@ def measure(name: str, diagnosed: Sequence[Diagnosed]) -> Audit:
         words=Mean.of([len(one.text.split()) for one in diagnosed]),
         seconds=Mean.of([one.seconds for one in diagnosed]),
         tokens=Mean.of([one.tokens for one in diagnosed]),
+        drafts=None if drafts is None else measure(name, drafts),
     )
 
 
@@ -226,18 +239,6 @@ def said_class(text: str) -> ErrorClass | None:
     return next((error for error, pattern in _SAID if pattern.search(first)), error)
 
 
-def names_field(text: str, field: str, record: SimulatorRecord) -> bool:
-    """Whether a text speaks of an argument: by its name, in any spelling, or by the value that it was given.
-
-    The tool is named by the name that was called.
-    """
-    if field == NAME:
-        return _mentions(text, record.failed.name)
-    value = record.failed.arguments.get(field)
-    told = value is not None and not isinstance(value, bool) and str(value) != "" and _mentions(text, str(value))
-    return told or _mentions(text, field) or _mentions(_spaced(text), _spaced(field))
-
-
 _SUGGESTED = re.compile(
     r"(?:did you mean|should be|use|try|instead of|expected|must be|nearest tools? (?:is|are)) "
     r"((?:['\"`][^'\"`\n]+['\"`](?:, (?:and |or )?)?)+|-?\d+(?:\.\d+)?)",
@@ -265,21 +266,16 @@ def template(text: str) -> str:
     return re.sub(r"-?\d+(\.\d+)?", "0", bare)
 
 
-def _drafts(
+def _feedback(
     simulator: ErrorSimulator | ReferencedSimulator, records: Sequence[SimulatorRecord], worldless: bool
-) -> list[tuple[str, int, Fallback | None]]:
-    """Text, tokens and fallback of each record; of a guarded simulator the draft, leaking or not."""
+) -> tuple[list[Feedback], list[str | None]]:
+    """What is said about each record, and the draft for it where a writer made one."""
     cases = [record.worldless_case() if worldless else record.case() for record in records]
     if not isinstance(simulator, GuardedSimulator):
-        return [_said(feedback, record) for feedback, record in zip(diagnose(simulator, cases), records, strict=True)]
+        return diagnose(simulator, cases), [None] * len(records)
     recorder = _Recorder(simulator.writer)
     feedback = GuardedSimulator(recorder).diagnose_cases(cases)
-    texts: list[tuple[str, int, Fallback | None]] = []
-    for one, record, place in zip(feedback, records, range(len(records)), strict=True):
-        text, tokens, fallback = _said(one, record)
-        draft = recorder.said.get(place)
-        texts.append((draft or text, tokens, None if fallback is Fallback.LEAK else fallback))
-    return texts
+    return feedback, [recorder.drafts.get(place) for place in range(len(records))]
 
 
 class _Recorder:
@@ -288,27 +284,32 @@ class _Recorder:
     def __init__(self, writer: Writer) -> None:
         self.name = writer.name
         self.remote = writer.remote
-        self.said: dict[int, str] = {}
+        self.drafts: dict[int, str] = {}
         self._writer = writer
 
-    def write(self, questions: Sequence[Question]) -> Any:
+    def write(self, questions: Sequence[Question]) -> list[Draft | NoDraft]:
         answers = self._writer.write(questions)
-        self.said = {place: answer.text for place, answer in enumerate(answers) if isinstance(answer, Draft)}
+        self.drafts = {place: answer.text for place, answer in enumerate(answers) if isinstance(answer, Draft)}
         return answers
 
 
-def _said(feedback: Feedback, record: SimulatorRecord) -> tuple[str, int, Fallback | None]:
+def _diagnosed(record: SimulatorRecord, feedback: Feedback, seconds: float) -> Diagnosed:
+    """With the world's answer to a call that succeeded taken off: nobody wrote that."""
     text = feedback.texts[0]
     if record.answer is not None:
         text = text.removeprefix(record.answer).lstrip()
-    return text, feedback.cost.prompt_tokens + feedback.cost.tokens, feedback.fallback
+    return Diagnosed(
+        record=record,
+        text=text,
+        leaks=_leaks(text, record),
+        seconds=seconds,
+        tokens=feedback.cost.prompt_tokens + feedback.cost.tokens,
+        fallback=feedback.fallback,
+    )
 
 
-def _diagnosed(
-    record: SimulatorRecord, text: str, tokens: int, fallback: Fallback | None, *, seconds: float
-) -> Diagnosed:
-    leaks = find_leaks(text, record.reference, Known.of(record.case().failed))
-    return Diagnosed(record=record, text=text, leaks=leaks, seconds=seconds, tokens=tokens, fallback=fallback)
+def _leaks(text: str, record: SimulatorRecord) -> tuple[Leak, ...]:
+    return find_leaks(text, record.reference, Known.of(record.case().failed))
 
 
 def _leaks_by_kind(diagnosed: Sequence[Diagnosed]) -> dict[str, Rate]:
@@ -343,15 +344,6 @@ def _example(one: Diagnosed) -> LeakExample:
 
 def _line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _mentions(text: str, word: str) -> bool:
-    return re.search(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", text, re.IGNORECASE) is not None
-
-
-def _spaced(text: str) -> str:
-    """`fuelAmount` and `fuel_amount` as `fuel amount`."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", text)
 
 
 def _atoms(value: Any) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""Which parts of a call are at fault, seen from the reference and the schema: the truth that audits compare with."""
+"""Which parts of a call are at fault, seen from the reference and the schema, and whether a text names them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from fission_grpo.environments.schema import call_problems
@@ -29,6 +30,27 @@ def fields_at_fault(call: ToolCall, reference: Sequence[ToolCall], tools: Sequen
 def stated_first(error: ErrorClass) -> bool:
     """Whether the call itself is wrong, so that there is a field to name."""
     return error not in (ErrorClass.PRECONDITION, ErrorClass.FORMAT, ErrorClass.LIMIT)
+
+
+def names_field(text: str, field: str, call: ToolCall) -> bool:
+    """Whether a text speaks of an argument: by its name, in any spelling, or by the value that it was given.
+
+    The tool is named by the name that was called.
+    """
+    if field == NAME:
+        return _mentions(text, call.name)
+    value = call.arguments.get(field)
+    told = value is not None and not isinstance(value, bool) and str(value) != "" and _mentions(text, str(value))
+    return told or _mentions(text, field) or _mentions(_spaced(text), _spaced(field))
+
+
+def _mentions(text: str, word: str) -> bool:
+    return re.search(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", text, re.IGNORECASE) is not None
+
+
+def _spaced(text: str) -> str:
+    """`fuelAmount` and `fuel_amount` as `fuel amount`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", text)
 
 
 def _differing(call: ToolCall, gold: ToolCall) -> list[str]:

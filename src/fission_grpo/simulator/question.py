@@ -17,6 +17,7 @@ from typing import Protocol
 from fission_grpo.chat.parse import assistant_message, render_call, tool_message
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.simulator.base import NO_COST, Case, Cost, FailedCall, Fallback
+from fission_grpo.simulator.findings import findings
 from fission_grpo.types import ErrorClass, Message, Tool, ToolCall, ToolOutcome
 
 INSTRUCTION = """\
@@ -35,6 +36,8 @@ class PromptStyle(StrEnum):
     """In words, for models that follow instructions."""
     COMPACT = "compact"
     """The dialogue itself, the failed call, then the reference: for models that were trained on this."""
+    FINDINGS = "findings"
+    """What code has found out about the call, and nothing else: for small models that were trained on this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +55,13 @@ class Question:
     @property
     def answer(self) -> str | None:
         """What the world said to a call that succeeded; None where it failed, or where there is no world."""
+        return None if self.answered is None else self.answered.text
+
+    @property
+    def answered(self) -> ToolOutcome | None:
+        """The same with its kind."""
         outcome = outcome_at(self.case.failed, self.place)
-        return None if outcome is None or outcome.is_error else outcome.text
+        return None if outcome is None or outcome.is_error else outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +170,18 @@ def _instructed(question: Question) -> Prompt:
     return Prompt(messages=({"role": "system", "content": INSTRUCTION}, {"role": "user", "content": content}), tools=())
 
 
+def _findings(question: Question) -> Prompt:
+    failed = question.case.failed
+    found = findings(
+        question.call,
+        tools=failed.tools,
+        messages=failed.messages,
+        reference=question.case.reference,
+        answer=question.answered,
+    )
+    return Prompt(messages=({"role": "user", "content": found},), tools=())
+
+
 def _told(message: Message) -> str:
     calls = [call["function"] for call in message.get("tool_calls") or ()]
     made = f" calls {json.dumps(calls, ensure_ascii=False, default=dict)}" if calls else ""
@@ -169,7 +189,7 @@ def _told(message: Message) -> str:
 
 
 _PROMPTS: Mapping[PromptStyle, Callable[[Question], Prompt]] = MappingProxyType(
-    {PromptStyle.COMPACT: _compact, PromptStyle.INSTRUCTED: _instructed}
+    {PromptStyle.COMPACT: _compact, PromptStyle.FINDINGS: _findings, PromptStyle.INSTRUCTED: _instructed}
 )
 
 LONGEST = 600

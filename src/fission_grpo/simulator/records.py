@@ -12,6 +12,7 @@ arguments at fault, with an empty one for the tool's name.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -26,6 +27,7 @@ from fission_grpo.environments.schema import explain_problems
 from fission_grpo.errors import DataError
 from fission_grpo.run_folder import write_text
 from fission_grpo.simulator.base import Case, FailedCall
+from fission_grpo.simulator.fault_fields import NAME, names_field
 from fission_grpo.simulator.leak import Known, Leak, find_leaks
 from fission_grpo.types import ErrorClass, Message, OutcomeKind, ParsedMessage, Tool, ToolCall, ToolOutcome
 
@@ -47,6 +49,7 @@ class RecordOrigin(StrEnum):
     """A gold call, spoiled on purpose or made too early."""
 
 
+_METHOD = re.compile(r"\b[A-Z]\w*\.(?=\w+\(\))")
 WORLD = "world"
 """The teacher of a diagnosis that is the world's own error text."""
 
@@ -78,6 +81,19 @@ class SimulatorRecord:
         text = self.diagnosis if self.answer is None else self.answer
         lived = self.answer is not None or self.teacher == WORLD
         return self._case((ToolOutcome(kind=self._kind(), text=text, error=self.error),) if lived else ())
+
+    def lesson(self) -> str:
+        """The diagnosis as a model can learn it; ours.
+
+        The class that Python puts before a method is in no question, so it is left out. Where an argument is at fault
+        and the diagnosis names none, a hint says where to look: which one it is can be seen from the reference, what it
+        should be is not said.
+        """
+        text = _METHOD.sub("", self.diagnosis)
+        if not self.fields or any(names_field(text, field, self.failed) for field in self.fields):
+            return text
+        named = ", ".join(f"'{field}'" for field in self.fields if field != NAME)
+        return f"{text}\nhint: look at {named or 'the tool'}"
 
     def worldless_case(self) -> Case:
         """The same where no world answered."""

@@ -129,21 +129,34 @@ def _stems(text: str) -> set[str]:
 def _said_no(call: ToolCall, outcome: ToolOutcome, messages: Sequence[Message]) -> str | None:
     if outcome.kind is not OutcomeKind.SOFT_FAILURE:
         return None
-    fields = _as_object(outcome.text)
-    refused = ", ".join(f"{key} is false" for key, value in fields.items() if value is False)
-    return f"The call succeeded, but its answer means no{f': {refused}' if refused else ''}."
+    named = ", ".join(f"{key} is false" for key in refused(outcome.text))
+    return f"The call succeeded, but its answer means no{f': {named}' if named else ''}."
 
 
-def _was_made_before(call: ToolCall, outcome: ToolOutcome, messages: Sequence[Message]) -> str | None:
-    made = [made for message in messages for made in message.get("tool_calls") or ()]
-    if any(_same(call, earlier["function"]) for earlier in made):
+def refused(answer: str) -> list[str]:
+    """The fields of an answer that say no."""
+    return [key for key, value in _as_object(answer).items() if value is False]
+
+
+def _repeats(call: ToolCall, outcome: ToolOutcome, messages: Sequence[Message]) -> str | None:
+    if was_made_before(call, messages):
         return f"The call succeeded, but the same call was made before, and {UNDONE}."
     return None
 
 
+def was_made_before(call: ToolCall, messages: Sequence[Message]) -> bool:
+    """Whether the dialogue holds this very call."""
+    made = [made for message in messages for made in message.get("tool_calls") or ()]
+    return any(_same(call, earlier["function"]) for earlier in made)
+
+
 def _was_empty(call: ToolCall, outcome: ToolOutcome, messages: Sequence[Message]) -> str | None:
-    empty = outcome.text.strip() in ("", "None", "null", "{}", "[]", '""')
-    return f"The call succeeded and returned nothing, but {UNDONE}." if empty else None
+    return f"The call succeeded and returned nothing, but {UNDONE}." if is_empty(outcome.text) else None
+
+
+def is_empty(answer: str) -> bool:
+    """Whether an answer says nothing."""
+    return answer.strip() in ("", "None", "null", "{}", "[]", '""')
 
 
 def _was_not_it(call: ToolCall, outcome: ToolOutcome, messages: Sequence[Message]) -> str | None:
@@ -151,7 +164,7 @@ def _was_not_it(call: ToolCall, outcome: ToolOutcome, messages: Sequence[Message
 
 
 _Remark: TypeAlias = Callable[[ToolCall, ToolOutcome, Sequence[Message]], str | None]
-_REMARKS: tuple[_Remark, ...] = (_said_no, _was_made_before, _was_empty, _was_not_it)
+_REMARKS: tuple[_Remark, ...] = (_said_no, _repeats, _was_empty, _was_not_it)
 """What can be said of a call that succeeded and was wrong; the first remark that fits is made."""
 
 

@@ -23,7 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.errors import ConfigError
-from fission_grpo.models.catalog import Precision, load_policy_model
+from fission_grpo.models.catalog import LoadedModel, Precision, load_policy_model
 from fission_grpo.models.folder import save_trained_weights
 from fission_grpo.models.lora import LoraSettings, add_lora
 from fission_grpo.policy.hf import context_window
@@ -31,9 +31,11 @@ from fission_grpo.policy.scoring import TokenRow
 from fission_grpo.run_folder import write_text
 from fission_grpo.seeds import derive
 from fission_grpo.settings import Settings
+from fission_grpo.simulator.fresh import FRESH, fresh_base
 from fission_grpo.simulator.model import STYLE_FILE
 from fission_grpo.simulator.question import PromptStyle, Question, prompt_of, shortened
 from fission_grpo.simulator.records import RecordSplit, SimulatorRecord
+from fission_grpo.simulator.renaming import renamed_records
 
 IGNORED = -100
 """The label that transformers leaves out of its loss."""
@@ -46,14 +48,16 @@ Show: TypeAlias = Callable[[int, int, float], None]
 class SimulatorTrainingSettings(Settings):
     """One fine-tuning."""
 
-    model: str = "nano"
-    """`nano`, `smollm2`, or a local Hugging Face folder."""
+    model: str = FRESH
+    """`fresh`: as small as `nano`, with words and weights of its own; or `nano`, `smollm2`, a local Hugging Face folder."""
     precision: Precision = Precision.FP32
     lora: LoraSettings | None = None
     """Train adapters; wanted for anything larger than `nano`."""
-    style: PromptStyle = PromptStyle.COMPACT
+    style: PromptStyle = PromptStyle.FINDINGS
     seed: int = 0
-    epochs: float = Field(default=4.0, gt=0)
+    copies: int = Field(default=9, ge=0)
+    """How often each record is learned under made-up names besides its own, each time other ones. Ours."""
+    epochs: float = Field(default=1.0, gt=0)
     batch: int = Field(default=16, ge=1)
     accumulation: int = Field(default=1, ge=1)
     """Batches of one update."""
@@ -71,8 +75,9 @@ class Fit:
 
     folder: Path
     rows: int
+    """Records and their copies."""
     left_out: int
-    """Records that did not fit."""
+    """Rows that did not fit."""
     steps: int
     loss: float
     """Mean over the training, in nats per token."""
@@ -95,9 +100,11 @@ def train_simulator(
     """
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"{output} is not empty; choose another folder")
-    loaded = load_policy_model(settings.model, precision=settings.precision)
+    learned = _of(records, RecordSplit.TRAIN)
+    learned += renamed_records(learned, copies=settings.copies, seed=settings.seed)
+    loaded = _base(learned, settings)
     longest = min(settings.longest, context_window(loaded.model))
-    train = _rows(records, RecordSplit.TRAIN, loaded.chat, settings.style, longest)
+    train = _rows(learned, loaded.chat, settings.style, longest)
     if not train:
         raise ConfigError(f"no record of split train fits {longest} tokens; give more records, or raise `longest`")
     model = loaded.model
@@ -107,13 +114,12 @@ def train_simulator(
     with tempfile.TemporaryDirectory(prefix="simulator-") as scratch:
         trainer = _trainer(model, train, settings, Path(scratch), pad_id=loaded.chat.pad_id, show=show)
         outcome = trainer.train()
-        held = _rows(records, RecordSplit.VALIDATION, loaded.chat, settings.style, longest)
+        held = _rows(_of(records, RecordSplit.VALIDATION), loaded.chat, settings.style, longest)
         validation = trainer.evaluate(_Rows(held))["eval_loss"] if held else None
-    wanted = sum(record.split is RecordSplit.TRAIN for record in records)
     fit = Fit(
         folder=output,
         rows=len(train),
-        left_out=wanted - len(train),
+        left_out=len(learned) - len(train),
         steps=outcome.global_step,
         loss=outcome.training_loss,
         validation=validation,
@@ -123,10 +129,16 @@ def train_simulator(
     return fit
 
 
+def _base(learned: Sequence[SimulatorRecord], settings: SimulatorTrainingSettings) -> LoadedModel:
+    if settings.model == FRESH and learned:
+        return fresh_base(learned, settings.style, seed=derive(settings.seed, FRESH))
+    return load_policy_model(settings.model, precision=settings.precision)
+
+
 def training_row(record: SimulatorRecord, *, chat: ChatFormat, style: PromptStyle, longest: int) -> TokenRow | None:
     """Question and diagnosis as tokens; None where they do not fit."""
     whole = prompt_of(Question(case=record.case(), place=0), style)
-    said = (*chat.renderer.encode(record.diagnosis), chat.eos_id)
+    said = (*chat.renderer.encode(record.lesson()), chat.eos_id)
     for prompt in (whole, shortened(whole)):
         ids = chat.prompt(prompt.messages, prompt.tools)
         if len(ids) + len(said) <= longest:
@@ -134,11 +146,12 @@ def training_row(record: SimulatorRecord, *, chat: ChatFormat, style: PromptStyl
     return None
 
 
-def _rows(
-    records: Sequence[SimulatorRecord], split: RecordSplit, chat: ChatFormat, style: PromptStyle, longest: int
-) -> list[TokenRow]:
-    chosen = (record for record in records if record.split is split)
-    rows = (training_row(record, chat=chat, style=style, longest=longest) for record in chosen)
+def _of(records: Sequence[SimulatorRecord], split: RecordSplit) -> list[SimulatorRecord]:
+    return [record for record in records if record.split is split]
+
+
+def _rows(records: Sequence[SimulatorRecord], chat: ChatFormat, style: PromptStyle, longest: int) -> list[TokenRow]:
+    rows = (training_row(record, chat=chat, style=style, longest=longest) for record in records)
     return [row for row in rows if row is not None]
 
 
@@ -264,8 +277,7 @@ def model_card(settings: SimulatorTrainingSettings, records: Sequence[SimulatorR
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
-base_model: {settings.model}
-tags: [tool-calling, error-simulator, fission-grpo]
+{"" if settings.model == FRESH else f"base_model: {settings.model}{chr(10)}"}tags: [tool-calling, error-simulator, fission-grpo]
 ---
 
 # An Error Simulator
@@ -275,8 +287,8 @@ reference call and must not give it away: check every message with `fission_grpo
 `GuardedSimulator` does, and measure with `fission simulator audit`.
 
 - Base model: `{settings.model}`, {adapted} trained, prompt style `{settings.style}`
-- {fit.rows} records ({", ".join(f"{count} by {teacher}" for teacher, count in sorted(teachers.items()))}), \
-{fit.left_out} too long
+- Records by {", ".join(f"{teacher} ({count})" for teacher, count in sorted(teachers.items()))}, each learned under its \
+own names and under {settings.copies} other sets of names: {fit.rows} rows, {fit.left_out} too long
 - {fit.steps} updates in {fit.seconds:.0f} s, learning rate {settings.learning_rate:g}, seed {settings.seed}
 - Loss in nats per token: {fit.loss:.3f} (mean over the training), {held} (validation APIs, afterwards)
 
