@@ -74,13 +74,13 @@ def few(count: int) -> list[SimulatorRecord]:
     return [one for one in records() if one.split is RecordSplit.TRAIN][:count]
 
 
-QUICK = SimulatorTrainingSettings(model="nano", copies=0, epochs=4, batch=4, warmup=0.0, longest=400)
+QUICK = SimulatorTrainingSettings(model="nano", copies=0, epochs=10, batch=4, warmup=0.0, longest=400)
 
 
 def test_a_trained_simulator_is_an_ordinary_folder_that_knows_how_to_be_asked(tmp_path: Path) -> None:
     seen: list[float] = []
     fit = train_simulator(few(4), QUICK, tmp_path / "simulator", show=lambda step, steps, loss: seen.append(loss))
-    assert (fit.rows, fit.left_out, fit.steps, fit.validation) == (4, 0, 4, None)
+    assert (fit.rows, fit.left_out, fit.steps, fit.validation) == (4, 0, 10, None)
     assert seen
     assert style_of(fit.folder) is PromptStyle.FINDINGS
     card = (fit.folder / "README.md").read_text(encoding="utf-8")
@@ -95,7 +95,7 @@ def test_a_trained_simulator_is_an_ordinary_folder_that_knows_how_to_be_asked(tm
 
 
 def test_adapters_are_trained_saved_alone_and_merged_when_asked(tmp_path: Path) -> None:
-    settings = QUICK.model_copy(update={"lora": LoraSettings(rank=2), "epochs": 8, "learning_rate": 2e-2})
+    settings = QUICK.model_copy(update={"lora": LoraSettings(rank=2), "epochs": 10, "learning_rate": 2e-2})
     fit = train_simulator(few(4), settings, tmp_path / "adapter")
     assert (fit.folder / "adapter_model.safetensors").exists()
     assert not (fit.folder / "model.safetensors").exists()

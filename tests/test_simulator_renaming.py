@@ -15,8 +15,12 @@ from fission_grpo.simulator.fault_fields import NAME, fields_at_fault, names_fie
 from fission_grpo.simulator.findings import findings
 from fission_grpo.simulator.question import PromptStyle, Question, prompt_of
 from fission_grpo.simulator.records import SimulatorRecord, check_records, taught_leaks, write_records
-from fission_grpo.simulator.renaming import renamed, renamed_records
+from fission_grpo.simulator.renaming import Coiner, renamed, renamed_records
 from fission_grpo.types import ErrorClass, OutcomeKind, ToolCall, ToolOutcome
+
+
+def coiner() -> Coiner:
+    return Coiner(rng=Random(1))
 
 
 def one_of(error: ErrorClass) -> SimulatorRecord:
@@ -31,11 +35,11 @@ def words_of(record: SimulatorRecord) -> set[str]:
 
 def test_a_renamed_record_shares_no_name_with_its_own_and_all_its_faults() -> None:
     for record in records():
-        other = renamed(record, Random(1))
+        other = renamed(record, coiner())
         assert other is not None
         assert not words_of(record) & words_of(other)
         assert len(words_of(record)) == len(words_of(other)), "one-to-one"
-        assert list(record.failed.arguments.values()) == list(other.failed.arguments.values())
+        assert [*map(type, record.failed.arguments.values())] == [*map(type, other.failed.arguments.values())]
         if record.fields:
             assert sorted(other.fields) == list(fields_at_fault(other.failed, other.reference, other.tools))
         kinds = [problem.error for problem in call_problems(record.failed, record.tools)]
@@ -45,12 +49,22 @@ def test_a_renamed_record_shares_no_name_with_its_own_and_all_its_faults() -> No
 
 def test_the_names_in_an_error_text_are_the_new_ones() -> None:
     record = one_of(ErrorClass.UNKNOWN_TOOL)
-    other = renamed(record, Random(1))
+    other = renamed(record, coiner())
     assert other is not None
     assert other.diagnosis == f"Error during execution: name '{other.failed.name}' is not defined"
-    schema = renamed(one_of(ErrorClass.ARGUMENT_SCHEMA), Random(1))
+    schema = renamed(one_of(ErrorClass.ARGUMENT_SCHEMA), coiner())
     assert schema is not None
     assert any(names_field(schema.diagnosis, field, schema.failed) for field in schema.fields)
+
+
+def test_a_made_up_value_that_the_text_quotes_is_another_one_in_both_places() -> None:
+    record = next(one for one in records() if one.id.endswith("made_up_value") and "with ID" in one.diagnosis)
+    other = renamed(record, coiner())
+    assert other is not None
+    (old,), (new,) = ([one.failed.arguments[field] for field in one.fields] for one in (record, other))
+    assert old != new
+    assert str(new) in other.diagnosis
+    assert str(old) not in other.diagnosis
 
 
 def test_renamed_records_are_sound_repeatable_and_differ_from_copy_to_copy(tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 Ours. There are eight APIs and a few hundred names; a simulator has to cope with names that it has never seen. Renaming
 is consistent over tools, dialogue, failed call, reference and diagnosis, and one-to-one, so whatever two calls had in
-common or a schema had against them, they still have. Values and the world's answers stay as they are.
+common or a schema had against them, they still have. A made-up value that the diagnosis quotes becomes another one of
+the same look; other values and the world's answers stay as they are.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -19,38 +21,91 @@ from fission_grpo.tasks.families import words
 from fission_grpo.types import Message, Tool, ToolCall
 
 
-def renamed(record: SimulatorRecord, rng: Random) -> SimulatorRecord | None:
-    """A record that differs in names alone; None where the leak rule would not take it (a new name may hide a word).
-
-    Args:
-        rng: every name is drawn from it.
-    """
-    names = _fresh_names(dict.fromkeys(_names(record)), rng)
-    other = replace(
-        record,
-        tools=tuple(_tool(tool, names) for tool in record.tools),
-        dialogue=tuple(_message(record.id, message, names) for message in record.dialogue),
-        failed=_call(record.failed, names),
-        reference=tuple(_call(call, names) for call in record.reference),
-        diagnosis=_text(record.diagnosis, names),
-        fields=tuple(names.get(field, field) for field in record.fields),
-    )
-    return None if taught_leaks(other) else other
-
-
 def renamed_records(records: Sequence[SimulatorRecord], *, copies: int, seed: int) -> list[SimulatorRecord]:
     """Every record under `copies` other sets of names, each with an id of its own; a function of the arguments."""
+    vocabulary = _vocabulary(records)
     found = []
     for record in records:
-        rng = Random(f"renaming/{seed}/{record.id}")
+        coiner = Coiner(rng=Random(f"renaming/{seed}/{record.id}"), words=vocabulary)
         for copy in range(copies):
-            other = renamed(record, rng)
+            other = renamed(record, coiner)
             if other is not None:
                 found.append(replace(other, id=f"{record.id}/renamed-{copy}"))
     return found
 
 
-def _names(record: SimulatorRecord) -> Iterable[str]:
+def renamed(record: SimulatorRecord, coiner: Coiner) -> SimulatorRecord | None:
+    """A record that differs in names and in a quoted value alone; None where the leak rule would not take it.
+
+    Raises:
+        ConfigError: a call of the dialogue is not in OpenAI form.
+    """
+    names = coiner.names(_names(record))
+    values = {quoted: coiner.disguise(quoted) for quoted in _quoted(record)}
+    failed = _call(record.failed, names)
+    other = replace(
+        record,
+        tools=tuple(_tool(tool, names) for tool in record.tools),
+        dialogue=tuple(_message(record.id, message, names) for message in record.dialogue),
+        failed=ToolCall(name=failed.name, arguments={key: _value(v, values) for key, v in failed.arguments.items()}),
+        reference=tuple(_call(call, names) for call in record.reference),
+        diagnosis=_text(record.diagnosis, names, values),
+        fields=tuple(names.get(field, field) for field in record.fields),
+    )
+    return None if taught_leaks(other) else other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coiner:
+    """Makes names up."""
+
+    rng: Random
+    words: Sequence[str] = (*words.NOUNS, *words.PEOPLE)
+    """Of at least three letters; names are made of them and of their pieces."""
+
+    def names(self, old: Iterable[str]) -> Mapping[str, str]:
+        """Old name to new name, no two alike."""
+        fresh: dict[str, str] = {}
+        taken: set[str] = set()
+        for name in dict.fromkeys(old):
+            new = self.identifier()
+            while new.lower() in taken:
+                new = self.identifier()
+            taken.add(new.lower())
+            fresh[name] = new
+        return fresh
+
+    def identifier(self) -> str:
+        """One to three words in the manner of code: `user_cassil`, `orcViolet`."""
+        parts = [self._word() for _ in range(self.rng.choice((1, 2, 2, 3)))]
+        if self.rng.random() < 0.25:
+            return "".join([parts[0], *(part.capitalize() for part in parts[1:])])
+        return "_".join(parts)
+
+    def disguise(self, text: str) -> str:
+        """Other words, other digits, the same signs between them."""
+        spelled = re.sub(r"[A-Za-z]{3,}", lambda found: self._word(), text)
+        return re.sub(r"\d", lambda found: str(self.rng.randint(1, 9)), spelled)
+
+    def _word(self) -> str:
+        """A real word, or pieces of some, so that all sorts of letters stand side by side."""
+        if self.rng.random() < 0.5:
+            return self.rng.choice(self.words)
+        return "".join(self._piece(self.rng.choice(self.words)) for _ in range(self.rng.choice((1, 2, 2))))
+
+    def _piece(self, word: str) -> str:
+        start = self.rng.randrange(len(word) - 1)
+        return word[start : start + self.rng.choice((2, 3, 4, 5))]
+
+
+def _vocabulary(records: Sequence[SimulatorRecord]) -> Sequence[str]:
+    """Our own words, and those of the tools' descriptions, in a fixed order."""
+    described = {json.dumps(tool, default=dict).lower() for record in records for tool in record.tools}
+    found = {word for text in described for word in re.findall(r"[a-z]{3,}", text)}
+    return tuple(sorted({*found, *words.NOUNS, *words.PEOPLE}))
+
+
+def _names(record: SimulatorRecord) -> Iterator[str]:
     """Tools and arguments, in the order in which they turn up."""
     for tool in record.tools:
         yield tool["function"]["name"]
@@ -60,38 +115,33 @@ def _names(record: SimulatorRecord) -> Iterable[str]:
         yield from call.arguments
 
 
-_SOURCES = (*words.NOUNS, *words.PEOPLE)
+def _quoted(record: SimulatorRecord) -> list[str]:
+    """Values at fault that the diagnosis repeats and that nothing that was due has; they mean nothing to anybody."""
+    due = json.dumps([call_record(call) for call in record.reference], ensure_ascii=False, default=dict)
+    given = [text for field in record.fields for text in _atoms(record.failed.arguments.get(field))]
+    return [text for text in given if len(text) > 1 and text not in due and _standing(text).search(record.diagnosis)]
 
 
-def _fresh_names(names: Iterable[str], rng: Random) -> Mapping[str, str]:
-    """Old name to new name, no two alike."""
-    fresh: dict[str, str] = {}
-    taken: set[str] = set()
-    for name in names:
-        new = _identifier(rng)
-        while new.lower() in taken:
-            new = _identifier(rng)
-        taken.add(new.lower())
-        fresh[name] = new
-    return fresh
+def _atoms(value: Any) -> Iterator[str]:
+    """Strings and numbers of a value, or of a list of them, as texts."""
+    if isinstance(value, list):
+        yield from (text for item in value for text in _atoms(item))
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield str(value)
 
 
-def _identifier(rng: Random) -> str:
-    """One to three words in the manner of code: `ulip_cassil`, `orcViolet`."""
-    parts = [_word(rng) for _ in range(rng.choice((1, 2, 2, 3)))]
-    if rng.random() < 0.25:
-        return "".join([parts[0], *(part.capitalize() for part in parts[1:])])
-    return "_".join(parts)
+def _standing(text: str) -> re.Pattern[str]:
+    """The text by itself, in no longer word."""
+    return re.compile(rf"(?<!\w){re.escape(text)}(?!\w)")
 
 
-def _word(rng: Random) -> str:
-    """Pieces of real words, so that all sorts of letters stand side by side."""
-    return "".join(_piece(rng.choice(_SOURCES), rng) for _ in range(rng.choice((1, 2, 2, 3))))
-
-
-def _piece(word: str, rng: Random) -> str:
-    start = rng.randrange(len(word) - 1)
-    return word[start : start + rng.choice((2, 3, 4, 5))]
+def _value(value: Any, values: Mapping[str, str]) -> Any:
+    """A value with some atoms replaced, each by one of its type."""
+    if isinstance(value, list):
+        return [_value(item, values) for item in value]
+    if isinstance(value, bool) or str(value) not in values:
+        return value
+    return type(value)(values[str(value)])
 
 
 def _properties(tool: Tool) -> Mapping[str, Any]:
@@ -129,6 +179,9 @@ def _message(record: str, message: Message, names: Mapping[str, str]) -> Message
 _NAMED = re.compile(r"(?<=')\w+(?=')|\w+(?=\(\))")
 
 
-def _text(text: str, names: Mapping[str, str]) -> str:
-    """Names in quotes and before brackets; anywhere else a word that looks like one may be just a word."""
-    return _NAMED.sub(lambda found: names.get(found[0], found[0]), text)
+def _text(text: str, names: Mapping[str, str], values: Mapping[str, str]) -> str:
+    """Names in quotes and before brackets (elsewhere what looks like one may be just a word), and quoted values."""
+    told = _NAMED.sub(lambda found: names.get(found[0], found[0]), text)
+    for old, new in values.items():
+        told = _standing(old).sub(lambda found, new=new: new, told)  # type: ignore[misc]
+    return told

@@ -49,7 +49,7 @@ class SimulatorTrainingSettings(Settings):
     """One fine-tuning."""
 
     model: str = FRESH
-    """`fresh`: as small as `nano`, with words and weights of its own; or `nano`, `smollm2`, a local Hugging Face folder."""
+    """`fresh` (as small as `nano`, with words and weights of its own), `nano`, `smollm2`, or a Hugging Face folder."""
     precision: Precision = Precision.FP32
     lora: LoraSettings | None = None
     """Train adapters; wanted for anything larger than `nano`."""
@@ -57,7 +57,7 @@ class SimulatorTrainingSettings(Settings):
     seed: int = 0
     copies: int = Field(default=9, ge=0)
     """How often each record is learned under made-up names besides its own, each time other ones. Ours."""
-    epochs: float = Field(default=1.0, gt=0)
+    epochs: float = Field(default=2.0, gt=0)
     batch: int = Field(default=16, ge=1)
     accumulation: int = Field(default=1, ge=1)
     """Batches of one update."""
@@ -270,14 +270,16 @@ def _save(
 def model_card(settings: SimulatorTrainingSettings, records: Sequence[SimulatorRecord], fit: Fit) -> str:
     """What the model is, what it learned from and how well it fits; an audit says what it is good for."""
     split = Counter((str(record.split), record.api) for record in records)
-    teachers = Counter(record.teacher for record in records if record.split is RecordSplit.TRAIN)
+    teachers = Counter(record.teacher for record in _of(records, RecordSplit.TRAIN))
+    taught = ", ".join(f"{teacher} ({count})" for teacher, count in sorted(teachers.items()))
     apis = "\n".join(f"| {name} | {api} | {count} |" for (name, api), count in sorted(split.items()))
     held = "-" if fit.validation is None else f"{fit.validation:.3f}"
+    base = "" if settings.model == FRESH else f"base_model: {settings.model}\n"
     adapted = "all weights" if settings.lora is None else f"LoRA of rank {settings.lora.rank}"
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
-{"" if settings.model == FRESH else f"base_model: {settings.model}{chr(10)}"}tags: [tool-calling, error-simulator, fission-grpo]
+{base}tags: [tool-calling, error-simulator, fission-grpo]
 ---
 
 # An Error Simulator
@@ -287,8 +289,8 @@ reference call and must not give it away: check every message with `fission_grpo
 `GuardedSimulator` does, and measure with `fission simulator audit`.
 
 - Base model: `{settings.model}`, {adapted} trained, prompt style `{settings.style}`
-- Records by {", ".join(f"{teacher} ({count})" for teacher, count in sorted(teachers.items()))}, each learned under its \
-own names and under {settings.copies} other sets of names: {fit.rows} rows, {fit.left_out} too long
+- Records by {taught}, each learned under its own names \
+and under {settings.copies} other sets of names: {fit.rows} rows, {fit.left_out} too long
 - {fit.steps} updates in {fit.seconds:.0f} s, learning rate {settings.learning_rate:g}, seed {settings.seed}
 - Loss in nats per token: {fit.loss:.3f} (mean over the training), {held} (validation APIs, afterwards)
 
