@@ -145,12 +145,19 @@ def test_the_reference_never_reaches_the_rules() -> None:
     assert [one.leakage for one in diagnose(Watcher(), [EXPLICIT, SILENT])] == [Leakage.BLIND] * 2
 
 
-@pytest.mark.parametrize("style", list(PromptStyle))
+@pytest.mark.parametrize("style", [PromptStyle.COMPACT, PromptStyle.INSTRUCTED])
 def test_a_question_shows_everything_but_the_worlds_error_text(style: PromptStyle) -> None:
     explicit, silent = (prompt_of(Question(case=one, place=0), style) for one in (EXPLICIT, SILENT))
     assert all(word in repr(explicit) for word in ("go there", "archive", "'x'" if style == "compact" else '"x"'))
     assert "No such directory" not in repr(explicit)
     assert "None" in str([message.get("content") for message in silent.messages])
+
+
+def test_findings_show_neither_the_error_text_nor_the_right_value() -> None:
+    prompt = prompt_of(Question(case=EXPLICIT, place=0), PromptStyle.FINDINGS)
+    (message,) = prompt.messages
+    assert all(word in message["content"] for word in ("'cd'", "'folder'", '"x"'))
+    assert not any(word in message["content"] for word in ("archive", "No such directory", "go there"))
 
 
 def test_what_a_model_thought_is_no_message() -> None:
