@@ -55,9 +55,9 @@ class SimulatorTrainingSettings(Settings):
     """Train adapters; wanted for anything larger than `nano`."""
     style: PromptStyle = PromptStyle.FINDINGS
     seed: int = 0
-    copies: int = Field(default=9, ge=0)
+    copies: int = Field(default=4, ge=0)
     """How often each record is learned under made-up names besides its own, each time other ones. Ours."""
-    epochs: float = Field(default=2.0, gt=0)
+    epochs: float = Field(default=1.5, gt=0)
     batch: int = Field(default=16, ge=1)
     accumulation: int = Field(default=1, ge=1)
     """Batches of one update."""
