@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -384,6 +385,15 @@ def test_a_slow_recorded_call_is_a_fault_of_ours() -> None:
     with pytest.raises(EnvironmentFault, match="when it was replayed"):
         BfclEnvironment(IMPATIENT).reset(task)
     BfclEnvironment().reset(task)
+
+
+def test_a_timeout_that_was_swallowed_is_raised_all_the_same() -> None:
+    """A finaliser or a bare `except` swallows whatever arrives in it: nobody waits for it for ever."""
+    began = time.monotonic()
+    for _ in range(3):
+        with pytest.raises(CallTimeout), time_limit(0.02), suppress(BaseException):
+            spin_for(60)
+    assert time.monotonic() - began < 30
 
 
 def test_no_late_timeout_reaches_the_caller() -> None:

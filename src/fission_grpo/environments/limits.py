@@ -193,5 +193,8 @@ class time_limit:  # noqa: N801 (a context manager, read as a verb; a class beca
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
         with self._watchdog.lock:  # from here on the watchdog does not fire
             self._watchdog.watched.pop(self._thread, None)
-        while self.fired and kind is not CallTimeout:
-            time.sleep(0)  # it has fired: the exception must arrive here and not in our caller's code
+        if self.fired and kind is not CallTimeout:
+            # It is still on its way, or arrived where exceptions are swallowed: a finaliser, a bare `except`. Taken back,
+            # so that it cannot arrive in our caller's code, and raised here.
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), None)
+            raise CallTimeout
