@@ -175,15 +175,20 @@ def policy_failures(run: Path) -> list[Spoiled]:
     if not folder.config.exists() or not folder.traces.exists():
         raise ConfigError(f"{run} holds no run with traces; give the folder that `fission train --output` named")
     tasks = _tasks_of(folder)
-    found: dict[str, Spoiled] = {}
+    failed: dict[tuple[str, ...], tuple[Task, Mapping[str, Any]]] = {}
     for trace in read_jsonl(folder.traces):
         task = tasks.get(trace["task"])
         if task is None or trace["kind"] == GroupKind.FISSION:
             continue
         for trajectory in trace["trajectories"]:
             failure = trajectory["failure"]
-            if failure and failure["fault"] == Fault.MODEL and (one := _replayed(task, trajectory)):
-                found.setdefault(repr((one.case.failed.messages, one.call)), one)
+            if failure and failure["fault"] == Fault.MODEL:
+                # Siblings that say the same fail alike: one of them is replayed.
+                failed.setdefault((task.id, *trajectory["text"][: failure["turn"] + 1]), (task, trajectory))
+    found: dict[str, Spoiled] = {}
+    for task, trajectory in failed.values():
+        if one := _replayed(task, trajectory):
+            found.setdefault(repr((one.case.failed.messages, one.call)), one)
     return [replace(one, name=f"policy/{run.name}/{place}") for place, one in enumerate(found.values())]
 
 
