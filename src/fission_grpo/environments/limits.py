@@ -194,7 +194,7 @@ class time_limit:  # noqa: N801 (a context manager, read as a verb; a class beca
         with self._watchdog.lock:  # from here on the watchdog does not fire
             self._watchdog.watched.pop(self._thread, None)
         if self.fired and kind is not CallTimeout:
-            # It is still on its way, or arrived where exceptions are swallowed: a finaliser, a bare `except`. Taken back,
-            # so that it cannot arrive in our caller's code, and raised here.
+            # It is still on its way, or arrived where exceptions are swallowed (a finaliser, a bare `except`): taken
+            # back, so that it cannot arrive in our caller's code, and raised here.
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), None)
             raise CallTimeout
