@@ -74,7 +74,9 @@ def train(
                 shows.append(shown.enter_context(progress("simulator", total=steps)))
             shows[0](step, f"loss {loss:.3f}")
 
-        fit = train_simulator(read_records(records), settings, output, show=show)
+        fit = train_simulator(
+            read_records(records), settings, output, show=show, tell=lambda line: typer.echo(line, err=True)
+        )
     said = f"simulator in {output}; loss {fit.loss:.3f} nats a token after {fit.steps} updates"
     typer.echo(json_text({**asdict(fit), "folder": str(output)}) if as_json else said)
 

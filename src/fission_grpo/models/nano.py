@@ -9,7 +9,7 @@ dialogues: it has never seen an error, so its errors and its helplessness after 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from typing import Any
 
@@ -85,10 +85,17 @@ def fresh_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCau
     return model
 
 
-def sharpen_copying(model: LlamaForCausalLM, *, seed: int, until: int | None = None) -> list[float]:
+def sharpen_copying(
+    model: LlamaForCausalLM,
+    *,
+    seed: int,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+    until: int | None = None,
+) -> list[float]:
     """Practise on random segments that are repeated: the second time every token can be copied.
 
     Args:
+        report: told the step and its loss.
         until: stop early, at this step of the same schedule.
     Returns:
         The loss of every step, in nats per token.
@@ -102,7 +109,7 @@ def sharpen_copying(model: LlamaForCausalLM, *, seed: int, until: int | None = N
             TokenRow(ids=(*segment, *segment), trained=(False,) * (COPY_SEGMENT + 1) + (True,) * (COPY_SEGMENT - 1))
         )
     settings = SupervisedSettings(seed=seed, steps=COPY_STEPS, batch=16, learning_rate=3e-3, floor=0.3)
-    return supervise(model, rows, settings, until=until)
+    return supervise(model, rows, settings, report=report, until=until)
 
 
 def _plant_copying(model: LlamaForCausalLM) -> None:

@@ -8,7 +8,7 @@ half as long.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerFast
 
@@ -21,11 +21,21 @@ from fission_grpo.simulator.records import SimulatorRecord
 FRESH = "fresh"
 
 
-def fresh_base(records: Sequence[SimulatorRecord], style: PromptStyle, *, seed: int) -> LoadedModel:
-    """Tokenizer from the questions and lessons, weights from the seed, then the practice in copying (a minute)."""
+def fresh_base(
+    records: Sequence[SimulatorRecord],
+    style: PromptStyle,
+    *,
+    seed: int,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+) -> LoadedModel:
+    """Tokenizer from the questions and lessons, weights from the seed, then the practice in copying: some minutes.
+
+    Args:
+        report: told the step of the practice and its loss.
+    """
     tokenizer = fresh_tokenizer(records, style)
     model = fresh_model(tokenizer, seed=seed)
-    sharpen_copying(model, seed=seed)
+    sharpen_copying(model, seed=seed, report=report)
     return LoadedModel(model=model, tokenizer=tokenizer, chat=ChatFormat(tokenizer), name=FRESH)
 
 

@@ -26,6 +26,7 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import LoadedModel, Precision, load_policy_model
 from fission_grpo.models.folder import save_trained_weights
 from fission_grpo.models.lora import LoraSettings, add_lora
+from fission_grpo.models.nano import COPY_STEPS
 from fission_grpo.policy.hf import context_window
 from fission_grpo.policy.scoring import TokenRow
 from fission_grpo.run_folder import write_text
@@ -40,6 +41,8 @@ from fission_grpo.simulator.renaming import renamed_records
 IGNORED = -100
 """The label that transformers leaves out of its loss."""
 _PAD_TO = 16
+_TOLD = 20
+"""Steps of the practice between two lines about it."""
 
 Show: TypeAlias = Callable[[int, int, float], None]
 """Told the step, the number of steps, and the loss of the steps since it was last told, in nats per token."""
@@ -92,8 +95,12 @@ def train_simulator(
     output: Path,
     *,
     show: Show = lambda step, steps, loss: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Fit:
     """Fine-tune on the records of the training split and save the model.
+
+    Args:
+        tell: told what is done before the first step; that takes minutes where there are thousands of records.
 
     Raises:
         ConfigError: no such model, no training record, or none that fits.
@@ -101,8 +108,11 @@ def train_simulator(
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"{output} is not empty; choose another folder")
     learned = _of(records, RecordSplit.TRAIN)
+    tell(f"other names: {settings.copies} sets for each of {len(learned):,} records")
     learned += renamed_records(learned, copies=settings.copies, seed=settings.seed)
-    loaded = _base(learned, settings)
+    tell(f"base model: {settings.model}")
+    loaded = _base(learned, settings, tell)
+    tell(f"tokens of {len(learned):,} records")
     longest = min(settings.longest, context_window(loaded.model))
     train = _rows(learned, loaded.chat, settings.style, longest)
     if not train:
@@ -129,9 +139,15 @@ def train_simulator(
     return fit
 
 
-def _base(learned: Sequence[SimulatorRecord], settings: SimulatorTrainingSettings) -> LoadedModel:
+def _base(
+    learned: Sequence[SimulatorRecord], settings: SimulatorTrainingSettings, tell: Callable[[str], None]
+) -> LoadedModel:
+    def report(step: int, loss: float) -> None:
+        if (step + 1) % _TOLD == 0:
+            tell(f"practice in copying: {step + 1} of {COPY_STEPS} steps, loss {loss:.2f}")
+
     if settings.model == FRESH and learned:
-        return fresh_base(learned, settings.style, seed=derive(settings.seed, FRESH))
+        return fresh_base(learned, settings.style, seed=derive(settings.seed, FRESH), report=report)
     return load_policy_model(settings.model, precision=settings.precision)
 
 
