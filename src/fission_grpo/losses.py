@@ -131,7 +131,8 @@ def k3_divergence(logprobs_BT: Tensor, reference_logprobs_BT: Tensor) -> Tensor:
     """Schulman's k3 estimate of KL(policy || reference) per token: e^d - d - 1 with d = reference - policy; >= 0.
     To be reported, not to be minimised: see `kl_penalty`."""
     difference = reference_logprobs_BT - logprobs_BT
-    return torch.exp(difference) - difference - 1
+    # `expm1`, since the terms of e^d - d - 1 cancel where policy and reference are close; never below 0 by rounding.
+    return (torch.expm1(difference) - difference).clamp(min=0)
 
 
 def policy_loss(
