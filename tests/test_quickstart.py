@@ -59,4 +59,4 @@ def test_the_whole_quickstart(tmp_path: Path) -> None:
     summary = run(plan, workers=2, report=lambda line: None).read_text(encoding="utf-8")
     assert "warm start" in summary
     assert (tmp_path / "probe.png").exists()
-    assert {one["treatment"] for one in json.loads((tmp_path / "summary.json").read_text())} == {"fission"}
+    assert {one["treatment"] for one in json.loads((tmp_path / "summary.json").read_text())} == {"fission-decision"}
