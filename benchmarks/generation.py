@@ -17,7 +17,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -27,7 +26,7 @@ from typing import Any
 
 import torch
 from shapes import add_arguments, build_model, shape_of
-from tree import FEEDBACK, GROUP, resident_mib
+from tree import FEEDBACK, GROUP, resident_mib, timed
 
 from fission_grpo.policy.base import Context, Sampling
 from fission_grpo.policy.hf import HFPolicy
@@ -148,33 +147,22 @@ def unique_prompt_tokens(made: Sequence[Ids], completion: int) -> int:
     return len(build_forest(list(made))) - len(made) * completion
 
 
-def timed(run: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """CPU seconds, or seconds on the device."""
-    if device.type != "cuda":
-        begin = time.process_time()
-        outcome = run()
-        return time.process_time() - begin, outcome
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    outcome = run()
-    torch.cuda.synchronize()
-    return time.perf_counter() - begin, outcome
-
-
-def measure(options: argparse.Namespace, case: Case) -> Result:
-    model = build_model(options)
+def measure(options: argparse.Namespace, model: Any, case: Case) -> Result:
+    vocabulary = shape_of(options).vocabulary
     sides = {name: SIDES[name](model) for name in options.sides}
     result = Result(case=case, load=os.getloadavg())
     for _ in range(options.rounds):
         for name, side in sides.items():
             torch.manual_seed(0)
-            seconds, made = timed(lambda side=side: case.play(side, shape_of(options).vocabulary), model.device)
+            made: list[Ids] = []
+            seconds, peak = timed(lambda side=side, made=made: made.extend(case.play(side, vocabulary)), model)
             result.seconds.setdefault(name, []).append(seconds)
+            result.peak_mib[name] = peak
             result.prefilled[name] = side.take_prefilled()
             result.unique = unique_prompt_tokens(made, case.completion)
             print(f"{case} {name}: {seconds:.2f} s", file=sys.stderr, flush=True)
-    if not options.no_peak:
-        result.peak_mib = {name: peak_mib(case, name) for name in options.sides}
+    if options.device == "cpu":
+        result.peak_mib = {} if options.no_peak else {name: peak_mib(case, name) for name in options.sides}
     return result
 
 
@@ -187,15 +175,10 @@ def peak_mib(case: Case, side: str) -> float:
 
 
 def print_peak(options: argparse.Namespace, case: Case) -> None:
-    model = build_model(options)
-    side = SIDES[options.sides[0]](model)
-    cuda = model.device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() / 2**20 if cuda else resident_mib()
+    side = SIDES[options.sides[0]](build_model(options))
+    before = resident_mib()
     case.play(side, shape_of(options).vocabulary)
-    after = torch.cuda.max_memory_allocated() / 2**20 if cuda else resident_mib("VmHWM")
-    print(after - before)
+    print(resident_mib("VmHWM") - before)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -253,9 +236,10 @@ def main() -> None:
     if options.only_peak:
         print_peak(options, cases[0])
         return
+    model = build_model(options)
     results = []
     for case in cases:
-        results.append(measure(options, case))
+        results.append(measure(options, model, case))
         if options.json:
             written = {"torch": torch.__version__, "options": vars(options)}
             found = [asdict(result) for result in results]

@@ -23,11 +23,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from step import trainer
 
-from fission_grpo.assembly import assemble
-from fission_grpo.recipes import Recipe, load_recipe
-from fission_grpo.recipes.arms import Arm, apply_arm
-from fission_grpo.run_folder import RunFolder
+from fission_grpo.recipes.arms import Arm
 from fission_grpo.simulator.endpoint import EndpointWriter
 from fission_grpo.simulator.fallback import GuardedSimulator
 from fission_grpo.trainer import Trainer
@@ -92,14 +90,6 @@ def row(steps: list[Mapping[str, float]], cases: float) -> dict[str, float]:
     """Sums before shares, so that long steps count as what they are."""
     observe, whole = (sum(map(f, steps)) / len(steps) for f in (lambda s: s["observe"], lambda s: sum(s.values())))
     return {"observe_s": observe, "step_s": whole, "share_%": 100 * observe / whole, "cases_a_step": cases}
-
-
-def trainer(arm: Arm, change: Mapping[str, Any], folder: Path) -> Trainer:
-    """The quickstart's trainer of one arm, with another simulator."""
-    settings = apply_arm(arm, load_recipe(Recipe.NANO))
-    made = assemble(type(settings).model_validate({**settings.model_dump(), **change, "output": str(folder)}))
-    RunFolder(folder).create({}, resume=False)
-    return made
 
 
 @contextmanager

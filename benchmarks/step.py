@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -35,9 +37,8 @@ def main() -> None:
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
     with TemporaryDirectory() as folder:
-        trainers = {
-            name: trainer(given.arm, tree, Path(folder) / name) for name, tree in (("tree", True), ("plain", False))
-        }
+        changes = {"tree": {}, "plain": without_tree(given.arm)}
+        trainers = {name: trainer(given.arm, change, Path(folder) / name) for name, change in changes.items()}
         seconds: dict[str, list[dict[str, float]]] = {name: [] for name in trainers}
         tokens = dict.fromkeys((*TOKENS, *TOKENS.values()), 0.0)
         for _ in range(given.steps):
@@ -60,13 +61,17 @@ def main() -> None:
         print(f"{pushed:<22} {tokens[pushed]:>9.0f} of {tokens[raw]:>9.0f} tokens")
 
 
-def trainer(arm: Arm, tree: bool, folder: Path) -> Trainer:
-    """The quickstart's trainer of one arm."""
+def trainer(arm: Arm, change: Mapping[str, Any], folder: Path) -> Trainer:
+    """The quickstart's trainer of one arm, with some settings changed."""
     settings = apply_arm(arm, load_recipe(Recipe.NANO))
-    changed = settings.trainer.model_copy(update={"tree": tree})
-    made = assemble(settings.model_copy(update={"trainer": changed, "output": str(folder)}))
+    made = assemble(type(settings).model_validate({**settings.model_dump(), **change, "output": str(folder)}))
     RunFolder(folder).create({}, resume=False)
     return made
+
+
+def without_tree(arm: Arm) -> Mapping[str, Any]:
+    """The change that `--no-tree` makes."""
+    return {"trainer": {**apply_arm(arm, load_recipe(Recipe.NANO)).trainer.model_dump(), "tree": False}}
 
 
 if __name__ == "__main__":

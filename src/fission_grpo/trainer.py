@@ -22,10 +22,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from math import ceil
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -51,7 +49,7 @@ from fission_grpo.policy.reference import Reference
 from fission_grpo.policy.scoring import Family, Scores, score, separate, share_prefixes
 from fission_grpo.rollout import Horizon, RolloutSettings, Start, Worlds, open_group, rollout
 from fission_grpo.run_folder import RunFolder
-from fission_grpo.seeds import derive
+from fission_grpo.seeds import derive, in_turn
 from fission_grpo.settings import Settings
 from fission_grpo.traces import trace
 from fission_grpo.types import GroupKind, Task
@@ -354,11 +352,10 @@ class Trainer:
         """This process's tasks of a step: seeded permutations of all tasks, one after the other, without gaps."""
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         first = (step * ranks + rank) * self.settings.queries
-        return [self._task_at(place) for place in range(first, first + self.settings.queries)]
-
-    def _task_at(self, place: int) -> int:
-        epoch, index = divmod(place, len(self.tasks))
-        return _order(len(self.tasks), self.settings.seed, epoch)[index]
+        return [
+            in_turn(place, len(self.tasks), seed=self.settings.seed, purpose="order")
+            for place in range(first, first + self.settings.queries)
+        ]
 
     def _sample(
         self,
@@ -478,14 +475,6 @@ class Trainer:
         self.run.append(self.run.traces, (trace(group, step=step, scale=self.objective.scale) for group in groups))
         times = {f"time/{name}": seconds for name, seconds in self.clock.seconds.items()}
         self.run.append(self.run.metrics, [{"step": step, **metrics, **times}])
-
-
-@lru_cache(maxsize=2)  # a step may end one epoch and begin the next
-def _order(tasks: int, seed: int, epoch: int) -> tuple[int, ...]:
-    """In which order an epoch visits the tasks."""
-    order = list(range(tasks))
-    Random(derive(seed, "order", epoch)).shuffle(order)
-    return tuple(order)
 
 
 def _save_trained_weights(models: list[Any], weights: list[Any], output: str) -> None:

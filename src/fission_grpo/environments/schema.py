@@ -58,11 +58,10 @@ def describe_arguments(name: str, tools: Sequence[Tool]) -> str:
     tool = find_tool(name, tools)
     if tool is None:
         return ""
-    parameters = _parameters(tool)
-    required = parameters.get("required", ())
+    required = _parameters(tool).get("required", ())
     described = [
         f"{key} ({_kind(schema)}{', required' if key in required else ''})"
-        for key, schema in parameters.get("properties", {}).items()
+        for key, schema in argument_schemas(tool).items()
     ]
     return f"Arguments of {name}: {', '.join(described) or 'none'}."
 
@@ -70,6 +69,12 @@ def describe_arguments(name: str, tools: Sequence[Tool]) -> str:
 def find_tool(name: str, tools: Sequence[Tool]) -> Tool | None:
     """The tool on offer under this name."""
     return next((tool for tool in tools if tool["function"]["name"] == name), None)
+
+
+def argument_schemas(tool: Tool) -> Mapping[str, Any]:
+    """Schema by argument; empty for a tool that takes none."""
+    schemas: Mapping[str, Any] = _parameters(tool).get("properties", {})
+    return schemas
 
 
 def _parameters(tool: Tool) -> Mapping[str, Any]:

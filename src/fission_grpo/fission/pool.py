@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from random import Random
 from typing import Any
 
 from fission_grpo.fission.context import CorrectiveContext
-from fission_grpo.seeds import derive
+from fission_grpo.seeds import in_turn
 
 
 class ContextPool:
@@ -50,13 +48,10 @@ class ContextPool:
         """The next `count` contexts of the order, fewer only where there are not so many."""
         count = min(count, len(self))
         contexts = tuple(self._contexts.values())
-        dealt = [contexts[self._at(place)] for place in range(self.dealt, self.dealt + count)]
+        places = range(self.dealt, self.dealt + count)
+        dealt = [contexts[in_turn(place, len(self), seed=self.seed, purpose="pool")] for place in places]
         self.dealt += count
         return dealt
-
-    def _at(self, place: int) -> int:
-        round_, turn = divmod(place, len(self))
-        return _order(len(self), self.seed, round_)[turn]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, picklable: contexts are plain frozen values."""
@@ -69,11 +64,3 @@ class ContextPool:
         self.dealt = state["dealt"]
         self.duplicates = state["duplicates"]
         self.dropped = state["dropped"]
-
-
-@lru_cache(maxsize=2)  # a step may end one round and begin the next
-def _order(contexts: int, seed: int, round_: int) -> tuple[int, ...]:
-    """In which order a round deals the contexts."""
-    order = list(range(contexts))
-    Random(derive(seed, "pool", round_)).shuffle(order)
-    return tuple(order)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fission_grpo.environments.schema import CallProblem, call_problems, find_tool
+from fission_grpo.environments.schema import CallProblem, argument_schemas, call_problems, find_tool
 from fission_grpo.simulator.fault_fields import NAME, fields_at_fault
 from fission_grpo.simulator.rules import is_empty, refused, was_made_before
 from fission_grpo.types import ErrorClass, Message, OutcomeKind, Tool, ToolCall, ToolOutcome
@@ -85,7 +85,7 @@ def _misplaced(call: ToolCall, reference: Sequence[ToolCall], tools: Sequence[To
 
 def _wrong(field: str, call: ToolCall, reference: Sequence[ToolCall], tools: Sequence[Tool]) -> str:
     tool = find_tool(call.name, tools)
-    schema = {} if tool is None else (tool["function"].get("parameters") or {}).get("properties", {}).get(field, {})
+    schema = {} if tool is None else argument_schemas(tool).get(field, {})
     right = [gold.arguments[field] for gold in reference if gold.name == call.name and field in gold.arguments]
     value = json.dumps(call.arguments[field], ensure_ascii=False, default=dict)[:_VALUE]
     return f"wrong '{field}': {value}{_domain(schema, right)}"

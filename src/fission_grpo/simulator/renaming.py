@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 from fission_grpo.environments.dialogue import call_record, recorded_calls
+from fission_grpo.environments.schema import argument_schemas
 from fission_grpo.simulator.records import SimulatorRecord, taught_leaks
 from fission_grpo.tasks.families import words
 from fission_grpo.types import Message, Tool, ToolCall
@@ -109,7 +110,7 @@ def _names(record: SimulatorRecord) -> Iterator[str]:
     """Tools and arguments, in the order in which they turn up."""
     for tool in record.tools:
         yield tool["function"]["name"]
-        yield from _properties(tool)
+        yield from argument_schemas(tool)
     for call in (record.failed, *record.reference):
         yield call.name
         yield from call.arguments
@@ -144,16 +145,11 @@ def _value(value: Any, values: Mapping[str, str]) -> Any:
     return type(value)(values[str(value)])
 
 
-def _properties(tool: Tool) -> Mapping[str, Any]:
-    properties: Mapping[str, Any] = (tool["function"].get("parameters") or {}).get("properties", {})
-    return properties
-
-
 def _tool(tool: Tool, names: Mapping[str, str]) -> Tool:
     function = dict(tool["function"])
     function["name"] = names[function["name"]]
     if parameters := function.get("parameters"):
-        properties = {names[name]: schema for name, schema in _properties(tool).items()}
+        properties = {names[name]: schema for name, schema in argument_schemas(tool).items()}
         required = [names.get(name, name) for name in parameters.get("required", ())]
         function["parameters"] = {**parameters, "properties": properties, "required": required}
     return {**tool, "function": function}

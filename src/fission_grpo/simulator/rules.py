@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, TypeAlias
 
-from fission_grpo.environments.schema import describe_arguments, explain_problems, find_tool
+from fission_grpo.environments.schema import argument_schemas, describe_arguments, explain_problems, find_tool
 from fission_grpo.errors import SimulatorError, boundary
 from fission_grpo.simulator.base import FailedCall, Feedback
 from fission_grpo.types import ErrorClass, Message, OutcomeKind, ParseFailure, ParseFailureKind, ToolCall, ToolOutcome
@@ -102,7 +102,7 @@ def _refused(call: ToolCall, outcome: ToolOutcome, failed: FailedCall) -> str:
         return ""
     if any(_spaced(name) in _spaced(text) or str(value).lower() in text for name, value in call.arguments.items()):
         return ""
-    schemas = (tool["function"].get("parameters") or {}).get("properties", {})
+    schemas = argument_schemas(tool)
     said = _stems(text)
     by_name = [name for name in call.arguments if said & _stems(name)]
     by_description = [n for n in call.arguments if said & _stems(schemas.get(n, {}).get("description", ""))]
