@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from shapes import add_arguments, build_model, shape_of
-from tree import FEEDBACK, GROUP, resident_mib, timed
+from tree import FEEDBACK, GROUP, draw_bars, resident_mib, timed
 
 from fission_grpo.policy.base import Context, Sampling
 from fission_grpo.policy.hf import HFPolicy
@@ -195,22 +195,10 @@ def table(results: Sequence[Result]) -> str:
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    names = [side for side in results[0].seconds if side != "tree"]
-    figure = Figure(figsize=(2.2 + 0.8 * len(results), 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    for place, side in enumerate(names):
-        at = [index + 0.8 * (place + 0.5) / len(names) - 0.4 for index in range(len(results))]
-        label = {"generate": "model.generate", "rows": "ours, --no-tree"}[side]
-        bars = axes.bar(at, [result.times_the_tree(side) for result in results], 0.75 / len(names), label=label)
-        axes.bar_label(bars, fmt="%.1f", fontsize=7)
-    axes.axhline(1, color="black", linewidth=0.8)
-    cases = [result.case for result in results]
-    axes.set_xticks(range(len(cases)), [f"{c.workload}\nP={c.prompt}\nC={c.completion}" for c in cases])
-    axes.set_ylabel("time, in runs of the tree")
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    named = {"rows": "ours, --no-tree", "generate": "model.generate"}
+    sides = {side: named[side] for side in results[0].seconds if side != "tree"}
+    ticks = [f"{r.case.workload}\nP={r.case.prompt}\nC={r.case.completion}" for r in results]
+    draw_bars(results, sides, ticks=ticks, unit="time, in runs of the tree", path=path)
 
 
 def parse() -> argparse.Namespace:

@@ -20,12 +20,12 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import nan
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from shapes import add_arguments, build_model, shape_of
@@ -203,22 +203,38 @@ def table(results: Sequence[Result], peak_tflops: float | None) -> str:
     return "\n".join(lines)
 
 
+class Compared(Protocol):
+    """A case on which sides were measured, the tree among them."""
+
+    def times_the_tree(self, side: str) -> float: ...
+
+
 def draw(results: Sequence[Result], path: Path) -> None:
+    sides = {side: side for side in SIDES if side != "tree" and all(side in result.seconds for result in results)}
+    ticks = [f"P={r.case.prompt}\nC={r.case.completion}{' +fission' if r.case.fission else ''}" for r in results]
+    draw_bars(results, sides, ticks=ticks, unit="time, in passes of the tree", path=path)
+
+
+def draw_bars(
+    results: Sequence[Compared], sides: Mapping[str, str], *, ticks: Sequence[str], unit: str, path: Path
+) -> None:
+    """A group of bars for each case, and in it one for each side, in times of the tree.
+
+    Args:
+        sides: what each side is called in the legend.
+        ticks: what each case is called below its bars.
+    """
     from matplotlib.figure import Figure
 
-    names = [side for side in SIDES if side != "tree" and all(side in result.seconds for result in results)]
     figure = Figure(figsize=(2.2 + 1.1 * len(results), 3.6), layout="constrained")
     axes = figure.add_subplot()
-    for place, side in enumerate(names):
-        at = [index + 0.8 * (place + 0.5) / len(names) - 0.4 for index in range(len(results))]
-        bars = axes.bar(at, [result.times_the_tree(side) for result in results], 0.75 / len(names), label=side)
+    for place, (side, label) in enumerate(sides.items()):
+        at = [index + 0.8 * (place + 0.5) / len(sides) - 0.4 for index in range(len(results))]
+        bars = axes.bar(at, [result.times_the_tree(side) for result in results], 0.75 / len(sides), label=label)
         axes.bar_label(bars, fmt="%.1f", fontsize=7)
     axes.axhline(1, color="black", linewidth=0.8)
-    cases = [result.case for result in results]
-    axes.set_xticks(
-        range(len(cases)), [f"P={c.prompt}\nC={c.completion}{' +fission' if c.fission else ''}" for c in cases]
-    )
-    axes.set_ylabel("time, in passes of the tree")
+    axes.set_xticks(range(len(results)), ticks)
+    axes.set_ylabel(unit)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
 
