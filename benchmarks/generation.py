@@ -28,7 +28,7 @@ import torch
 from shapes import add_arguments, build_model, shape_of
 from tree import FEEDBACK, GROUP, draw_bars, resident_mib, timed
 
-from fission_grpo.policy.base import Context, Sampling
+from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.hf import HFPolicy
 from fission_grpo.tree import build_forest
 
@@ -102,9 +102,8 @@ class OfPackage:
         self.policy = HFPolicy(model, eos_id=NEVER, pad_id=0, share=share)
 
     def __call__(self, contexts: Sequence[Ids], completion: int) -> list[Ids]:
-        root = min(map(len, contexts))
         sampling = Sampling(max_tokens=completion)
-        completions = self.policy.generate([Context(ids=ids, root=root) for ids in contexts], sampling=sampling, seed=0)
+        completions = self.policy.generate(contexts, sampling=sampling, seed=0)
         return [ids + completion.ids for ids, completion in zip(contexts, completions, strict=True)]
 
     def take_prefilled(self) -> int:

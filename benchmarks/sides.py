@@ -64,7 +64,7 @@ class Work:
 
 
 def tree(work: Work) -> Pass:
-    return _ours(work, share_prefixes(work.rows, [0] * len(work.rows)))
+    return _ours(work, share_prefixes(work.rows))
 
 
 def rows(work: Work) -> Pass:

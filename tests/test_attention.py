@@ -288,7 +288,7 @@ def test_a_model_with_a_sliding_window_reads_separate_rows_and_refuses_shared_on
     rows = [TokenRow(ids=(*range(8), last), trained=(False,) * 6 + (True,) * 3) for last in (20, 21)]
     settings = {"width": 3, "temperature": 1.0, "token_budget": 100}
     with pytest.raises(ValueError, match="layers of type sliding_attention; score separate rows"):
-        next(score(model, rows, share_prefixes(rows, [0, 0]), **settings))
+        next(score(model, rows, share_prefixes(rows), **settings))
     (part,) = score(model, rows, separate(rows), **settings)
     for index, logprobs in zip(part.rows, part.logprobs_BT, strict=True):
         ids = torch.tensor(rows[index].ids)

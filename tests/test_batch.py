@@ -22,12 +22,12 @@ from fission_grpo.types import EndReason, GroupKind, Task
 OBJECTIVES = pytest.mark.parametrize("objective", [GRPO, DAPO, DR_GRPO], ids=["grpo", "dapo", "dr_grpo"])
 
 
-def member(task: Task, reward: float | None, *, length: int = 3, token: int = 7) -> Member:
+def member(task: Task, reward: float | None, *, prompt: int = 1, length: int = 3, token: int = 7) -> Member:
     """A trajectory of two prompt tokens and `length` sampled ones, each with the log-probability -0.1 x its place."""
     trajectory = Trajectory(
         task=task,
         prompt=2,
-        ids=(1, 2, *[token] * length),
+        ids=(prompt, 2, *[token] * length),
         sampled=(False, False, *[True] * length),
         logprobs=(0.0, 0.0, *(-0.1 * (place + 1) for place in range(length))),
         given=(),
@@ -46,12 +46,14 @@ def group(
     lengths: Sequence[int] | None = None,
     *,
     task: str = "t",
+    prompt: int = 1,
     kind: GroupKind = GroupKind.EXPLORATION,
 ) -> Group:
     made = Task(id=task, messages=({"role": "user", "content": "?"},), tools=())
     sizes = lengths or [3] * len(rewards)
     members = [
-        member(made, reward, length=n, token=10 + i) for i, (reward, n) in enumerate(zip(rewards, sizes, strict=True))
+        member(made, reward, prompt=prompt, length=n, token=10 + i)
+        for i, (reward, n) in enumerate(zip(rewards, sizes, strict=True))
     ]
     return Group(id="g", kind=kind, task=made, members=tuple(members), context=None)
 
@@ -103,7 +105,6 @@ def test_exploration_and_fission_groups_never_share_a_baseline() -> None:
     both = batch_of([explored, recovered])
     # One baseline over all four would give 0.9 a positive advantage.
     assert both.advantages_B.tolist() == pytest.approx([-1, 1, -1, 1], rel=1e-2)
-    assert set(both.families) == {0}  # they share a prompt all the same
 
 
 REWARDS = st.lists(st.sampled_from([0.0, 0.25, 1.0, None]), min_size=2, max_size=4)
@@ -114,14 +115,14 @@ def test_the_rewards_of_one_group_move_no_other_advantage(
     rewards: list[list[float | None]], changed: list[float | None], data: st.DataObject
 ) -> None:
     which = data.draw(st.integers(0, len(rewards) - 1))
-    groups = [group(one, task=str(number)) for number, one in enumerate(rewards)]
+    groups = [group(one, prompt=number) for number, one in enumerate(rewards)]
     before = batch_of(groups)
-    groups[which] = group(changed, task=str(which))
+    groups[which] = group(changed, prompt=which)
     after = batch_of(groups)
 
-    def others(batch: TrainingBatch) -> list[tuple[int, tuple[int, ...], float]]:
-        rows = zip(batch.families, batch.rows, batch.advantages_B.tolist(), strict=True)
-        return [(family, row.ids, advantage) for family, row, advantage in rows if family != which]
+    def others(batch: TrainingBatch) -> list[tuple[tuple[int, ...], float]]:
+        rows = zip(batch.rows, batch.advantages_B.tolist(), strict=True)
+        return [(row.ids, advantage) for row, advantage in rows if row.ids[0] != which]
 
     assert others(before) == others(after)
 
@@ -167,7 +168,7 @@ def test_a_dead_group_weighs_in_the_mean_unless_the_objective_drops_it() -> None
 )
 def test_without_signal_the_batch_is_empty(objective: Objective, groups: list[Group]) -> None:
     batch = batch_of(groups, objective)
-    assert batch.rows == batch.families == ()
+    assert batch.rows == ()
     assert len(batch.advantages_B) == len(batch.weights_BT) == len(batch.old_logprobs_BT) == 0
     assert loss_of(batch, objective) == 0.0
 

@@ -36,7 +36,6 @@ def test_a_corrective_context_trains_the_recovery_only() -> None:
     assert transcript.ids == (1, 2, 3, 4, 5, 6, 7, 8)
     assert transcript.sampled == (False,) * 6 + (True, True)
     assert transcript.logprobs == (0.0,) * 6 + (-8.0, -9.0)
-    assert (transcript.as_context().ids, transcript.as_context().root) == (transcript.ids, 3)
     assert [segment.origin for segment in transcript.segments] == ["prompt", "given", "observed", "sampled"]
 
 
@@ -68,12 +67,11 @@ def test_forks_do_not_see_each_other(prompt: tuple[int, ...], shared: Steps, lef
         extend(trunk, origin, ids)
     assert fork.ids == fork_before
     assert fork.ids[: len(before[0])] == before[0]
-    assert fork.as_context().root == len(prompt)
 
 
 def test_siblings_share_the_prompt_they_were_forked_from() -> None:
     transcript = Transcript(range(1000))
-    assert transcript.fork().as_context().ids is transcript.ids
+    assert transcript.fork().ids is transcript.ids
 
 
 def test_misaligned_logprobs_are_refused() -> None:

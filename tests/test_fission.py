@@ -130,7 +130,6 @@ def test_the_failed_message_keeps_its_very_tokens() -> None:
     assert transcript.ids == context.x_ids + context.error_ids + context.feedback_ids
     assert not any(transcript.sampled)
     assert not any(transcript.logprobs)
-    assert transcript.as_context().root == len(context.x_ids)
 
 
 def test_a_failure_in_mid_episode_keeps_the_turns_before_it() -> None:

@@ -16,7 +16,7 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import LoadedModel, find_model, load_policy_model, load_tokenizer
 from fission_grpo.models.folder import load_trained_weights, save_trained_weights
 from fission_grpo.models.lora import LoraSettings, add_lora
-from fission_grpo.policy.base import Context, Sampling
+from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.hf import HFPolicy
 from fission_grpo.types import FinishReason
 
@@ -162,9 +162,7 @@ def smollm2() -> LoadedModel:
 def test_smollm2_is_a_real_model_that_answers(smollm2: LoadedModel) -> None:
     prompt = smollm2.chat.prompt([{"role": "user", "content": "What is the capital of France?"}], ())
     policy = HFPolicy(smollm2.model, eos_id=smollm2.chat.eos_id, pad_id=smollm2.chat.pad_id)
-    (answer,) = policy.generate(
-        [Context(ids=prompt, root=len(prompt))], sampling=Sampling(max_tokens=12, temperature=0), seed=0
-    )
+    (answer,) = policy.generate([prompt], sampling=Sampling(max_tokens=12, temperature=0), seed=0)
     assert "Paris" in smollm2.chat.decode(answer.ids)
     assert answer.finish is FinishReason.STOP
     assert sum(parameter.numel() for parameter in smollm2.model.parameters()) == 134_515_008

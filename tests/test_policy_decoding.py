@@ -23,7 +23,7 @@ class Talk:
     """A world that answers every completion with a few tokens, a number of times that differs between dialogues."""
 
     def __init__(self, starts: list[tuple[int, ...]], *, turns: list[int]) -> None:
-        self.contexts = [Context(ids=ids, root=len(ids)) for ids in starts]
+        self.contexts = list(starts)
         self.said: list[list[tuple[int, ...]]] = [[] for _ in starts]
         self.order: list[int] = []
         self._turns = turns
@@ -35,7 +35,7 @@ class Talk:
             return None
         answer = tokens(2 + index % 3, seed=100 * index + len(self.said[index]))
         context = self.contexts[index]
-        self.contexts[index] = Context(ids=context.ids + completion.ids + answer, root=context.root)
+        self.contexts[index] = context + completion.ids + answer
         return self.contexts[index]
 
 
@@ -73,7 +73,7 @@ def test_every_turn_is_the_naive_continuation_of_its_dialogue() -> None:
 def test_every_turn_has_random_numbers_of_its_own() -> None:
     """The same context again is continued differently: in a sibling, in a later turn, and with another seed."""
     policy = policy_of(eos=NEVER)
-    context = Context(ids=tokens(6, seed=1), root=6)
+    context = tokens(6, seed=1)
     said: list[tuple[int, ...]] = []
 
     def again(index: int, completion: Completion) -> Context | None:
@@ -105,7 +105,7 @@ def test_a_dialogue_that_goes_on_finds_its_row() -> None:
     policy = policy_of(max_rows=2)
     world = talk(policy, dialogues=8)
     count = policy.take_count()
-    starts = sum(len(context.ids) for context in world.contexts)
+    starts = sum(len(context) for context in world.contexts)
     said = sum(len(ids) for turns in world.said for ids in turns[:-1])
     # Every token of the last contexts is read or sampled once; of each turn its last token was sampled and not read.
     # Pairs of dialogues share their start, and the second of a pair may find it in the first one's row.
@@ -121,5 +121,5 @@ def test_what_a_reply_raises_is_not_the_policy_s_fault() -> None:
         raise OursError
 
     with pytest.raises(OursError):
-        policy_of().converse([Context(ids=(5,), root=1)], reply=reply, sampling=Sampling(max_tokens=2), seed=0)
+        policy_of().converse([(5,)], reply=reply, sampling=Sampling(max_tokens=2), seed=0)
     assert not torch.is_inference_mode_enabled()

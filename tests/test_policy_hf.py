@@ -7,16 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_policies import FAMILIES, chat, naive_logprobs, tasks, tiny_model
 
 from fission_grpo.errors import PolicyError
 from fission_grpo.policy.base import Context, Sampling
 from fission_grpo.policy.draw import draw
+from fission_grpo.policy.guesses import Guesses
 from fission_grpo.policy.hf import HFPolicy
-from fission_grpo.policy.reader import GenerationCount
+from fission_grpo.policy.reader import WORTH_WAITING, GenerationCount
 from fission_grpo.policy.scripted import ScriptedPolicy
+from fission_grpo.tree import build_forest
 from fission_grpo.types import FinishReason
 
 VOCABULARY = 64
@@ -31,24 +33,24 @@ def tokens(count: int, *, seed: int) -> tuple[int, ...]:
 
 A, B, C = tokens(9, seed=1), tokens(4, seed=2), tokens(13, seed=3)
 CONTEXTS = [
-    Context(ids=A, root=len(A)),
-    Context(ids=A + tokens(5, seed=4), root=len(A)),
-    Context(ids=A, root=len(A)),
-    Context(ids=B + tokens(2, seed=5), root=len(B)),
-    Context(ids=C, root=len(C)),
-    Context(ids=C + tokens(7, seed=6), root=len(C)),
-    Context(ids=B, root=0),
+    A,
+    A + tokens(5, seed=4),
+    A,
+    B + tokens(2, seed=5),
+    C,
+    C + tokens(7, seed=6),
+    B,
 ]
 
 
 def naive_greedy(model: Any, context: Context, *, eos: int, max_tokens: int = 12) -> tuple[int, ...]:
     """The whole sequence through the model for every token, no cache, no batch."""
-    ids = list(context.ids)
+    ids = list(context)
     for _ in range(max_tokens):
         ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
         if ids[-1] == eos:
             break
-    return tuple(ids[len(context.ids) :])
+    return tuple(ids[len(context) :])
 
 
 def common_token(model: Any) -> int:
@@ -78,7 +80,7 @@ def test_greedy_tokens_are_those_of_transformers(family: str) -> None:
     eos = common_token(model)
     completions = HFPolicy(model, eos_id=eos, pad_id=PAD).generate(CONTEXTS, sampling=GREEDY, seed=0)
     for context, completion in zip(CONTEXTS, completions, strict=True):
-        ids = torch.tensor([context.ids])
+        ids = torch.tensor([context])
         generated = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -87,7 +89,7 @@ def test_greedy_tokens_are_those_of_transformers(family: str) -> None:
             eos_token_id=eos,
             pad_token_id=PAD,
         )
-        assert completion.ids == tuple(generated[0, len(context.ids) :].tolist())
+        assert completion.ids == tuple(generated[0, len(context) :].tolist())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -97,7 +99,7 @@ def test_logprobs_are_those_of_a_fresh_forward(family: str) -> None:
     completions = HFPolicy(model, eos_id=common_token(model), pad_id=PAD).generate(CONTEXTS, sampling=sampling, seed=3)
     for context, completion in zip(CONTEXTS, completions, strict=True):
         with torch.no_grad():
-            fresh = naive_logprobs(model, context.ids + completion.ids, temperature=0.7)[len(context.ids) - 1 :]
+            fresh = naive_logprobs(model, context + completion.ids, temperature=0.7)[len(context) - 1 :]
         assert list(completion.logprobs) == pytest.approx(fresh.tolist(), abs=1e-5)
 
 
@@ -129,7 +131,9 @@ def test_the_seed_alone_decides_what_is_drawn() -> None:
     torch.manual_seed(99)
     again = policy.generate(CONTEXTS, sampling=sampling, seed=5)
     assert [completion.ids for completion in again] == [completion.ids for completion in first]
-    policy.forget()  # what is remembered changes the last digits of a log-probability
+    # What is remembered and what is expected change the last digits of a log-probability.
+    policy.forget()
+    policy.guesses.load_state_dict(Guesses().state_dict())
     assert policy.generate(CONTEXTS, sampling=sampling, seed=5) == first
     assert policy.generate(CONTEXTS, sampling=sampling, seed=6) != first
     siblings = policy.generate([CONTEXTS[0]] * 8, sampling=sampling, seed=5)
@@ -152,22 +156,54 @@ def test_nothing_follows_the_end_token() -> None:
         assert completion.finish is FinishReason.STOP or len(completion.ids) == 40
 
 
-def test_shared_roots_are_prefilled_once() -> None:
+def test_what_contexts_have_in_common_is_prefilled_once() -> None:
+    """Nobody says what that is: a tool's description is shared by tasks that know nothing of each other."""
     policy = HFPolicy(tiny_model(vocabulary=VOCABULARY), eos_id=NEVER, pad_id=PAD)
-    policy.generate(CONTEXTS, sampling=GREEDY, seed=0)
-    # The roots of several distinct contexts, A 9 and C 13, come first. Then the tails 5 and 7, the last token of A and
-    # of C again (its logits are needed), and B twice, 4 and 4 + 2, because nobody said that these two are akin.
-    # Separate rows: A three times, B twice, C twice, and the tails 5, 2, 7. Reading gives the first of 12 tokens.
-    expected = GenerationCount(
-        prefilled=9 + 13 + 5 + 7 + 1 + 1 + 4 + 4 + 2, raw=3 * 9 + 2 * 4 + 2 * 13 + 5 + 2 + 7, sampled=7 * 12, passes=11
+    header = tokens(WORTH_WAITING, seed=7)
+    contexts = [header + A, header + A, header + B, header + B + tokens(2, seed=5), C]
+    policy.generate(contexts, sampling=Sampling(max_tokens=1, temperature=0.0), seed=0)
+    # The header with whichever of A and B comes first, C beside them; then the other two behind the header, each with
+    # all of B: what they share beyond the header is not worth a pass. Twice the same context is one row.
+    assert policy.take_count() == GenerationCount(
+        prefilled=WORTH_WAITING + 9 + 4 + (4 + 2) + 13,
+        raw=4 * WORTH_WAITING + 2 * 9 + 2 * 4 + 2 + 13,
+        sampled=5,
+        passes=1,
     )
-    assert policy.take_count() == expected
     assert policy.take_count() == GenerationCount()
+
+
+@given(seed=st.integers(0, 10_000), heat=st.floats(0.02, 1.0))
+@settings(deadline=None, max_examples=10)
+def test_a_group_is_sampled_on_the_tree_that_it_is(seed: int, heat: float) -> None:
+    """Every unique token goes through the model once, but for the ends, behind which nobody looks."""
+    policy = HFPolicy(tiny_model(vocabulary=VOCABULARY), eos_id=3, pad_id=PAD)
+    sampling = Sampling(max_tokens=12, temperature=heat)
+    for prompt in (A, C):  # of the second group something can be guessed
+        said = policy.generate([prompt] * 8, sampling=sampling, seed=seed)
+        tree = build_forest([prompt + completion.ids[:-1] for completion in said])
+        count = policy.take_count()
+        assert count.prefilled == len(prompt)
+        assert count.prefilled + count.decoded - (count.guessed - count.confirmed) == len(tree)
+        assert count.sampled == sum(len(completion.ids) for completion in said)
+
+
+def test_what_was_said_before_takes_few_passes() -> None:
+    policy = HFPolicy(tiny_model(vocabulary=VOCABULARY), eos_id=NEVER, pad_id=PAD)
+    sampling = Sampling(max_tokens=30, temperature=0.5)
+    first = policy.generate([A], sampling=sampling, seed=0)
+    assert policy.take_count().passes > 20
+    policy.forget()
+    again = policy.generate([A], sampling=sampling, seed=0)
+    assert again[0].ids == first[0].ids
+    count = policy.take_count()
+    # 30 tokens, 9 a pass: 8 guesses and the one drawn behind them. Of the last pass 3 are left to say, 2 to guess.
+    assert (count.passes, count.guessed, count.confirmed) == (4, 3 * 8 + 2, 3 * 8 + 2)
 
 
 def test_all_roots_may_be_empty() -> None:
     model = tiny_model(vocabulary=VOCABULARY)
-    contexts = [Context(ids=ids, root=0) for ids in (A, B)]
+    contexts = [A, B]
     completions = HFPolicy(model, eos_id=NEVER, pad_id=PAD).generate(contexts, sampling=GREEDY, seed=0)
     expected = [naive_greedy(model, context, eos=NEVER) for context in contexts]
     assert [completion.ids for completion in completions] == expected
@@ -181,7 +217,7 @@ def test_no_contexts_no_completions() -> None:
 def test_what_the_model_cannot_read_is_a_fault_of_ours() -> None:
     policy = HFPolicy(tiny_model(vocabulary=VOCABULARY), eos_id=3, pad_id=PAD)
     with pytest.raises(PolicyError, match="sampling: IndexError"):
-        policy.generate([Context(ids=(1, VOCABULARY), root=2)], sampling=GREEDY, seed=0)
+        policy.generate([(1, VOCABULARY)], sampling=GREEDY, seed=0)
 
 
 def test_the_window_is_the_model_s() -> None:
@@ -196,7 +232,7 @@ DRAWS = 20_000
 
 def shares(sampling: Sampling) -> torch.Tensor:
     heights = torch.rand(DRAWS, generator=torch.Generator().manual_seed(0))
-    drawn, _ = draw(LOGITS.expand(DRAWS, -1), sampling, heights)
+    drawn, _ = draw(LOGITS, sampling, heights)
     return torch.bincount(drawn, minlength=len(LOGITS)) / DRAWS
 
 
@@ -217,7 +253,7 @@ def test_top_k_draws_from_the_best_k_in_their_proportions() -> None:
 @pytest.mark.parametrize("height, token", [(0.0, 1), (0.24, 1), (0.26, 3), (0.999999, 3)])
 def test_what_has_no_probability_is_never_drawn(height: float, token: int) -> None:
     """Shares 0, 1/4, 0, 3/4, 0: the cumulative distribution stands still at the first, the third and the last token."""
-    logits = torch.tensor([[0, 0.25, 0, 0.75, 0]]).log()
+    logits = torch.tensor([0, 0.25, 0, 0.75, 0]).log()
     drawn, _ = draw(logits, Sampling(max_tokens=1), torch.tensor([height]))
     assert drawn.tolist() == [token]
 
@@ -236,10 +272,10 @@ def test_the_logprob_is_that_of_the_whole_vocabulary(
     values: list[float], heat: float, top_k: int, height: float
 ) -> None:
     """As training recomputes it: tempered, and blind to top-k; greedy draws keep the plain softmax."""
-    logits = torch.tensor([values])
+    logits = torch.tensor(values)
     sampling = Sampling(max_tokens=1, temperature=heat, top_k=top_k)
     token, logprob = draw(logits, sampling, torch.tensor([height]))
-    distribution = (logits / (heat or 1.0)).log_softmax(dim=-1)[0]
+    distribution = (logits / (heat or 1.0)).log_softmax(dim=-1)
     assert logprob.tolist() == pytest.approx(distribution[token].tolist())
     better = (distribution.exp() > distribution.exp()[token]).sum()
     assert top_k == 0 or heat == 0 or better < top_k
@@ -252,9 +288,9 @@ def test_a_scripted_policy_answers_what_it_reads() -> None:
     task = tasks()[0]
     ids = chat().prompt(task.messages, task.tools)
     policy = ScriptedPolicy(chat().renderer.tokenizer, lambda text: text[:12], eos_id=chat().eos_id, context_window=77)
-    (whole,) = policy.generate([Context(ids=ids, root=0)], sampling=Sampling(max_tokens=50), seed=0)
+    (whole,) = policy.generate([ids], sampling=Sampling(max_tokens=50), seed=0)
     assert chat().decode(whole.ids) == "<|im_start|>"
     assert (whole.ids[-1], whole.finish) == (chat().eos_id, FinishReason.STOP)
-    (cut,) = policy.generate([Context(ids=ids, root=0)], sampling=Sampling(max_tokens=1), seed=0)
+    (cut,) = policy.generate([ids], sampling=Sampling(max_tokens=1), seed=0)
     assert (cut.ids, cut.logprobs, cut.finish) == (whole.ids[:1], (0.0,), FinishReason.LENGTH)
     assert policy.context_window == 77

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_policy_hf import NEVER, PAD, VOCABULARY, naive_greedy, tokens
 from tiny_policies import FAMILIES, tiny_model
 
-from fission_grpo.policy.base import Context, Sampling
+from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.hf import HFPolicy
 
 GREEDY = Sampling(max_tokens=6, temperature=0.0)
@@ -22,8 +22,7 @@ def policy_of(family: str = "llama", *, max_rows: int = 256) -> HFPolicy:
 
 
 def say(policy: HFPolicy, *dialogues: tuple[int, ...]) -> list[tuple[int, ...]]:
-    contexts = [Context(ids=ids, root=min(len(ids), 5)) for ids in dialogues]
-    return [completion.ids for completion in policy.generate(contexts, sampling=GREEDY, seed=0)]
+    return [completion.ids for completion in policy.generate(dialogues, sampling=GREEDY, seed=0)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -37,11 +36,11 @@ def test_turns_recoveries_and_siblings_say_what_a_fresh_reading_would(family: st
     recovery = later[0] + second[0][:2] + tokens(3, seed=5)
     third = say(policy, recovery, recovery, tokens(8, seed=6), prompt + tokens(1, seed=7))
     expected = [
-        naive_greedy(policy.model, Context(ids=ids, root=0), eos=NEVER, max_tokens=6)
+        naive_greedy(policy.model, ids, eos=NEVER, max_tokens=6)
         for ids in (recovery, recovery, tokens(8, seed=6), prompt + tokens(1, seed=7))
     ]
     assert third == expected
-    assert second == [naive_greedy(policy.model, Context(ids=ids, root=0), eos=NEVER, max_tokens=6) for ids in later]
+    assert second == [naive_greedy(policy.model, ids, eos=NEVER, max_tokens=6) for ids in later]
 
 
 def test_only_what_is_new_is_read() -> None:
@@ -68,7 +67,7 @@ def test_new_weights_are_noticed() -> None:
     with torch.no_grad():
         for parameter in policy.model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.5)
-    assert say(policy, prompt) == [naive_greedy(policy.model, Context(ids=prompt, root=0), eos=NEVER, max_tokens=6)]
+    assert say(policy, prompt) == [naive_greedy(policy.model, prompt, eos=NEVER, max_tokens=6)]
     assert policy.take_count().prefilled == 11
 
 
@@ -107,5 +106,5 @@ def test_any_history_of_calls_changes_nothing(seed: int, max_rows: int) -> None:
             batch.append(trunk[:cut] + tokens(rng.randrange(1, 5), seed=rng.randrange(3) + 10 * call + number))
         answers = say(policy, *batch)
         for ids, answer in zip(batch, answers, strict=True):
-            assert answer == naive_greedy(policy.model, Context(ids=ids, root=0), eos=NEVER, max_tokens=6)
+            assert answer == naive_greedy(policy.model, ids, eos=NEVER, max_tokens=6)
         known += [ids + answer for ids, answer in zip(batch, answers, strict=True)]

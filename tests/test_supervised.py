@@ -9,7 +9,7 @@ from tiny_policies import WORLDS, chat, gold_message, hidden_task, naive_logprob
 
 from fission_grpo.chat.parse import assistant_message
 from fission_grpo.errors import ConfigError
-from fission_grpo.policy.base import Context, Sampling
+from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.hf import HFPolicy
 from fission_grpo.policy.scoring import TokenRow
 from fission_grpo.rollout import Horizon, open_task, rollout
@@ -148,7 +148,7 @@ def test_a_tiny_model_learns_its_gold_by_heart() -> None:
     prompt = row.ids[: row.trained.index(True)]
     policy = HFPolicy(model, eos_id=chat().eos_id, pad_id=chat().pad_id)
     greedy = Sampling(max_tokens=60, temperature=0.0)
-    (completion,) = policy.generate([Context(ids=prompt, root=len(prompt))], sampling=greedy, seed=0)
+    (completion,) = policy.generate([prompt], sampling=greedy, seed=0)
     assert completion.ids == row.ids[len(prompt) :]
 
 

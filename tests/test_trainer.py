@@ -43,7 +43,7 @@ from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
 from fission_grpo.errors import ConfigError, EnvironmentFault, FissionError
 from fission_grpo.fission.source import FissionSettings
 from fission_grpo.models.lora import LoraSettings, add_lora
-from fission_grpo.policy.base import Context, Sampling
+from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.hf import HFPolicy
 from fission_grpo.rewards import DecisionReward
 from fission_grpo.rollout import Horizon, RolloutSettings
@@ -75,7 +75,7 @@ def plain_grpo(model: Any, *, steps: int, beta: float) -> None:
     for step in range(steps):
         explored = [TASKS[order[step * queries + place]] for place in range(queries)]
         prompts = [chat().prompt(task.messages, task.tools) for task in explored]
-        contexts = [Context(ids=prompt, root=len(prompt)) for prompt in prompts for _ in range(group_size)]
+        contexts = [prompt for prompt in prompts for _ in range(group_size)]
         sampled = policy.generate(contexts, sampling=Sampling(max_tokens=40), seed=derive(0, "exploration", step, 0))
         # The trainer keeps advantages and token weights in single precision; everything else here is double.
         weight = torch.tensor(1 / sum(len(completion.ids) for completion in sampled))
@@ -227,7 +227,11 @@ def test_sharing_prefixes_does_not_change_the_run(tmp_path: Path, beta: float) -
         assert shared["update/unique_tokens"] < apart["update/unique_tokens"] == apart["update/raw_tokens"]
         assert shared["generate/prefilled"] < apart["generate/prefilled"] == apart["generate/raw"]
         assert apart["update/pushed_tokens"] == apart["update/raw_tokens"]
-        for name in ("update/unique_tokens", "update/pushed_tokens", "generate/prefilled"):
+        assert shared["generate/guessed"] > apart["generate/guessed"] == 0
+        assert shared["generate/passes"] < apart["generate/passes"]
+        work = {"update/unique_tokens", "update/pushed_tokens"}
+        work |= {f"generate/{name}" for name in ("prefilled", "decoded", "guessed", "confirmed", "passes")}
+        for name in work:
             del shared[name], apart[name]
         assert shared == pytest.approx(apart, rel=1e-6, abs=1e-6)
     assert any(line["fission/contexts"] for line in found[0][1])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from tiny_policies import FAMILIES, naive_logprobs, tiny_model
@@ -103,6 +103,7 @@ def block_diagonal(blocks: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, An
     return whole
 
 
+@example([[0], *([0, branch, *[2] * 3] for branch in range(5))], 10)  # one ends where all others go on
 @given(SEQUENCES, st.integers(1, 60))
 def test_a_large_forest_is_cut_into_parts_that_fit(sequences: list[list[int]], budget: int) -> None:
     parts = split(build_forest(sequences), token_budget=budget)
@@ -112,14 +113,25 @@ def test_a_large_forest_is_cut_into_parts_that_fit(sequences: list[list[int]], b
     assert all(size <= limit for size in sizes)
     # Neighbours stay together as long as they fit: no two parts in a row could have been one.
     for first, second in pairwise(parts):
-        assert len(build_forest([sequences[index] for index in (*first, second[0])])) > limit
+        assert len(build_forest([sequences[index] for index in (*first, *second)])) > limit
+
+
+@given(SEQUENCES, st.integers(1, 60))
+def test_what_fits_behind_its_trunk_stays_whole(sequences: list[list[int]], budget: int) -> None:
+    forest = build_forest(sequences)
+    limit = max(budget, 2 * max(map(len, sequences)))
+    part_of = {index: n for n, part in enumerate(split(forest, token_budget=budget)) for index in part}
+    for node in range(len(forest)):
+        within = [index for index, path in enumerate(forest.paths) if node in path]
+        if len(build_forest([sequences[index] for index in within])) <= limit:
+            assert len({part_of[index] for index in within}) == 1
 
 
 # A fission family: one prompt, explorations that share beginnings (two of them equal), a failed message with its
 # feedback as given tokens, and recoveries from it; and a second task.
 
 
-def family_rows() -> tuple[list[TokenRow], list[int]]:
+def family_rows() -> list[TokenRow]:
     rng = Random(3)
 
     def tokens(count: int) -> tuple[int, ...]:
@@ -137,15 +149,14 @@ def family_rows() -> tuple[list[TokenRow], list[int]]:
         trained=(False,) * 12 + (True,) * 2 + (False,) * 5 + (True,) * 2,
     )
     other = [row(tokens(6), tokens(4)) for _ in range(2)]
-    rows = [*explored, *recovered, two_turns, *other]
-    return rows, [0] * 8 + [1] * 2
+    return [*explored, *recovered, two_turns, *other]
 
 
 def row(prompt: tuple[int, ...], answer: tuple[int, ...]) -> TokenRow:
     return TokenRow(ids=prompt + answer, trained=(False,) * len(prompt) + (True,) * len(answer))
 
 
-ROWS, FAMILY_OF = family_rows()
+ROWS = family_rows()
 WIDTH = max(sum(row.trained) for row in ROWS)
 MASK_BT = torch.arange(WIDTH)[None] < torch.tensor([sum(row.trained) for row in ROWS])[:, None]
 
@@ -228,7 +239,7 @@ def assert_same(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shared_prefixes_change_nothing_in_double_precision(family: str, objective: Objective) -> None:
     model = tiny_model(family, vocabulary=VOCABULARY, dtype=torch.float64)
-    shared = by_micro_batches(model, share_prefixes(ROWS, FAMILY_OF), objective, token_budget=64)
+    shared = by_micro_batches(model, share_prefixes(ROWS), objective, token_budget=64)
     apart = by_micro_batches(model, separate(ROWS), objective, token_budget=64)
     assert_same(shared, apart, 1e-9)
     assert_same(shared, by_hand(model, objective), 1e-9)
@@ -237,15 +248,15 @@ def test_shared_prefixes_change_nothing_in_double_precision(family: str, objecti
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shared_prefixes_change_nothing_but_rounding_in_single_precision(family: str) -> None:
     model = tiny_model(family, vocabulary=VOCABULARY)
-    shared = by_micro_batches(model, share_prefixes(ROWS, FAMILY_OF), GRPO, token_budget=64)
+    shared = by_micro_batches(model, share_prefixes(ROWS), GRPO, token_budget=64)
     assert_same(shared, by_micro_batches(model, separate(ROWS), GRPO, token_budget=64), 1e-5)
 
 
 @pytest.mark.parametrize("token_budget", [1, 60, 10_000])
 def test_the_cut_into_micro_batches_changes_nothing(token_budget: int) -> None:
     model = tiny_model(vocabulary=VOCABULARY, dtype=torch.float64)
-    whole = by_micro_batches(model, share_prefixes(ROWS, FAMILY_OF), GRPO, token_budget=10**6)
-    assert_same(by_micro_batches(model, share_prefixes(ROWS, FAMILY_OF), GRPO, token_budget=token_budget), whole, 1e-9)
+    whole = by_micro_batches(model, share_prefixes(ROWS), GRPO, token_budget=10**6)
+    assert_same(by_micro_batches(model, share_prefixes(ROWS), GRPO, token_budget=token_budget), whole, 1e-9)
 
 
 def test_a_trunk_that_is_read_again_is_counted_again() -> None:
@@ -254,7 +265,7 @@ def test_a_trunk_that_is_read_again_is_counted_again() -> None:
     model = tiny_model(vocabulary=VOCABULARY)
     pushed = []
     for token_budget in (100, 1):
-        parts = score(model, rows, share_prefixes(rows, [0] * 6), width=10, temperature=1.0, token_budget=token_budget)
+        parts = score(model, rows, share_prefixes(rows), width=10, temperature=1.0, token_budget=token_budget)
         pushed.append([part.pushed for part in parts])
     assert pushed == [[70], [40, 40]]
 
@@ -275,7 +286,7 @@ def forgetful(kind: str) -> Any:
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_recomputed_layers_give_the_same_gradients_bit_for_bit(kind: str, shared: bool) -> None:
     model, calls = forgetful(kind), []
-    forests = share_prefixes(ROWS, FAMILY_OF) if shared else separate(ROWS)
+    forests = share_prefixes(ROWS) if shared else separate(ROWS)
     kept = by_micro_batches(model, forests, GRPO)
     model.get_decoder().layers[1].self_attn.register_forward_hook(lambda *_: calls.append(1))
     by_micro_batches(model, forests, GRPO)
@@ -295,7 +306,7 @@ def test_recomputed_rows_remember_their_trees_until_the_backward_pass() -> None:
         model = tiny_model("llama", vocabulary=VOCABULARY, dtype=torch.float64)
         if recomputed:
             recompute_layers(model)
-        parts = list(score(model, ROWS, share_prefixes(ROWS, FAMILY_OF), width=WIDTH, temperature=1.0, token_budget=40))
+        parts = list(score(model, ROWS, share_prefixes(ROWS), width=WIDTH, temperature=1.0, token_budget=40))
         assert len(parts) > 1
         # All rows are read before the first of them is computed again.
         sum(part.logprobs_BT.sum() for part in parts).backward()
@@ -311,7 +322,7 @@ def test_recomputed_layers_keep_little_for_the_backward_pass() -> None:
             recompute_layers(model)
         saved: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.nbytes) or t, lambda t: t):
-            forest = share_prefixes(ROWS, FAMILY_OF)
+            forest = share_prefixes(ROWS)
             list(score(model, ROWS, forest, width=WIDTH, temperature=1.0, token_budget=10_000))
         kept[recomputed] = sum(saved)
     assert kept[True] < kept[False] / 4
@@ -331,7 +342,7 @@ def test_shared_prefixes_change_no_gradient_of_an_adapter() -> None:
         LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False),
     )
     model.double().eval()
-    shared = by_micro_batches(model, share_prefixes(ROWS, FAMILY_OF), DAPO, token_budget=64)
+    shared = by_micro_batches(model, share_prefixes(ROWS), DAPO, token_budget=64)
     assert len(shared[2]) == 2 * 2 * 3  # two matrices for each of three layers of two blocks
     assert_same(shared, by_micro_batches(model, separate(ROWS), DAPO, token_budget=64), 1e-9)
 
@@ -339,7 +350,7 @@ def test_shared_prefixes_change_no_gradient_of_an_adapter() -> None:
 def test_half_precision_is_as_close_to_the_truth_on_the_tree_as_in_separate_rows() -> None:
     truth = by_micro_batches(double := tiny_model(vocabulary=VOCABULARY, dtype=torch.float64), separate(ROWS), GRPO)
     errors = {}
-    for name, forests in (("tree", share_prefixes(ROWS, FAMILY_OF)), ("rows", separate(ROWS))):
+    for name, forests in (("tree", share_prefixes(ROWS)), ("rows", separate(ROWS))):
         half = by_micro_batches(tiny_model(vocabulary=VOCABULARY, dtype=torch.bfloat16), forests, GRPO)
         errors[name] = sum((half[2][n].double() - gradient).norm().item() for n, gradient in truth[2].items())
         torch.testing.assert_close(half[1], truth[1], rtol=0.05, atol=0.2, check_dtype=False)
@@ -411,7 +422,7 @@ def test_any_forest_has_the_gradients_of_separate_rows(
 ) -> None:
     model = tiny_model("qwen3", vocabulary=3, dtype=torch.float64)
     rows = [TokenRow(ids=(0, *ids), trained=(False, True, *(rng.random() < 0.6 for _ in ids[1:]))) for ids in sequences]
-    shared = share_prefixes(rows, [rng.randrange(2) for _ in rows])
+    shared = share_prefixes(rows)
     one = gradient_of(model, rows, shared, objective, token_budget=token_budget)
     assert_same_gradients(one, gradient_of(model, rows, separate(rows), objective, token_budget=10_000))
 
@@ -426,7 +437,7 @@ def test_a_tree_of_many_pieces_has_the_gradients_of_separate_rows(family: str, o
     prompt, failed, feedback = tokens(450), tokens(60), tokens(30)
     rows = [row(prompt, answer) for answer in (failed, tokens(20), failed[:10] + tokens(50))]
     rows += [row(prompt + failed + feedback, tokens(40)) for _ in range(3)]
-    forests = share_prefixes(rows, [0] * len(rows))
+    forests = share_prefixes(rows)
     assert {piece.shape for piece in pieces(forests[0][0], tile=128)} == {Shape.CAUSAL, Shape.ALL, Shape.MASKED}
     model = tiny_model(family, vocabulary=VOCABULARY, dtype=torch.float64)
     one = gradient_of(model, rows, forests, objective, token_budget=4096)
@@ -438,7 +449,7 @@ def test_a_tree_of_many_pieces_has_the_gradients_of_separate_rows(family: str, o
 def test_any_forest_scores_like_separate_rows(sequences: list[list[int]], rng: Random) -> None:
     model = tiny_model(vocabulary=3, dtype=torch.float64)
     rows = [TokenRow(ids=tuple(ids), trained=(False, *(rng.random() < 0.6 for _ in ids[1:]))) for ids in sequences]
-    forests = share_prefixes(rows, [rng.randrange(2) for _ in rows])
+    forests = share_prefixes(rows)
     with torch.no_grad():
         for part in score(model, rows, forests, width=7, temperature=1.0, token_budget=30):
             for index, logprobs, entropy in zip(part.rows, part.logprobs_BT, part.entropy_BT, strict=True):
@@ -462,9 +473,7 @@ def test_a_row_does_not_feel_its_neighbours() -> None:
     scores = {}
     for name, rows in (("as it was", ROWS), ("changed", changed)):
         with torch.no_grad():
-            (part,) = score(
-                model, rows, share_prefixes(rows, [0] * len(rows)), width=WIDTH, temperature=1, token_budget=1000
-            )
+            (part,) = score(model, rows, share_prefixes(rows), width=WIDTH, temperature=1, token_budget=1000)
         scores[name] = dict(zip(part.rows, part.logprobs_BT, strict=True))
     for index in range(len(ROWS)):
         same = torch.allclose(scores["as it was"][index], scores["changed"][index], rtol=0, atol=1e-12)

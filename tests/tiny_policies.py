@@ -127,7 +127,7 @@ class LetterByLetter(Policy):
                 following = reply(index, self.complete(following))
 
     def complete(self, context: Context) -> Completion:
-        said = self.answer(chat().renderer.decode(context.ids))
+        said = self.answer(chat().renderer.decode(context))
         ids = [
             token
             for letter in said.replace("<tool_call>", "\0").replace("</tool_call>", "\1")

@@ -22,8 +22,6 @@ class TrainingBatch:
     """What `losses.policy_loss` needs, and the rows to score."""
 
     rows: tuple[TokenRow, ...]
-    families: tuple[int, ...]
-    """A number for each row: rows of one task share a prompt, whichever group they belong to."""
     old_logprobs_BT: Tensor
     """When the tokens were sampled, in nats; 0 beyond the end."""
     advantages_B: Tensor
@@ -56,8 +54,7 @@ class TrainingBatch:
         mask = torch.arange(width)[None, :] < torch.tensor(flat, dtype=torch.long)[:, None]
         weights_BT = token_weights(mask, objective.aggregation, max_tokens=max_tokens)
 
-        task_number = {task: number for number, task in enumerate(dict.fromkeys(g.task.id for g in groups))}
-        rows, families, old, advantages, kept = [], [], [], [], []
+        rows, old, advantages, kept = [], [], [], []
         place = 0
         for group, counts in zip(counted, tokens, strict=True):
             group_advantages = group.advantages(objective.scale).tolist()
@@ -67,7 +64,6 @@ class TrainingBatch:
                 if advantage != 0.0:
                     trajectory = member.trajectory
                     rows.append(TokenRow(ids=trajectory.ids, trained=trajectory.sampled))
-                    families.append(task_number[group.task.id])
                     sampled = [p for p, chosen in zip(trajectory.logprobs, trajectory.sampled, strict=True) if chosen]
                     old.append(sampled + [0.0] * (width - len(sampled)))
                     advantages.append(advantage)
@@ -75,7 +71,6 @@ class TrainingBatch:
                 place += 1
         return TrainingBatch(
             rows=tuple(rows),
-            families=tuple(families),
             old_logprobs_BT=torch.tensor(old, device=device).reshape(len(rows), width),
             advantages_B=torch.tensor(advantages, device=device),
             weights_BT=weights_BT[kept].to(device),

@@ -209,7 +209,7 @@ def rollout(
             report(1)
         return following
 
-    contexts = [run.transcript.as_context() for run in running]
+    contexts = [run.transcript.ids for run in running]
     policy.converse(contexts, reply=reply, sampling=sampling, seed=seed)
     return [run.trajectory() for run in runs]
 
@@ -251,7 +251,7 @@ class _Run:
         if self.end is None:
             with self._masking_faults():
                 self._go_on(completion.finish, outcomes)
-        return self.transcript.as_context() if self.end is None else None
+        return self.transcript.ids if self.end is None else None
 
     @contextmanager
     def _masking_faults(self) -> Iterator[None]:

@@ -44,6 +44,7 @@ from fission_grpo.models.folder import load_trained_weights, save_trained_weight
 from fission_grpo.models.recomputation import recompute_layers
 from fission_grpo.policy.attention import refusal
 from fission_grpo.policy.base import Sampling
+from fission_grpo.policy.guesses import Guesses
 from fission_grpo.policy.hf import HFPolicy
 from fission_grpo.policy.reference import Reference
 from fission_grpo.policy.scoring import Family, Scores, score, separate, share_prefixes
@@ -125,14 +126,16 @@ class Progress:
     """Where the run stands: all that a checkpoint holds besides weights, optimizer and random states."""
 
     source: FissionSource
+    guesses: Guesses
     step: int = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "fission": self.source.state_dict()}
+        return {"step": self.step, "fission": self.source.state_dict(), "guesses": self.guesses.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         self.source.load_state_dict(state["fission"])
+        self.guesses.load_state_dict(state["guesses"])
 
 
 @dataclass(slots=True)
@@ -190,7 +193,7 @@ class Trainer:
         self.shares = settings.tree and refusal(model) is None
         """Whether trajectories share their prefixes in the update; a model that cannot gets rows of their own."""
         self.policy = HFPolicy(self.model, eos_id=chat.eos_id, pad_id=chat.pad_id, share=settings.tree)
-        self.progress = Progress(source)
+        self.progress = Progress(source, self.policy.guesses)
         self.clock = Clock()
         accelerator.register_save_state_pre_hook(_save_trained_weights)
         accelerator.register_load_state_pre_hook(_load_trained_weights)
@@ -407,9 +410,9 @@ class Trainer:
         return TrainingBatch.of(groups, self.objective, max_tokens=longest, device=self.model.device)
 
     def _forests(self, batch: TrainingBatch, rows: Sequence[int]) -> list[Family]:
-        """The trees of some rows of a batch."""
+        """Some rows of a batch, as one tree or each alone."""
         some = [batch.rows[row] for row in rows]
-        forests = share_prefixes(some, [batch.families[row] for row in rows]) if self.shares else separate(some)
+        forests = share_prefixes(some) if self.shares else separate(some)
         return [(forest, tuple(rows[member] for member in members)) for forest, members in forests]
 
     def _accumulate(self, batch: TrainingBatch, update: Update) -> None:

@@ -72,7 +72,7 @@ def build_forest(sequences: Sequence[Sequence[int]]) -> Forest:
     previous: Sequence[int] = ()
     for index in sorted(range(len(sequences)), key=lambda i: tuple(sequences[i])):
         sequence = sequences[index]
-        shared = _common_prefix(previous, sequence)
+        shared = common_prefix(previous, sequence)
         for node in open_path[shared:]:
             subtree_end[node] = len(ids)
         del open_path[shared:]
@@ -97,7 +97,8 @@ def build_forest(sequences: Sequence[Sequence[int]]) -> Forest:
     )
 
 
-def _common_prefix(a: Sequence[int] | Ints, b: Sequence[int] | Ints) -> int:
+def common_prefix(a: Sequence[int] | Ints, b: Sequence[int] | Ints) -> int:
+    """How many leading tokens two sequences share."""
     length = min(len(a), len(b))
     differs = np.asarray(a[:length]) != np.asarray(b[:length])
     return int(differs.argmax()) if differs.any() else length
@@ -151,8 +152,9 @@ def pack(sizes: Sequence[int], *, token_budget: int) -> list[list[int]]:
 def split(forest: Forest, *, token_budget: int) -> list[tuple[int, ...]]:
     """Cut a forest that is larger than a row into smaller ones that read their common trunk again.
 
-    Neighbours in the tree stay together. A part may take twice the longest path where that exceeds the budget: with
-    less, the trunk would be read again for every few tokens of a branch. Losses and gradients add up over the parts.
+    A subtree that fits behind its trunk stays whole, and neighbours stay together as long as they fit. A part may take
+    twice the longest path where that exceeds the budget: with less, the trunk would be read again for every few tokens
+    of a branch. Losses and gradients add up over the parts.
 
     Returns:
         Indices into `forest.paths`, part by part, every index exactly once; one part if the forest is small enough.
@@ -161,17 +163,35 @@ def split(forest: Forest, *, token_budget: int) -> list[tuple[int, ...]]:
     if len(forest) <= limit:
         return [tuple(range(len(forest.paths)))]
     parts: list[list[int]] = []
-    size, previous = 0, np.empty(0, dtype=np.int64)
-    for index in sorted(range(len(forest.paths)), key=lambda i: (int(forest.paths[i][-1]), i)):
-        path = forest.paths[index]
+    size, previous = limit, np.empty(0, dtype=np.int64)
+    for top, indices in _subtrees(forest, limit).items():
+        path = forest.paths[indices[-1]]
+        subtree = int(forest.subtree_end_N[top]) - top
+        trunk = int(forest.position_N[top])
         # In depth-first order whatever two paths share, they share with every path between them.
-        grown = size + len(path) - _common_prefix(previous, path) if parts else limit + 1
+        grown = size + subtree + trunk - common_prefix(previous, path)
         if grown > limit:
             parts.append([])
-            grown = len(path)
-        parts[-1].append(index)
+            grown = subtree + trunk
+        parts[-1] += indices
         size, previous = grown, path
     return [tuple(part) for part in parts]
+
+
+def _subtrees(forest: Forest, limit: int) -> dict[int, list[int]]:
+    """The largest subtrees that take up to `limit` tokens with their trunk: first node to paths, in depth-first order.
+
+    A path that ends where others go on belongs to the first of those.
+    """
+    found: dict[int, list[int]] = {}
+    top = -1
+    for index in sorted(range(len(forest.paths)), key=lambda i: (int(forest.paths[i][-1]), i), reverse=True):
+        path = forest.paths[index]
+        fits = forest.position_N[path] + forest.subtree_end_N[path] - path <= limit
+        if fits.any():
+            top = int(path[fits.argmax()])
+        found.setdefault(top, []).append(index)
+    return {top: indices[::-1] for top, indices in reversed(found.items())}
 
 
 def additive(attends: Tensor, dtype: torch.dtype) -> Tensor:

@@ -10,7 +10,7 @@ from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
 from fission_grpo.agents.formats import PromptFormat
 from fission_grpo.agents.qwen_fc import PromptError
 from fission_grpo.chat.render import ChatTemplateError
-from fission_grpo.policy.base import Context, Policy, Sampling
+from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.seeds import derive
 from fission_grpo.types import Completion
 
@@ -80,9 +80,8 @@ class LocalAgent:
         return min(self._max_tokens, self._policy.context_window - len(ids) - SPARE_TOKENS)
 
     def _sample(self, prompts: Sequence[tuple[int, ...]], room: int, seed: int) -> list[Answer]:
-        contexts = [Context(ids=ids, root=0) for ids in prompts]
         sampling = Sampling(max_tokens=room, temperature=self._temperature)
-        completions = self._policy.generate(contexts, sampling=sampling, seed=seed)
+        completions = self._policy.generate(prompts, sampling=sampling, seed=seed)
         return [self._read(completion, len(ids)) for completion, ids in zip(completions, prompts, strict=True)]
 
     def _read(self, completion: Completion, prompt_tokens: int) -> Answer:

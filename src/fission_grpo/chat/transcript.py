@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
 
-from fission_grpo.policy.base import Context
 from fission_grpo.types import Completion
 
 
@@ -69,10 +68,6 @@ class Transcript:
         other = object.__new__(Transcript)
         other._segments = self._segments.copy()
         return other
-
-    def as_context(self) -> Context:
-        """Tokens to continue; `root` is the length of the prompt."""
-        return Context(ids=self.ids, root=len(self._segments[0].ids))
 
     @property
     def segments(self) -> tuple[Segment, ...]:

@@ -9,15 +9,8 @@ from typing import Protocol, TypeAlias
 
 from fission_grpo.types import Completion
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """Tokens to continue."""
-
-    ids: tuple[int, ...]
-    root: int
-    """Leading tokens that this context shares with its siblings (the rendered prompt of the group): a hint that lets a
-    policy prefill them once. 0 <= root <= len(ids)."""
+Context: TypeAlias = tuple[int, ...]
+"""Tokens to continue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,16 @@
-"""Dialogues decoded side by side, each entering a row when there is one and leaving it when its completion ends."""
+"""Dialogues decoded side by side, each entering when there is room for it and leaving when its completion ends.
+
+Siblings that have said the same so far are one row: the tree that training makes of their trajectories is the tree that
+they are sampled on. A row's next tokens are guessed and pushed together with the one before them; a line goes as far as
+its own draws agree, and where two lines draw different tokens their row becomes two.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -12,13 +19,19 @@ from torch import Tensor
 
 from fission_grpo.policy.base import Context, Sampling
 from fission_grpo.policy.draw import draw
+from fission_grpo.policy.guesses import REACH
 from fission_grpo.policy.reader import Reader
 from fission_grpo.seeds import derive
 from fission_grpo.types import Completion, FinishReason
 
 REFILL = 0.25
-"""Contexts wait until there are this many for each running row: to read a few is a pass of its own, and costs about
+"""Contexts wait until there are this many for each running line: to read a few is a pass of its own, and costs about
 as much as one token for everybody."""
+MOST_GUESSES = 8
+"""Tokens guessed at most for one row."""
+TOKENS_OF_A_PASS = 128
+"""Guesses fill a pass up to here: about as many tokens as cost little more than one, on a CPU because of what a pass
+costs by itself, on a GPU because the weights are read anyway."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,17 +42,56 @@ class _Line:
     context: Context
     heights: NDArray[np.float64]
     """The random number of each of its tokens. Drawn before the first one: what a line says depends on nothing but its
-    seed, wherever and beside whomever it is decoded."""
+    seed, wherever and beside whomever it is decoded, guessed or not."""
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: FinishReason = FinishReason.LENGTH
+
+    @property
+    def tail(self) -> tuple[int, ...]:
+        """Its last tokens."""
+        return (*self.context[-REACH:], *self.ids)[-REACH:]
+
+    @property
+    def held(self) -> int:
+        """Tokens of it that its row holds between two passes: all but the last."""
+        return len(self.context) + len(self.ids) - 1
+
+    @property
+    def room(self) -> int:
+        """Tokens that it may still say."""
+        return len(self.heights) - len(self.ids)
+
+    @property
+    def ended(self) -> bool:
+        return self.finish is FinishReason.STOP or not self.room
+
+    def say(self, drawn: Sequence[int], logprobs: Sequence[float], guess: Sequence[int], eos_id: int) -> int:
+        """Take drawn tokens up to the first that was not guessed; returns how many."""
+        before = len(self.ids)
+        for token, logprob, guessed in zip(drawn, logprobs, [*guess, None], strict=False):
+            self.ids.append(token)
+            self.logprobs.append(logprob)
+            if token == eos_id:
+                self.finish = FinishReason.STOP
+            if token != guessed or self.ended:
+                break
+        return len(self.ids) - before
 
     def completion(self) -> Completion:
         return Completion(ids=tuple(self.ids), logprobs=tuple(self.logprobs), finish=self.finish)
 
 
+@dataclass(slots=True)
+class _Branch:
+    """Lines of one row that have said the same in this beat."""
+
+    row: int
+    lines: list[_Line]
+
+
 class Decoding:
-    """Lines in the first rows of a reader's memory, and contexts that wait for a row."""
+    """Lines in the first rows of a reader's memory, and contexts that wait for room."""
 
     def __init__(self, reader: Reader, *, eos_id: int, max_rows: int, sampling: Sampling, seed: int) -> None:
         """Args:
@@ -52,13 +104,13 @@ class Decoding:
         self._seed = seed
         self._turns: dict[int, int] = {}
         self._waiting: deque[_Line] = deque()
-        self._running: list[_Line] = []
-        """Line i is in row i."""
+        self._rows: list[list[_Line]] = []
+        """The lines of each row; the row holds all of their tokens but the last."""
 
     @property
     def busy(self) -> bool:
         """Whether anything is decoded or waits for it."""
-        return bool(self._running or self._waiting)
+        return bool(self._rows or self._waiting)
 
     def add(self, dialogue: int, context: Context) -> None:
         """Continue a dialogue. One that has already spoken comes before those that have not: its row is still there."""
@@ -72,55 +124,97 @@ class Decoding:
             self._waiting.append(line)
 
     def beat(self) -> list[tuple[int, Completion]]:
-        """One token for every line; returns the dialogues whose completion has ended, each with it."""
-        logits = []
-        if self._running:
-            logits.append(self._reader.next_logits([line.ids[-1] for line in self._running]))
-            self._reader.count.passes += 1
+        """A token or more for every line; returns the dialogues whose completion has ended, each with it."""
         if newcomers := self._due():
-            logits.append(self._admit([self._waiting.popleft() for _ in range(newcomers)]))
-        self._sample(torch.cat(logits))
-        return self._part()
+            self._admit([self._waiting.popleft() for _ in range(newcomers)])
+        return self._part(self._sample(self._guess()))
+
+    @property
+    def _running(self) -> int:
+        return sum(map(len, self._rows))
 
     def _due(self) -> int:
         """How many of those that wait are to be read now."""
-        possible = min(len(self._waiting), self._max_rows - len(self._running))
-        if not self._running:
+        running = self._running
+        possible = min(len(self._waiting), self._max_rows - running)
+        if not running:
             return possible
         # Without sharing a batch waits for its slowest line, as a batch of `model.generate` does.
-        return possible if self._reader.share and possible >= REFILL * len(self._running) else 0
+        return possible if self._reader.share and possible >= REFILL * running else 0
 
-    def _admit(self, lines: list[_Line]) -> Tensor:
-        """Read the contexts of new lines behind the running ones; logits [n, vocabulary]."""
-        holds, logits = self._reader.admit(
-            [line.context for line in lines], first=len(self._running), room=self._sampling.max_tokens
+    def _admit(self, lines: list[_Line]) -> None:
+        """Read the contexts of new lines into rows behind the running ones."""
+        reader, longest = self._reader, max(len(line.context) for line in lines)
+        reader.memory.reserve(self._running + len(lines), longest + self._sampling.max_tokens)
+        reader.count.raw += sum(len(line.context) for line in lines)
+        kin = _kin(lines) if reader.share else [[line] for line in lines]
+        holds = reader.admit([family[0].context for family in kin], first=len(self._rows))
+        self._rows += [kin[index] for index in holds]
+
+    def _guess(self) -> list[list[int]]:
+        """What may follow in each row, as far as guesses are cheap."""
+        most = min(MOST_GUESSES, TOKENS_OF_A_PASS // len(self._rows) - 1)
+        if not self._reader.share or most < 1:
+            return [[] for _ in self._rows]
+        lines = [line for line, *_ in self._rows]
+        guesses = self._reader.guesses.guess([line.tail for line in lines], most)
+        # The last token that a line may say is drawn behind the last one that is pushed.
+        return [guess[: line.room - 1] for guess, line in zip(guesses, lines, strict=True)]
+
+    def _sample(self, guesses: Sequence[Sequence[int]]) -> list[_Branch]:
+        """Push each row's last token and what was guessed behind it, and draw for every line as far as it agrees."""
+        count = self._reader.count
+        logits = self._reader.next_logits(
+            [[line.tail[-1], *guess] for (line, *_), guess in zip(self._rows, guesses, strict=True)]
         )
-        self._running += [lines[index] for index in holds]
-        return logits
+        tokens, logprobs = draw(logits, self._sampling, self._heights(logits.shape[1]))
+        branches: list[_Branch] = []
+        for row, (lines, guess) in enumerate(zip(self._rows, guesses, strict=True)):
+            count.decoded += len(guess) + bool(lines[0].ids)
+            count.guessed += len(guess)
+            by_line = zip(lines, tokens[row].T.tolist(), logprobs[row].T.tolist(), strict=False)
+            said = [line.say(drawn, chances, guess, self._eos_id) for line, drawn, chances in by_line]
+            count.sampled += sum(said)
+            count.confirmed += max(said) - 1
+            branches += [_Branch(row, same) for same in _alike(lines)]
+        count.passes += 1
+        return branches
 
-    def _sample(self, logits: Tensor) -> None:
-        """Draw one token for every running line and note it."""
-        heights = torch.tensor([line.heights[len(line.ids)] for line in self._running])
-        drawn, logprobs = draw(logits, self._sampling, heights)
-        for line, token, logprob in zip(self._running, drawn.tolist(), logprobs.tolist(), strict=True):
-            line.ids.append(token)
-            line.logprobs.append(logprob)
-            if token == self._eos_id:
-                line.finish = FinishReason.STOP
-        self._reader.count.sampled += len(self._running)
+    def _heights(self, places: int) -> Tensor:
+        """The next random numbers of every line: [rows, places, most lines of a row]; 0 where there is none."""
+        heights = np.zeros((len(self._rows), places, max(map(len, self._rows))))
+        for row, lines in enumerate(self._rows):
+            for index, line in enumerate(lines):
+                some = line.heights[len(line.ids) :][:places]
+                heights[row, : len(some), index] = some
+        return torch.from_numpy(heights)
 
-    def _part(self) -> list[tuple[int, Completion]]:
-        """Take the lines that have ended out of the rows, and move the others to the front."""
-        ended = {row for row, line in enumerate(self._running) if self._ended(line)}
-        staying = len(self._running) - len(ended)
-        free = sorted(row for row in ended if row < staying)
-        far = [row for row in range(staying, len(self._running)) if row not in ended]
-        self._reader.memory.swap(free, far)
-        completions = [(self._running[row].dialogue, self._running[row].completion()) for row in sorted(ended)]
-        for here, there in zip(free, far, strict=True):
-            self._running[here] = self._running[there]
-        del self._running[staying:]
-        return completions
+    def _part(self, branches: Sequence[_Branch]) -> list[tuple[int, Completion]]:
+        """Give every branch a row: those that go on the first ones, and those that have ended one to be found in."""
+        ended = [branch for branch in branches if branch.lines[0].ended]
+        staying = [branch for branch in branches if not branch.lines[0].ended]
+        rows = self._reader.memory.branch(
+            [(branch.row, branch.lines[0].held) for branch in (*staying, *ended)], staying=len(staying)
+        )
+        self._rows = [branch.lines for _, branch in sorted(zip(rows, staying, strict=True), key=itemgetter(0))]
+        for line, *_ in (branch.lines for branch in ended):
+            if self._reader.share:
+                self._reader.guesses.learn((*line.context[-REACH:], *line.ids), min(REACH, len(line.context)))
+        return [(line.dialogue, line.completion()) for branch in ended for line in branch.lines]
 
-    def _ended(self, line: _Line) -> bool:
-        return line.finish is FinishReason.STOP or len(line.ids) == self._sampling.max_tokens
+
+def _kin(lines: Sequence[_Line]) -> list[list[_Line]]:
+    """Lines of equal contexts together."""
+    families: dict[Context, list[_Line]] = {}
+    for line in lines:
+        families.setdefault(line.context, []).append(line)
+    return list(families.values())
+
+
+def _alike(lines: Sequence[_Line]) -> list[list[_Line]]:
+    """Lines that have said the same together. They were alike before, and as far as they agreed with one guess: the
+    length and the last token tell them apart."""
+    groups: dict[tuple[int, int], list[_Line]] = {}
+    for line in lines:
+        groups.setdefault((len(line.ids), line.ids[-1]), []).append(line)
+    return list(groups.values())

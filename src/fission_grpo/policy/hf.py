@@ -1,8 +1,9 @@
 """A Hugging Face causal language model as a policy.
 
-Nothing is read twice under the same weights: a group shares its prompt, a later turn continues the keys and values of
-the earlier ones, and a recovery those of the trajectory that failed (`PrefixMemory`). When the weights have changed,
-everything is read again. No row waits for another: a dialogue goes on when its reply is there (`Decoding`).
+Nothing is read twice under the same weights: a group shares its prompt and what its members go on saying alike, a later
+turn continues the keys and values of the earlier ones, and a recovery those of the trajectory that failed
+(`PrefixMemory`). When the weights have changed, everything is read again. No row waits for another: a dialogue goes on
+when its reply is there (`Decoding`). What comes next is guessed, and a pass checks several tokens at once (`Guesses`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from fission_grpo.errors import PolicyError, boundary
 from fission_grpo.policy.base import Context, Policy, Reply, Sampling
 from fission_grpo.policy.decoding import Decoding
+from fission_grpo.policy.guesses import Guesses
 from fission_grpo.policy.memory import weights_version
 from fission_grpo.policy.reader import GenerationCount, Reader
 
@@ -28,8 +30,8 @@ class HFPolicy(Policy):
         eos_id: the token that ends an assistant message.
         pad_id: any valid token; masked wherever it stands.
         max_rows: most sequences decoded side by side; bounds the memory of the cache.
-        share: off, every context is read from its first token in a row of its own, and no row is filled again before
-            all have ended: what sharing is compared with.
+        share: off, every context is read from its first token in a row of its own, token by token, and no row is
+            filled again before all have ended: what sharing is compared with.
         """
         self.model = model
         self.eos_id = eos_id
@@ -41,6 +43,11 @@ class HFPolicy(Policy):
     def context_window(self) -> int:
         return context_window(self.model)
 
+    @property
+    def guesses(self) -> Guesses:
+        """What it expects to say; outlives a change of weights."""
+        return self._reader.guesses
+
     def take_count(self) -> GenerationCount:
         """What was generated since the last call; counting starts afresh."""
         count, self._reader.count = self._reader.count, GenerationCount()
@@ -50,7 +57,8 @@ class HFPolicy(Policy):
         """Read everything again from here on.
 
         Changed weights are noticed without it. A caller that must be able to start over from some point and get the
-        same tokens bit for bit calls it there, because what is remembered changes the last digits of a logit.
+        same tokens bit for bit calls it there and keeps the state of `guesses`, because both change the last digits of
+        a logit.
         """
         self._reader.memory.forget()
 

@@ -6,7 +6,7 @@ All three are the same question, asked by token ids: which row begins like this 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,23 +59,18 @@ class PrefixMemory:
             The row of each sequence.
         """
         found = [self._longest(np.asarray(sequence[:-1], dtype=np.int64)) for sequence in sequences]
-        spare = sorted(range(first, len(self.lengths)), key=lambda row: (self.lengths[row] > 0, -row))
-        rows = _claim(found, spare)
-        copies = [
-            (source, row, kept) for (source, kept), row in zip(found, rows, strict=True) if kept and source != row
-        ]
-        self._copy(copies)
-        for (_, kept), row in zip(found, rows, strict=True):
-            self.lengths[row] = kept
-        return self._side_by_side(rows, first)
+        return self._side_by_side(self._take(found, first), first)
 
-    def fork(self, parents: Mapping[int, int]) -> None:
-        """Let rows be copies of others.
+    def branch(self, branches: Sequence[tuple[int, int]], *, staying: int) -> list[int]:
+        """Let rows be continued in several ways, each from a place of its own.
 
         Args:
-            parents: from row to the row that it is to be like; no row is both.
+            branches: the row that each one continues, and how many of its tokens it keeps.
+            staying: the first ones lie side by side afterwards, from row 0 on; the others somewhere, to be found again.
+        Returns:
+            The row of each branch that stays.
         """
-        self._copy([(parent, row, int(self.lengths[parent])) for row, parent in parents.items()])
+        return self._side_by_side(self._take(branches, 0)[:staying], 0)
 
     def extend(self, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
         """Note that rows have read these tokens."""
@@ -93,6 +88,18 @@ class PrefixMemory:
         self._tokens[here] = self._tokens[there]
         self.lengths[here] = self.lengths[there]
 
+    def _take(self, found: Sequence[tuple[int, int]], first: int) -> list[int]:
+        """A row for each of some beginnings, given as the row that holds it and its length: that row or a copy.
+
+        Rows before `first` are not given away; of the others those that hold nothing come first, then the last ones.
+        """
+        spare = sorted(range(first, len(self.lengths)), key=lambda row: (self.lengths[row] > 0, -row))
+        rows = _claim(found, spare)
+        self._copy([(source, row, kept) for (source, kept), row in zip(found, rows, strict=True) if source != row])
+        for (_, kept), row in zip(found, rows, strict=True):
+            self.lengths[row] = kept
+        return rows
+
     def _longest(self, sequence: Tokens) -> tuple[int, int]:
         """The row that shares the longest prefix with a sequence, and how many tokens that is."""
         if not len(self.lengths) or not len(sequence):
@@ -105,6 +112,7 @@ class PrefixMemory:
         return row, int(shared[row])
 
     def _copy(self, copies: Sequence[tuple[int, int, int]]) -> None:
+        copies = [(source, target, kept) for source, target, kept in copies if kept]
         if not copies:
             return
         sources, targets, kept = ([*column] for column in zip(*copies, strict=True))

@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 from fission_grpo.policy.base import Context
+from fission_grpo.policy.guesses import Guesses
 from fission_grpo.policy.memory import PrefixMemory
-from fission_grpo.tree import additive
+from fission_grpo.tree import additive, common_prefix
 
 READ_AT_ONCE = 8192
 """Most padded tokens of one pass over prompts; bounds its memory. A longer prompt has a pass of its own."""
+WORTH_WAITING = 32
+"""A context waits until another one has been read if it can take over this many tokens from it: about what a pass of
+its own costs."""
 
 
 @dataclass(slots=True)
@@ -22,12 +26,18 @@ class GenerationCount:
     """Tokens that went through the model, for the saving to show in every run."""
 
     prefilled: int = 0
-    """Prompt tokens pushed through the model; what a row had already read is not pushed again."""
+    """Context tokens pushed through the model; what a row had already read is not pushed again."""
     raw: int = 0
-    """Prompt tokens that separate rows without a memory would have pushed."""
+    """Context tokens that separate rows without a memory would have pushed."""
+    decoded: int = 0
+    """Tokens pushed to sample what follows them: those that siblings have in common once, and guesses."""
     sampled: int = 0
+    """Tokens of all completions: what separate rows would have pushed, but for the last of each."""
+    guessed: int = 0
+    confirmed: int = 0
+    """Guesses that spared some completion a pass."""
     passes: int = 0
-    """Times that the model was run to sample a token in every running row."""
+    """Times that the model was run to sample in every running row."""
 
 
 class Reader:
@@ -39,75 +49,69 @@ class Reader:
         self.share = share
         self.count = GenerationCount()
         self.memory = PrefixMemory(int(model.config.get_text_config().num_hidden_layers))
+        self.guesses = Guesses()
 
-    def admit(self, contexts: Sequence[Context], *, first: int, room: int) -> tuple[list[int], Tensor]:
-        """Read contexts into the rows first .. first+n-1; the rows before them are in use.
+    def admit(self, contexts: Sequence[Context], *, first: int) -> list[int]:
+        """Read all but the last token of each context into the rows first .. first+n-1.
+
+        When sharing, a context that begins like another one waits until that one has been read.
 
         Args:
-            room: tokens that each row must be able to grow by.
+            contexts: distinct if they are shared; the memory has room for them.
+            first: rows before it are in use; without sharing there are none.
         Returns:
-            Which context each of these rows holds, and logits [n, vocabulary] for the next token, float32.
+            Which context each of these rows holds.
         """
-        memory = self.memory
-        memory.reserve(first + len(contexts), max(len(context.ids) for context in contexts) + room)
-        self.count.raw += sum(len(context.ids) for context in contexts)
-        if self.share:
-            self._read_shared_roots(contexts, first)
-        else:
-            memory.forget()
-        kin = self._kin(contexts)
-        seats = memory.seat([contexts[family[0]].ids for family in kin], first=first)
-        by_row = [family for _, family in sorted(zip(seats, kin, strict=True))]
-        logits = self._read([contexts[family[0]].ids for family in by_row], first)
-        # The first context of a family has a row; those that repeat it get copies of it behind all others.
-        likes = [*range(len(by_row)), *(place for place, family in enumerate(by_row) for _ in family[1:])]
-        memory.fork({first + row: first + like for row, like in enumerate(likes) if row != like})
-        holds = [family[0] for family in by_row] + [index for family in by_row for index in family[1:]]
-        return holds, logits[likes]
-
-    def next_logits(self, tokens: Sequence[int], *, first: int = 0) -> Tensor:
-        """Push one token into each of the rows first .. first+n-1.
-
-        Returns:
-            Logits [n, vocabulary] for the next token, float32.
-        """
-        rows = range(first, first + len(tokens))
-        logits: Tensor = self._push(self.model, rows, [[token] for token in tokens]).logits
-        return logits[:, -1].float()
-
-    def _kin(self, contexts: Sequence[Context]) -> list[list[int]]:
-        """Indices of equal contexts together, or each alone."""
         if not self.share:
-            return [[index] for index in range(len(contexts))]
-        families: dict[tuple[int, ...], list[int]] = {}
-        for index, context in enumerate(contexts):
-            families.setdefault(context.ids, []).append(index)
-        return list(families.values())
+            self.memory.forget()
+        holds: list[int] = []
+        waiting = sorted(range(len(contexts)), key=contexts.__getitem__)
+        while waiting:
+            now = self._pioneers(contexts, waiting) if self.share else waiting
+            holds += self._read(contexts, now, first + len(holds))
+            waiting = [index for index in waiting if index not in set(now)]
+        return holds
 
-    def _read_shared_roots(self, contexts: Sequence[Context], first: int) -> None:
-        """Read once what several distinct contexts begin with, before any of them is seated."""
-        families: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
-        for context in contexts:
-            families.setdefault(context.ids[: context.root], set()).add(context.ids)
-        roots = [root for root, family in families.items() if len(family) > 1 and self.memory.held(root) < len(root)]
-        if roots:
-            seats = self.memory.seat(roots, first=first)
-            self._read([root for _, root in sorted(zip(seats, roots, strict=True))], first)
-
-    def _read(self, sequences: Sequence[Sequence[int]], first: int) -> Tensor:
-        """Read what the rows from `first` on lack of these sequences, at least the last token of each.
+    def next_logits(self, new: Sequence[Sequence[int]]) -> Tensor:
+        """Push new tokens into the rows 0 .. n-1, q at most.
 
         Returns:
-            Logits [n, vocabulary] for the next token, float32.
+            Logits [n, q, vocabulary] for what follows each of them, float32; anything where a row has fewer.
         """
-        lengths = self.memory.lengths[first : first + len(sequences)].tolist()
-        missing = [list(s[length:]) for s, length in zip(sequences, lengths, strict=True)]
-        self.count.prefilled += sum(map(len, missing))
-        bodies = {first + place: new[:-1] for place, new in enumerate(missing) if len(new) > 1}
+        logits: Tensor = self._push(self.model, range(len(new)), new).logits
+        return logits.float()
+
+    def _pioneers(self, contexts: Sequence[Context], waiting: Sequence[int]) -> list[int]:
+        """Those of some contexts, in lexicographic order, that could take over little from another one of them."""
+        chosen: list[int] = []
+        for index in waiting:
+            context = contexts[index]
+            # In this order nobody chosen so far shares more with it than the last one.
+            shared = common_prefix(contexts[chosen[-1]], context) if chosen else 0
+            if shared - self.memory.held(context) < WORTH_WAITING:
+                chosen.append(index)
+        return chosen
+
+    def _read(self, contexts: Sequence[Context], some: Sequence[int], first: int) -> list[int]:
+        """Seat some contexts from row `first` on, and read what they lack but for the last token.
+
+        Returns:
+            Which context each row holds.
+        """
+        seats = self.memory.seat([contexts[index] for index in some], first=first)
+        holds = [index for _, index in sorted(zip(seats, some, strict=True))]
+        bodies: dict[int, Context] = {}
+        for row, context in enumerate((contexts[index] for index in holds), first):
+            length = int(self.memory.lengths[row])
+            self.count.prefilled += len(context) - length
+            if length < len(context) - 1:
+                bodies[row] = context[length:-1]
+            if self.share:
+                self.guesses.learn(context, length)
         for rows in _passes(bodies):
-            # The decoder alone: logits are wanted of the last token only, which the whole model reads.
+            # The decoder alone: nobody asks for logits here.
             self._push(self.model.get_decoder(), rows, [bodies[row] for row in rows])
-        return self.next_logits([new[-1] for new in missing], first=first)
+        return holds
 
     def _push(self, module: Any, rows: Sequence[int], new: Sequence[Sequence[int]]) -> Any:
         """Run new tokens of some rows, padded on the right: what is written behind a row's end is written over later,

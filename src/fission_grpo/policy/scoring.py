@@ -49,18 +49,10 @@ class Scores:
     """Tokens of the packed row that they were read from."""
 
 
-def share_prefixes(rows: Sequence[TokenRow], families: Sequence[int]) -> list[Family]:
-    """One forest for each family.
-
-    Args:
-        families: a number for each row; rows of one family share a prompt.
-    Returns:
-        Forests, each with the indices of the rows that are its paths, in order.
-    """
-    members: dict[int, list[int]] = {}
-    for index, family in enumerate(families):
-        members.setdefault(family, []).append(index)
-    return [(build_forest([rows[i].ids for i in indices]), tuple(indices)) for indices in members.values()]
+def share_prefixes(rows: Sequence[TokenRow]) -> list[Family]:
+    """All rows in one forest: a group shares its prompt, a fission family its failed trajectory, and tasks that have
+    nothing else in common the description of their tools."""
+    return [(build_forest([row.ids for row in rows]), tuple(range(len(rows))))] if rows else []
 
 
 def separate(rows: Sequence[TokenRow]) -> list[Family]:

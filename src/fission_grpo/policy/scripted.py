@@ -35,7 +35,7 @@ class ScriptedPolicy(Policy):
                 following = reply(index, self._complete(following, sampling.max_tokens))
 
     def _complete(self, context: Context, max_tokens: int) -> Completion:
-        text = self.script(self.tokenizer.decode(context.ids))
+        text = self.script(self.tokenizer.decode(context))
         ids = [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos_id]
         finish = FinishReason.STOP if len(ids) <= max_tokens else FinishReason.LENGTH
         ids = ids[:max_tokens]

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.models.catalog import Precision, find_model, load_policy_model
-from fission_grpo.policy.base import Context, Policy, Sampling
+from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.policy.hf import HFPolicy
 from fission_grpo.settings import Settings
 from fission_grpo.simulator.base import Cost, Fallback
@@ -88,8 +88,7 @@ class ModelWriter:
 
     def _sample(self, prompts: Sequence[tuple[int, ...]]) -> list[Draft | NoDraft]:
         began = time.perf_counter()
-        contexts = [Context(ids=ids, root=0) for ids in prompts]
-        completions = self._policy.generate(contexts, sampling=self._sampling, seed=0)
+        completions = self._policy.generate(prompts, sampling=self._sampling, seed=0)
         share = (time.perf_counter() - began) / len(prompts)
         return [
             self._read(one, Cost(prompt_tokens=len(ids), tokens=len(one.ids), seconds=share))
