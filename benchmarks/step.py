@@ -25,7 +25,11 @@ from fission_grpo.run_folder import RunFolder
 from fission_grpo.trainer import Trainer
 
 PHASES = ("explore", "recover", "update")
-TOKENS = {"generate/prefilled": "generate/raw", "update/pushed_tokens": "update/raw_tokens"}
+TOKENS = {
+    "generate/prefilled": "generate/raw",
+    "generate/decoded": "generate/sampled",
+    "update/pushed_tokens": "update/raw_tokens",
+}
 
 
 def main() -> None:

@@ -17,8 +17,9 @@ from fission_grpo.tree import additive, common_prefix
 READ_AT_ONCE = 8192
 """Most padded tokens of one pass over prompts; bounds its memory. A longer prompt has a pass of its own."""
 WORTH_WAITING = 32
-"""A context waits until another one has been read if it can take over this many tokens from it: about what a pass of
-its own costs."""
+"""A context waits until another one has been read if it can take over this many tokens from it."""
+WORTH_A_PASS = 256
+"""Tokens of padding that cost about as much as a pass of its own for those that are padded."""
 
 
 @dataclass(slots=True)
@@ -138,10 +139,12 @@ class Reader:
 def _passes(bodies: Mapping[int, Sequence[int]]) -> list[list[int]]:
     """Rows to be read together: of similar length, so that little is padded, and never too many."""
     passes: list[list[int]] = []
+    longest = padding = 0
     for row in sorted(bodies, key=lambda row: -len(bodies[row])):
-        # The first row of a pass is its longest.
-        if passes and len(bodies[passes[-1][0]]) * (len(passes[-1]) + 1) <= READ_AT_ONCE:
+        padding += longest - len(bodies[row])
+        if passes and padding <= WORTH_A_PASS and longest * (len(passes[-1]) + 1) <= READ_AT_ONCE:
             passes[-1].append(row)
         else:
             passes.append([row])
+            longest, padding = len(bodies[row]), 0
     return passes
