@@ -1,9 +1,10 @@
 """A training step of the quickstart with and without the tree, side by side in one run.
 
-    python benchmarks/step.py --arm fission --steps 6
+    python benchmarks/step.py --arm fission-decision --steps 12
+    python benchmarks/step.py --arm fission-decision --steps 3 model=smollm2 lora.rank=16 trainer.queries=2
 
 Two trainers with the same seed take turns, step by step, so that both meet the same load of the machine. Prints the
-median seconds of each phase, and the tokens that were pushed.
+median seconds of each phase, and the tokens that were pushed. Settings are written as for `fission train`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,8 +20,9 @@ from typing import Any
 import torch
 
 from fission_grpo.assembly import assemble
-from fission_grpo.recipes import Recipe, load_recipe
-from fission_grpo.recipes.arms import Arm, apply_arm
+from fission_grpo.cli.options import read_settings
+from fission_grpo.recipes import Recipe
+from fission_grpo.recipes.arms import Arm
 from fission_grpo.run_folder import RunFolder
 from fission_grpo.trainer import Trainer
 
@@ -38,11 +40,11 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=6)
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--json", action="store_true")
-    given = arguments.parse_args()
+    given, written = arguments.parse_known_args()
     torch.set_num_threads(given.threads)
     with TemporaryDirectory() as folder:
-        changes = {"tree": {}, "plain": without_tree(given.arm)}
-        trainers = {name: trainer(given.arm, change, Path(folder) / name) for name, change in changes.items()}
+        sides = {"tree": written, "plain": [*written, "trainer.tree=false"]}
+        trainers = {name: trainer(given.arm, {}, Path(folder) / name, settings) for name, settings in sides.items()}
         seconds: dict[str, list[dict[str, float]]] = {name: [] for name in trainers}
         tokens = dict.fromkeys((*TOKENS, *TOKENS.values()), 0.0)
         for _ in range(given.steps):
@@ -65,17 +67,12 @@ def main() -> None:
         print(f"{pushed:<22} {tokens[pushed]:>9.0f} of {tokens[raw]:>9.0f} tokens")
 
 
-def trainer(arm: Arm, change: Mapping[str, Any], folder: Path) -> Trainer:
-    """The quickstart's trainer of one arm, with some settings changed."""
-    settings = apply_arm(arm, load_recipe(Recipe.NANO))
+def trainer(arm: Arm, change: Mapping[str, Any], folder: Path, written: Sequence[str] = ()) -> Trainer:
+    """The quickstart's trainer of one arm; some settings written as on the command line, whole sections changed."""
+    settings = read_settings(Recipe.NANO, None, arm, {}, written)
     made = assemble(type(settings).model_validate({**settings.model_dump(), **change, "output": str(folder)}))
     RunFolder(folder).create({}, resume=False)
     return made
-
-
-def without_tree(arm: Arm) -> Mapping[str, Any]:
-    """The change that `--no-tree` makes."""
-    return {"trainer": {**apply_arm(arm, load_recipe(Recipe.NANO)).trainer.model_dump(), "tree": False}}
 
 
 if __name__ == "__main__":
