@@ -1,56 +1,40 @@
-"""The quickstart's plan, and the workers that carry it out; the whole of it is a slow test."""
+"""The quickstart's plan; the whole of it is a slow test. How its jobs are done: test_crew.py."""
 
 from __future__ import annotations
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from fission_grpo.errors import FissionError
-from fission_grpo.quickstart import Job, Plan, jobs, run, work
+from fission_grpo.crew import Job
+from fission_grpo.quickstart import Plan, jobs, run
 
 
-def job(folder: Path, name: str, code: str, *, after: str | None = None) -> Job:
-    """A job that runs Python code and then leaves its product."""
-    product = folder / f"{name}.done"
-    script = f"{code}; import pathlib; pathlib.Path({str(product)!r}).touch()"
-    return Job(
-        name=name, command=(sys.executable, "-c", script), log=folder / f"{name}.log", product=product, after=after
-    )
+def arguments(job: Job) -> tuple[str, ...]:
+    assert isinstance(job.run, partial)
+    return job.run.args
 
 
 def test_every_policy_is_evaluated_after_it_was_trained(tmp_path: Path) -> None:
     plan = Plan(output=tmp_path, arms=("grpo", "fission"), seeds=(0, 1))
-    named = {one.name: one for one in jobs(plan)}
+    *before, last = jobs(plan)
+    named = {one.name: one for one in before}
     # 2 arms x 2 seeds trained and evaluated, the demonstrations too, and the warm start evaluated: 4 + 4 + 2 + 1
     assert len(named) == 11
-    for name, one in named.items():
-        assert one.after is None or named[one.after].product.parent.parent == one.product.parent.parent, name
-    assert sum(one.after is not None for one in named.values()) == 5
-    assert "--arm" in named["fission-1"].command
+    for one in named.values():
+        for needed in one.after:
+            made = named[needed].product
+            assert made is not None
+            assert str(made.parent) in arguments(one), one.name
+    assert sum(len(one.after) for one in named.values()) == 5
+    assert "--arm" in arguments(named["fission-1"])
+    assert set(last.after) == named.keys()
 
 
-def test_a_job_waits_for_what_it_needs(tmp_path: Path) -> None:
-    first = job(tmp_path, "first", "pass")
-    second = job(tmp_path, "second", f"import os; assert os.path.exists({str(first.product)!r})", after="first")
-    lines: list[str] = []
-    work([second, first], workers=2, report=lines.append)
-    assert second.product.exists()
-    assert [line.split()[-1] for line in lines if "begins" in line] == ["first", "second"]
-
-
-def test_what_is_finished_is_not_done_again(tmp_path: Path) -> None:
-    (tmp_path / "first.done").touch()
-    first = job(tmp_path, "first", "raise SystemExit('must not run')")
-    work([first, job(tmp_path, "second", "pass", after="first")], workers=1, report=lambda line: None)
-    assert (tmp_path / "second.done").exists()
-
-
-def test_a_failed_job_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
-    with pytest.raises(FissionError, match=r"broken failed.*(?s:.*)no such luck"):
-        work([job(tmp_path, "broken", "raise SystemExit('no such luck')")], workers=1, report=lambda line: None)
+def test_the_report_is_written_anew_each_time(tmp_path: Path) -> None:
+    assert jobs(Plan(output=tmp_path))[-1].product is None
 
 
 @pytest.mark.slow

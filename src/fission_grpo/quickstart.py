@@ -1,41 +1,25 @@
 """The whole method on one laptop: warm start, GRPO and Fission-GRPO at equal rollout budget, evaluated side by side.
 
-Arms are trained and evaluated in processes of their own, one thread each, as many at a time as there are cores.
-Everything that is shown is read back from the files they leave; what is finished is not done again.
+Arms are trained and evaluated by a crew of processes, one thread each, as many as there are cores. Everything that is
+shown is read back from the files they leave; what is finished is not done again.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from fission_grpo.errors import ConfigError, FissionError
-from fission_grpo.report.summary import DEMONSTRATIONS, WARM_START, Results, write_summary
+from fission_grpo.crew import Job, work
+from fission_grpo.errors import ConfigError
+from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
 from fission_grpo.run_folder import write_text
 
 DEFAULT_ARMS = ("grpo-decision", "fission-decision")
 HELDOUT_SEED = 1
 """Seed of the held-out tasks. Those of seed 0 were reported on by an earlier recipe, and so have been seen."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One process: what it is called, and what it runs."""
-
-    name: str
-    command: tuple[str, ...]
-    log: Path
-    product: Path
-    """What it leaves behind when it has finished; a job whose product exists is not run again."""
-    after: str | None = None
-    """Name of the job that must have finished before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,20 +42,24 @@ class Plan:
 
 
 def jobs(plan: Plan) -> list[Job]:
-    """Training and evaluation of every arm and seed, and of the two starts without reinforcement; the longest first."""
+    """Training and evaluation of every arm and seed, and of the two starts without reinforcement; the longest first.
+
+    The last one writes the report, each time anew.
+    """
     trainings = [_training(plan, arm, seed) for seed in plan.seeds for arm in plan.arms]
     demonstrations = _demonstrations(plan)
-    return [
-        *trainings,
-        demonstrations,
+    evaluations = [
         _evaluation(plan, WARM_START, 0, model=plan.model),
-        _evaluation(plan, DEMONSTRATIONS, 0, model=str(demonstrations.product.parent), after=demonstrations.name),
+        _evaluation(plan, DEMONSTRATIONS, 0, model=str(_demonstrated(plan)), after=(demonstrations.name,)),
         *(
-            _evaluation(plan, arm, seed, model=str(plan.results().run(arm, seed).policy), after=f"{arm}-{seed}")
+            _evaluation(plan, arm, seed, model=str(plan.results().run(arm, seed).policy), after=(f"{arm}-{seed}",))
             for seed in plan.seeds
             for arm in plan.arms
         ),
     ]
+    before = [*trainings, demonstrations, *evaluations]
+    names = tuple(job.name for job in before)
+    return [*before, Job(name="summary", run=partial(_summarise, plan), log=_log(plan, "summary"), after=names)]
 
 
 def run(plan: Plan, *, workers: int, report: Callable[[str], None]) -> Path:
@@ -88,7 +76,7 @@ def run(plan: Plan, *, workers: int, report: Callable[[str], None]) -> Path:
     plan.output.mkdir(parents=True, exist_ok=True)
     _same_plan(plan)
     work(jobs(plan), workers=workers, report=report)
-    return write_summary(plan.results())
+    return plan.results().summary
 
 
 def _same_plan(plan: Plan) -> None:
@@ -118,18 +106,21 @@ def _training(plan: Plan, arm: str, seed: int) -> Job:
     )
 
 
+def _demonstrated(plan: Plan) -> Path:
+    return plan.output / f"{DEMONSTRATIONS}-0" / "policy"
+
+
 def _demonstrations(plan: Plan) -> Job:
-    name = f"{DEMONSTRATIONS}-0"
-    policy = plan.output / name / "policy"
+    policy = _demonstrated(plan)
     return _job(
         plan,
-        name,
+        f"{DEMONSTRATIONS}-0",
         *("supervise", "--recipe", plan.recipe, "--model", plan.model, "--output", str(policy), *plan.overrides),
         product=policy / "config.json",
     )
 
 
-def _evaluation(plan: Plan, name: str, seed: int, *, model: str, after: str | None = None) -> Job:
+def _evaluation(plan: Plan, name: str, seed: int, *, model: str, after: tuple[str, ...] = ()) -> Job:
     folder = plan.results().evaluation(name, seed)
     return _job(
         plan,
@@ -142,53 +133,22 @@ def _evaluation(plan: Plan, name: str, seed: int, *, model: str, after: str | No
     )
 
 
-def _job(plan: Plan, name: str, *arguments: str, product: Path, after: str | None = None) -> Job:
-    log = plan.output / "logs" / f"{name.replace(' ', '-')}.log"
-    command = (sys.executable, "-m", "fission_grpo.cli", *arguments)
-    return Job(name=name, command=command, log=log, product=product, after=after)
+def _job(plan: Plan, name: str, *arguments: str, product: Path, after: tuple[str, ...] = ()) -> Job:
+    return Job(name=name, run=partial(_fission, *arguments), log=_log(plan, name), product=product, after=after)
 
 
-def work(todo: Sequence[Job], *, workers: int, report: Callable[[str], None]) -> None:
-    """Run jobs in order, `workers` at a time, each after the one it waits for; what is finished is not done again.
-
-    Raises:
-        FissionError: a job failed; its log is named, and the jobs beside it are ended.
-    """
-    finished = {job.name for job in todo if job.product.exists()}
-    waiting = deque(job for job in todo if job.name not in finished)
-    running: dict[Job, subprocess.Popen[bytes]] = {}
-    began = time.monotonic()
-    try:
-        while waiting or running:
-            for job in [job for job in waiting if job.after is None or job.after in finished][: workers - len(running)]:
-                waiting.remove(job)
-                running[job] = _begin(job)
-                report(f"[{time.monotonic() - began:5.0f} s] begins    {job.name}")
-            job = _first_to_end(running)
-            if running.pop(job).returncode != 0:
-                tail = job.log.read_text(encoding="utf-8", errors="replace")[-1500:]
-                raise FissionError(f"{job.name} failed; the end of {job.log}:\n{tail}")
-            finished.add(job.name)
-            report(f"[{time.monotonic() - began:5.0f} s] finished  {job.name}  ({len(finished)} of {len(todo)})")
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
+def _log(plan: Plan, name: str) -> Path:
+    return plan.output / "logs" / f"{name.replace(' ', '-')}.log"
 
 
-def _begin(job: Job) -> subprocess.Popen[bytes]:
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    with job.log.open("wb") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        return subprocess.Popen(job.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+def _fission(*arguments: str) -> None:
+    """What the command does, in this process."""
+    from fission_grpo.cli import run_command  # the command line is above us
+
+    run_command(arguments)
 
 
-def _first_to_end(running: Mapping[Job, subprocess.Popen[bytes]]) -> Job:
-    while True:
-        for job, process in running.items():
-            try:
-                process.wait(timeout=0.2)
-            except subprocess.TimeoutExpired:
-                continue
-            return job
+def _summarise(plan: Plan) -> None:
+    from fission_grpo.report.summary import write_summary  # costs seconds, and only a process of the crew needs it
+
+    write_summary(plan.results())

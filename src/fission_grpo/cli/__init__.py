@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -57,3 +58,13 @@ app.add_typer(simulator, name="simulator")
 def main() -> None:
     """Entry point of the command."""
     app()
+
+
+def run_command(arguments: Sequence[str]) -> None:
+    """One command inside a process that has more to do.
+
+    Raises:
+        SystemExit: it failed, with its exit code.
+    """
+    if code := app(list(arguments), standalone_mode=False):
+        raise SystemExit(code)

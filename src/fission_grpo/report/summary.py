@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from fission_grpo.evaluation.comparison import Arm, Comparison, compare
 from fission_grpo.evaluation.dead_groups import DeadGroups, count_dead_groups, group_outcome, read_traces
@@ -21,6 +19,7 @@ from fission_grpo.evaluation.metrics import (
 )
 from fission_grpo.evaluation.runner import Evaluation
 from fission_grpo.report.figures import curves_figure, rates_figure, read_metrics
+from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
 from fission_grpo.report.style import arm_colours
 from fission_grpo.report.tables import (
     budget_table,
@@ -35,9 +34,8 @@ from fission_grpo.report.tables import (
 )
 from fission_grpo.report.tree import fission_trees, most_telling, text_tree
 from fission_grpo.report.tree_figure import tree_figure
-from fission_grpo.run_folder import RunFolder, write_text
+from fission_grpo.run_folder import write_text
 
-WARM_START, DEMONSTRATIONS = "warm start", "demonstrations"
 HEADLINES = (("grpo-decision", "fission-decision"), ("grpo-matched", "fission"))
 """Pairs that differ in nothing but fission: in the paper's setting, and in whole episodes."""
 PAIRS = (*HEADLINES, ("grpo-decision", "fission"))
@@ -45,24 +43,7 @@ PAIRS = (*HEADLINES, ("grpo-decision", "fission"))
 FISSIONED = tuple(treatment for _, treatment in HEADLINES)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Results:
-    """A folder of trained and evaluated arms."""
-
-    folder: Path
-    arms: tuple[str, ...]
-    seeds: tuple[int, ...]
-    size: int
-    """Held-out episodes."""
-
-    def run(self, arm: str, seed: int) -> RunFolder:
-        return RunFolder(self.folder / f"{arm}-{seed}")
-
-    def evaluation(self, name: str, seed: int) -> Path:
-        return self.folder / f"{name.replace(' ', '-')}-{seed}" / "evaluation"
-
-
-def write_summary(results: Results) -> Path:
+def write_summary(results: Results) -> None:
     """Read every evaluation back and write `summary.md` with its pictures."""
     arms = _load(results)
     probes = {part: [_arm_of(arm, results, part) for arm in arms] for part in ("mixed", "precondition", "transfer")}
@@ -106,13 +87,11 @@ def write_summary(results: Results) -> Path:
         dead_groups_table(accounts),
         *_tree_section(results),
     ]
-    summary = results.folder / "summary.md"
-    write_text(summary, "\n".join(sections) + "\n")
+    write_text(results.summary, "\n".join(sections) + "\n")
     write_text(
         results.folder / "summary.json",
         json.dumps([{"on": part, **_flat(one)} for part, ones in comparisons.items() for one in ones], indent=2) + "\n",
     )
-    return summary
 
 
 def _glance(arms: Sequence[Arm], probes: Mapping[str, Sequence[Arm]]) -> str:

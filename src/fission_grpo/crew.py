@@ -1,0 +1,152 @@
+"""Processes that do one job after another: what a job imports, draws and builds is there for the next one.
+
+Spawned, not forked: a copy of this process would inherit locks without their threads, and a GPU that it cannot use.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+
+from fission_grpo.errors import FissionError
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""One thread for each process: there are as many processes as cores."""
+TAIL = 1500
+"""Characters of a failed job's log that its error shows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One thing to do: what it is called, and what it runs."""
+
+    name: str
+    run: Callable[[], None]
+    """Can be pickled. Whatever it raises, `SystemExit` included, is a failure, and the end of its process."""
+    log: Path
+    """Everything that it writes to standard output and standard error."""
+    product: Path | None = None
+    """What it leaves behind when it has finished: a job whose product exists is not run again."""
+    after: tuple[str, ...] = ()
+    """Names of the jobs that must have finished before."""
+
+
+class Crew:
+    """Some processes, one job each at a time; leaving the `with` block ends them, and with them what they are doing."""
+
+    def __init__(self, size: int) -> None:
+        context = get_context("spawn")
+        pipes = [context.Pipe() for _ in range(size)]
+        self._processes = [context.Process(target=_serve, args=(theirs,), daemon=True) for _, theirs in pipes]
+        self._idle = [ours for ours, _ in pipes]
+        self._running: dict[Connection, Job] = {}
+        for process, (_, theirs) in zip(self._processes, pipes, strict=True):
+            process.start()
+            theirs.close()  # so that its end is the end of the pipe
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """A training saves first, as it does whenever it is asked to stop."""
+        for process in self._processes:
+            process.terminate()
+        for pipe in (*self._idle, *self._running):
+            pipe.close()
+        for process in self._processes:
+            process.join()
+
+    @property
+    def idle(self) -> int:
+        """How many jobs could begin now."""
+        return len(self._idle)
+
+    @property
+    def running(self) -> int:
+        """How many jobs have begun and not finished."""
+        return len(self._running)
+
+    def begin(self, job: Job) -> None:
+        """Give a job to an idle process."""
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        job.log.write_bytes(b"")
+        pipe = self._idle.pop()
+        pipe.send(job)
+        self._running[pipe] = job
+
+    def next_finished(self) -> Job:
+        """Wait for the first of the running jobs to finish.
+
+        Raises:
+            FissionError: it failed; its log is named.
+        """
+        ended = wait(list(self._running))
+        pipe = next(pipe for pipe in self._running if pipe in ended)
+        job = self._running.pop(pipe)
+        self._idle.append(pipe)
+        try:
+            pipe.recv()
+        except EOFError:
+            tail = job.log.read_text(encoding="utf-8", errors="replace")[-TAIL:]
+            raise FissionError(f"{job.name} failed; the end of {job.log}:\n{tail}") from None
+        return job
+
+
+def work(todo: Sequence[Job], *, workers: int, report: Callable[[str], None]) -> None:
+    """Run jobs in order, `workers` at a time, each after those it waits for; what is finished is not done again.
+
+    Args:
+        report: told one line for each job that begins or ends.
+    Raises:
+        FissionError: a job failed; its log is named, and the jobs beside it are ended.
+    """
+    finished = {job.name for job in todo if job.product and job.product.exists()}
+    waiting = deque(job for job in todo if job.name not in finished)
+    began = time.monotonic()
+    with Crew(min(workers, len(waiting))) as crew:
+        while waiting or crew.running:
+            for job in [job for job in waiting if finished.issuperset(job.after)][: crew.idle]:
+                waiting.remove(job)
+                crew.begin(job)
+                report(f"[{time.monotonic() - began:5.0f} s] begins    {job.name}")
+            job = crew.next_finished()
+            finished.add(job.name)
+            report(f"[{time.monotonic() - began:5.0f} s] finished  {job.name}  ({len(finished)} of {len(todo)})")
+
+
+def _serve(pipe: Connection) -> None:
+    """The life of one process."""
+    os.environ.update(ENVIRONMENT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the crew's owner too, who ends this process
+    while (job := _next_job(pipe)) is not None:
+        _write_to(job.log)
+        job.run()
+        gc.collect()  # a model is full of cycles, and the next job needs its memory
+        sys.stdout.flush()
+        pipe.send(job.name)
+
+
+def _next_job(pipe: Connection) -> Job | None:
+    try:
+        job: Job = pipe.recv()
+    except EOFError:
+        return None
+    return job
+
+
+def _write_to(log: Path) -> None:
+    with log.open("ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())

@@ -1,0 +1,32 @@
+"""Where a quickstart leaves what it trained and evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fission_grpo.run_folder import RunFolder
+
+WARM_START, DEMONSTRATIONS = "warm start", "demonstrations"
+"""Names of the two policies that no reinforcement has touched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """A folder of trained and evaluated arms."""
+
+    folder: Path
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    size: int
+    """Held-out episodes."""
+
+    def run(self, arm: str, seed: int) -> RunFolder:
+        return RunFolder(self.folder / f"{arm}-{seed}")
+
+    def evaluation(self, name: str, seed: int) -> Path:
+        return self.folder / f"{name.replace(' ', '-')}-{seed}" / "evaluation"
+
+    @property
+    def summary(self) -> Path:
+        return self.folder / "summary.md"

@@ -1,0 +1,116 @@
+"""Jobs done one after another by a few processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fission_grpo.crew import Job, work
+from fission_grpo.errors import FissionError
+
+
+def job(folder: Path, name: str, code: str = "pass", *, after: tuple[str, ...] = ()) -> Job:
+    """A job that runs Python code and then leaves its product."""
+    product = folder / f"{name}.done"
+    script = f"{code}\nimport pathlib; pathlib.Path({str(product)!r}).touch()"
+    log = folder / "logs" / f"{name}.log"
+    return Job(name=name, run=partial(exec, script, {}), log=log, product=product, after=after)
+
+
+def until(path: Path) -> str:
+    """Code that waits for a file."""
+    return f"import pathlib, time\nwhile not pathlib.Path({str(path)!r}).exists(): time.sleep(0.01)\n"
+
+
+def silent(line: str) -> None:
+    """Nobody listens."""
+
+
+def test_a_job_waits_for_what_it_needs(tmp_path: Path) -> None:
+    first = job(tmp_path, "first")
+    second = job(tmp_path, "second", f"import os; assert os.path.exists({str(first.product)!r})", after=("first",))
+    lines: list[str] = []
+    work([second, first], workers=2, report=lines.append)
+    assert (tmp_path / "second.done").exists()
+    assert [line.split()[-1] for line in lines if "begins" in line] == ["first", "second"]
+
+
+def test_what_is_finished_is_not_done_again(tmp_path: Path) -> None:
+    (tmp_path / "first.done").touch()
+    first = job(tmp_path, "first", "raise SystemExit('must not run')")
+    work([first, job(tmp_path, "second", after=("first",))], workers=1, report=silent)
+    assert (tmp_path / "second.done").exists()
+
+
+def test_a_job_finds_what_the_one_before_it_left_in_memory(tmp_path: Path) -> None:
+    marking = job(tmp_path, "first", "import os, sys; sys.mark = os.getpid(); print(os.getpid())")
+    finding = job(tmp_path, "second", "import os, sys; assert sys.mark == os.getpid(); print(os.getpid())")
+    work([marking, finding], workers=1, report=silent)
+    assert marking.log.read_text() == finding.log.read_text() != f"{os.getpid()}\n"
+
+
+def test_jobs_run_side_by_side(tmp_path: Path) -> None:
+    first = job(tmp_path, "first", until(tmp_path / "second.done"))
+    work([first, job(tmp_path, "second")], workers=2, report=silent)
+    assert (tmp_path / "first.done").exists()
+
+
+def test_each_job_has_a_log_of_its_own(tmp_path: Path) -> None:
+    say = "import os, sys; print({0!r}); os.system('echo child of {0}'); sys.stderr.write('error of {0}\\n')"
+    told = [job(tmp_path, name, say.format(name)) for name in ("first", "second")]
+    work(told, workers=1, report=silent)
+    for one in told:
+        assert sorted(one.log.read_text().splitlines()) == [f"child of {one.name}", f"error of {one.name}", one.name]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "raise SystemExit('no such luck')",
+        "raise ValueError('no such luck')",
+        "import os; os.write(2, b'no such luck'); os._exit(0)",
+        "import os, signal; os.write(2, b'no such luck'); os.kill(os.getpid(), signal.SIGKILL)",
+    ],
+)
+def test_a_failed_job_is_named_with_the_end_of_its_log(tmp_path: Path, code: str) -> None:
+    with pytest.raises(FissionError, match=r"broken failed.*(?s:.*)no such luck"):
+        work([job(tmp_path, "fine"), job(tmp_path, "broken", code)], workers=1, report=silent)
+    assert (tmp_path / "fine.done").exists()
+
+
+def test_jobs_beside_a_failed_one_are_ended(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(FissionError, match="broken failed"):
+        work(
+            [job(tmp_path, "long", "import time; time.sleep(60)"), job(tmp_path, "broken", "raise SystemExit(1)")],
+            workers=2,
+            report=silent,
+        )
+    assert time.monotonic() - began < 30
+    assert not (tmp_path / "long.done").exists()
+
+
+def test_a_training_that_is_ended_saves_first(tmp_path: Path) -> None:
+    """It takes the signal as a request, as `Interruption` does."""
+    code = (
+        "import pathlib, time\n"
+        "from fission_grpo.interruption import Interruption\n"
+        "with Interruption() as asked:\n"
+        f"    pathlib.Path({str(tmp_path / 'training')!r}).touch()\n"
+        "    while not asked(): time.sleep(0.01)\n"
+        f"    pathlib.Path({str(tmp_path / 'saved')!r}).touch()\n"
+        "raise SystemExit(130)"
+    )
+    failing = job(tmp_path, "broken", until(tmp_path / "training") + "raise SystemExit(1)")
+    with pytest.raises(FissionError, match="broken failed"):
+        work([job(tmp_path, "long", code), failing], workers=2, report=silent)
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_process_leaves_ctrl_c_to_whoever_started_it(tmp_path: Path) -> None:
+    work([job(tmp_path, "first", "import os, signal; os.kill(os.getpid(), signal.SIGINT)")], workers=1, report=silent)
+    assert (tmp_path / "first.done").exists()
