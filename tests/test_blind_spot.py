@@ -179,7 +179,7 @@ def test_faults_are_told_from_the_models_doing(kind: FaultKind, end: EndReason) 
 
 def test_probes_of_one_seed_are_the_same_for_every_model() -> None:
     entries: Sequence[Task] = bfcl_entries("base")[:20]
-    first, again, other = (probe_items(entries, seed, "first_call") for seed in (0, 0, 1))
+    first, again, other = (list(probe_items(entries, seed, "first_call")) for seed in (0, 0, 1))
     assert first == again != other
     assert all(item.task.messages[-3]["role"] == "user" for item in first)
     assert isinstance(first[0].wrong, ToolCall)

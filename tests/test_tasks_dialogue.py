@@ -32,12 +32,12 @@ def tasks() -> list[Task]:
 
 @pytest.fixture(scope="module")
 def mixed(tasks: list[Task]) -> list[ProbeItem]:
-    return probe_items(tasks, 0)
+    return list(probe_items(tasks, 0))
 
 
 @pytest.fixture(scope="module")
 def preconditions(tasks: list[Task]) -> list[ProbeItem]:
-    return probe_items(tasks, 0, "precondition")
+    return list(probe_items(tasks, 0, "precondition"))
 
 
 def finish(task: Task) -> bool:
@@ -87,7 +87,7 @@ def test_recorded_results_are_the_worlds_own(tasks: list[Task]) -> None:
 
 @pytest.mark.parametrize("kind", list(ProbeKind))
 def test_probes_show_real_explicit_errors_and_stay_solvable(tasks: list[Task], kind: ProbeKind) -> None:
-    items = probe_items(tasks, 3, kind)
+    items = list(probe_items(tasks, 3, kind))
     assert len(items) > 30
     environment = BfclEnvironment()
     for item in items:
@@ -126,8 +126,8 @@ def test_precondition_probes_are_the_hidden_tasks(preconditions: list[ProbeItem]
 
 
 def test_probes_are_a_function_of_the_seed(tasks: list[Task], mixed: list[ProbeItem]) -> None:
-    assert probe_items(tasks, 0) == mixed
-    assert probe_items(tasks, 1) != mixed
+    assert list(probe_items(tasks, 0)) == mixed
+    assert list(probe_items(tasks, 1)) != mixed
 
 
 def test_continuations_lead_from_the_fix_to_the_end_of_the_turn(tasks: list[Task]) -> None:

@@ -7,6 +7,7 @@ learned.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from random import Random
 
 from fission_grpo.chat.format import ChatFormat
@@ -30,8 +31,8 @@ def demonstration_rows(
     """
     rng = Random(seed)
     spoiled = [
-        *probe_items(tasks, seed, ProbeKind.PRECONDITION)[: count // 2],
-        *probe_items(tasks[: 2 * count], seed, ProbeKind.MIXED)[: count - count // 2],
+        *islice(probe_items(tasks, seed, ProbeKind.PRECONDITION), count // 2),
+        *islice(probe_items(tasks[: 2 * count], seed, ProbeKind.MIXED), count - count // 2),
     ]
     rows = [next_message(item.task, chat=chat) for item in spoiled if item.task.target]
     clean = tasks[: CLEAN_SHARE * len(rows)]

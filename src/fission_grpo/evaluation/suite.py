@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 
 from fission_grpo.tasks.families import HELDOUT_APIS, SEEN_APIS
 from fission_grpo.tasks.probe import ProbeItem, ProbeKind, probe_items
@@ -27,16 +28,17 @@ class Suite:
     """The natural premature call only."""
 
 
+@lru_cache(maxsize=2)
 def build_suite(
     *,
     split: Split = Split.HELDOUT,
     seed: int = 0,
     size: int = 300,
-    apis: Sequence[str] = SEEN_APIS,
+    apis: tuple[str, ...] = SEEN_APIS,
     mixture: Mixture | None = None,
     tools: tuple[int, int] = (6, 8),
 ) -> Suite:
-    """A function of its arguments: every arm, everywhere, meets the same suite.
+    """A function of its arguments: every arm, everywhere, meets the same suite. A process builds it once.
 
     Args:
         split: HELDOUT is what is reported; VALIDATION is for choosing settings, and holds no transfer slice.
@@ -51,5 +53,5 @@ def build_suite(
         episodes=tuple(episodes),
         transfer=tuple(transfer),
         mixed=tuple(probe_items(probed[:size], seed, ProbeKind.MIXED)),
-        precondition=tuple(probe_items(probed, seed, ProbeKind.PRECONDITION)[:size]),
+        precondition=tuple(islice(probe_items(probed, seed, ProbeKind.PRECONDITION), size)),
     )

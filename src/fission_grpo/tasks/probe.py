@@ -49,16 +49,15 @@ class ProbeItem:
     """How the call was spoiled; None for a premature call."""
 
 
-def probe_items(tasks: Sequence[Task], seed: int, kind: ProbeKind | str = ProbeKind.MIXED) -> list[ProbeItem]:
-    """At most one item for each task, in the order of the tasks; a function of the arguments alone.
+def probe_items(tasks: Sequence[Task], seed: int, kind: ProbeKind | str = ProbeKind.MIXED) -> Iterator[ProbeItem]:
+    """At most one item for each task, in the order of the tasks, as they are asked for; a function of the arguments.
 
     Args:
         tasks: tasks at their beginning, with BFCL worlds.
         seed: every choice is drawn from it.
         kind: tasks in which nothing is missing have no premature call, and give no "precondition" item.
     """
-    draw = _DRAWS[ProbeKind(kind)]
-    return list(draw(tasks, seed))
+    return _DRAWS[ProbeKind(kind)](tasks, seed)
 
 
 def within_turn(item: ProbeItem) -> ProbeItem:

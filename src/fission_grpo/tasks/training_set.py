@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
@@ -87,8 +88,12 @@ def training_set(data: str, synthetic: SyntheticSettings, *, worlds: Worlds) -> 
         DataError: the file has problems; all of them are listed.
         ConfigError: the drawing cannot be done.
     """
-    if data != SYNTHETIC:
-        return read_tasks(Path(data).expanduser(), worlds=worlds)
+    return list(_drawn(synthetic)) if data == SYNTHETIC else read_tasks(Path(data).expanduser(), worlds=worlds)
+
+
+@lru_cache(maxsize=2)
+def _drawn(synthetic: SyntheticSettings) -> tuple[Task, ...]:
+    """Once for each process: the arms and seeds that it trains share their tasks."""
     drawn = synthesise(
         synthetic.seed,
         synthetic.count,
@@ -99,7 +104,7 @@ def training_set(data: str, synthetic: SyntheticSettings, *, worlds: Worlds) -> 
     )
     later = _later_moments(drawn) if synthetic.moments else ()
     behind = _behind_fixes(drawn) if synthetic.continuations else ()
-    return [*drawn, *later, *behind]
+    return (*drawn, *later, *behind)
 
 
 def _later_moments(tasks: Sequence[Task]) -> Iterator[Task]:
