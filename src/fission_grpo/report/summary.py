@@ -45,8 +45,9 @@ FISSIONED = tuple(treatment for _, treatment in HEADLINES)
 
 def write_summary(results: Results) -> None:
     """Read every evaluation back and write `summary.md` with its pictures."""
-    arms = _load(results)
-    probes = {part: [_arm_of(arm, results, part) for arm in arms] for part in ("mixed", "precondition", "transfer")}
+    evaluations = _load(results)
+    arms = _arms(evaluations, "episodes")
+    probes = {part: _arms(evaluations, part) for part in ("mixed", "precondition", "transfer")}
     comparisons = _comparisons(arms, probes)
     colours = arm_colours([arm.name for arm in arms])
     rates_figure(arms, (FINAL, ERR, FIRST_ATTEMPT), results.folder / "episodes.png", colours=colours)
@@ -149,17 +150,20 @@ def _compare(
     return [compare(metric, by_name[a], by_name[b]) for a, b in pairs for metric in metrics]
 
 
-def _load(results: Results) -> list[Arm]:
+def _load(results: Results) -> dict[str, dict[int, Evaluation]]:
+    """Every evaluation by arm and seed."""
     seeds = {WARM_START: (0,), DEMONSTRATIONS: (0,), **dict.fromkeys(results.arms, results.seeds)}
-    return [
-        Arm(name=name, runs={seed: Evaluation.load(results.evaluation(name, seed)).episodes for seed in of_arm})
+    return {
+        name: {seed: Evaluation.load(results.evaluation(name, seed)) for seed in of_arm}
         for name, of_arm in seeds.items()
+    }
+
+
+def _arms(evaluations: Mapping[str, Mapping[int, Evaluation]], part: str) -> list[Arm]:
+    return [
+        Arm(name=name, runs={seed: getattr(evaluation, part) for seed, evaluation in runs.items()})
+        for name, runs in evaluations.items()
     ]
-
-
-def _arm_of(arm: Arm, results: Results, part: str) -> Arm:
-    runs = {seed: getattr(Evaluation.load(results.evaluation(arm.name, seed)), part) for seed in arm.runs}
-    return Arm(name=arm.name, runs=runs)
 
 
 def _flat(comparison: Comparison) -> dict[str, object]:
