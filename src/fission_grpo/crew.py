@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from types import TracebackType
 
 from fission_grpo.errors import FissionError
 
@@ -57,9 +56,7 @@ class Crew:
     def __enter__(self) -> Crew:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """A training saves first, as it does whenever it is asked to stop."""
         for process in self._processes:
             process.terminate()
