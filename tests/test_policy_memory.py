@@ -13,6 +13,7 @@ from tiny_policies import FAMILIES, tiny_model
 
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.hf import HFPolicy
+from fission_grpo.policy.reader import Reader
 
 GREEDY = Sampling(max_tokens=6, temperature=0.0)
 
@@ -23,6 +24,23 @@ def policy_of(family: str = "llama", *, max_rows: int = 256) -> HFPolicy:
 
 def say(policy: HFPolicy, *dialogues: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [completion.ids for completion in policy.generate(dialogues, sampling=GREEDY, seed=0)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_side_by_side_have_the_logits_of_one_text(family: str) -> None:
+    """Guesses behind prompts of several lengths, with fewer keys and values than heads."""
+    model = tiny_model(family, vocabulary=VOCABULARY)
+    assert model.config.num_key_value_heads < model.config.num_attention_heads
+    reader = Reader(model, pad_id=PAD, share=True)
+    contexts = [tokens(11, seed=1), tokens(5, seed=2), tokens(1, seed=3)]
+    more = [tokens(3, seed=4), tokens(7, seed=5), ()]
+    reader.memory.reserve(3, 32)
+    with torch.no_grad():
+        order = reader.admit(contexts, first=0)
+        logits = reader.next_logits([[contexts[index][-1], *more[index]] for index in order])
+        for row, index in enumerate(order):
+            whole = model(torch.tensor([contexts[index] + more[index]])).logits[0, len(contexts[index]) - 1 :]
+            assert torch.allclose(logits[row, : len(more[index]) + 1], whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

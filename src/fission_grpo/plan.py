@@ -18,6 +18,7 @@ from peft import PeftModel
 
 from fission_grpo.assembly import assemble
 from fission_grpo.config import RunSettings
+from fission_grpo.policy.roofline import cached_numbers
 from fission_grpo.trainer import Trainer
 
 REHEARSED = 4
@@ -213,15 +214,9 @@ def estimate_memory(trainer: Trainer, *, rows: int, longest: int) -> Memory:
         gradients=trained,
         optimizer=2 * trained,
         reference=frozen,
-        cache=min(rows, trainer.policy.max_rows) * longest * _cached_numbers(shape) * size,
+        cache=min(rows, trainer.policy.max_rows) * longest * cached_numbers(shape) * size,
         activations=trainer.settings.token_budget * (_kept_numbers(shape) * size + 3 * 4 * shape.vocab_size),
     )
-
-
-def _cached_numbers(shape: Any) -> int:
-    """Keys and values of one token."""
-    width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-    return int(2 * shape.num_hidden_layers * shape.num_key_value_heads * width)
 
 
 def _kept_numbers(shape: Any) -> int:

@@ -49,6 +49,9 @@ _BLOCK = 128
 _NAME = "fission_tree"
 _UNSHARED = ("sliding_window", "softcap", "s_aux", "position_bias")
 """What other attention functions honour, and a tree kernel here does not."""
+_FEW = 32
+"""Queries of a row, at most, whose mask is repeated for every group of heads; with more, the arithmetic outweighs what
+that saves."""
 
 
 class Shape(Enum):
@@ -310,27 +313,49 @@ def _attend(
     **others: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """What transformers calls in each layer: tree attention where a forest was passed, its own SDPA elsewhere."""
-    if forest is None:
-        plain: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **others
-        )
-        return plain
-    unshared = [name for name in _UNSHARED if others.get(name) is not None]
-    if unshared or others.get("dropout"):
-        raise ValueError(f"{type(module).__name__} attends with {unshared or 'dropout'}, which trees cannot share")
-    forest.used += 1
+    extras = [name for name in _UNSHARED if others.get(name) is not None]
+    if others.get("dropout"):
+        extras.append("dropout")
+    if forest is not None and extras:
+        raise ValueError(f"{type(module).__name__} attends with {', '.join(extras)}, which trees cannot share")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return forest.attention(query, key, value, scale).transpose(1, 2), None
+    if forest is not None:
+        forest.used += 1
+        return forest.attention(query, key, value, scale).transpose(1, 2), None
+    if attention_mask is not None and attention_mask.shape[1] == 1 and query.shape[2] <= _FEW and not extras:
+        return _attend_folded(query, key, value, attention_mask, scale).transpose(1, 2), None
+    plain: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, **others
+    )
+    return plain
+
+
+def _attend_folded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """The heads that share their keys and values as more queries of one head: nothing of the cache is copied for them.
+
+    transformers does so for a single query, and repeats keys and values for more.
+
+    Args:
+        query: [rows, heads, q, head_dim]; key and value have fewer heads.
+        mask: [rows, 1, q, keys].
+    """
+    groups = query.shape[1] // key.shape[1]
+    folded = query.reshape(len(query), key.shape[1], -1, query.shape[-1])
+    mask = mask.repeat(1, 1, groups, 1)
+    return scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scale).reshape(query.shape)
 
 
 AttentionInterface.register(_NAME, _attend)
 AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
+def install_attention(decoder: Any) -> None:
+    """Let a decoder call our attention function for good: what is no forest it reads as before."""
+    decoder.config._attn_implementation = _NAME
+
+
 def read_forest(decoder: Any, forest: Forest, *, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Push a forest through a decoder as one row.
-
-    The decoder's attention function becomes ours for good: in every other call it is transformers' SDPA, as before.
 
     Args:
         decoder: the part of a causal LM below its head; `refusal` has nothing against it.
@@ -340,7 +365,7 @@ def read_forest(decoder: Any, forest: Forest, *, dtype: torch.dtype, device: tor
     Raises:
         ValueError: some layer did not attend through the function it was given.
     """
-    decoder.config._attn_implementation = _NAME
+    install_attention(decoder)
     row = whole_blocks(forest) if device.type == "cuda" else forest
     layers = _Layers(tree_attention(row, dtype=dtype, device=device))
     hidden: Tensor = decoder(

@@ -29,9 +29,6 @@ REFILL = 0.25
 as much as one token for everybody."""
 MOST_GUESSES = 8
 """Tokens guessed at most for one row."""
-TOKENS_OF_A_PASS = 128
-"""Guesses fill a pass up to here. So many tokens cost little more than one: `nano` on a CPU takes 4 ms for one and 9 ms
-for 90, because of what a pass costs by itself; a large model on a GPU reads its weights anyway."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -152,11 +149,12 @@ class Decoding:
         self._rows += [kin[index] for index in holds]
 
     def _guess(self) -> list[list[int]]:
-        """What may follow in each row, as far as guesses are cheap."""
-        most = min(MOST_GUESSES, TOKENS_OF_A_PASS // len(self._rows) - 1)
-        if not self._reader.share or most < 1:
-            return [[] for _ in self._rows]
+        """What may follow in each row: as much as can be checked in the time that the pass takes anyway."""
         lines = [line for line, *_ in self._rows]
+        spare = self._reader.roofline.spare(rows=len(lines), width=max(line.held for line in lines))
+        most = min(MOST_GUESSES, int(spare))
+        if not self._reader.share or most < 1:
+            return [[] for _ in lines]
         guesses = self._reader.guesses.guess([line.tail for line in lines], most)
         # The last token that a line may say is drawn behind the last one that is pushed.
         return [guess[: line.room - 1] for guess, line in zip(guesses, lines, strict=True)]

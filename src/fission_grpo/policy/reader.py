@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fission_grpo.policy.attention import install_attention, refusal
 from fission_grpo.policy.base import Context
 from fission_grpo.policy.guesses import Guesses
 from fission_grpo.policy.memory import PrefixMemory
+from fission_grpo.policy.roofline import Roofline
 from fission_grpo.tree import additive, common_prefix
 
 READ_AT_ONCE = 8192
@@ -45,12 +47,15 @@ class Reader:
     """A model and what it has read."""
 
     def __init__(self, model: Any, *, pad_id: int, share: bool) -> None:
+        if refusal(model) is None:
+            install_attention(model.get_decoder())
         self.model = model
         self.pad_id = pad_id
         self.share = share
         self.count = GenerationCount()
         self.memory = PrefixMemory(int(model.config.get_text_config().num_hidden_layers))
         self.guesses = Guesses()
+        self.roofline = Roofline(model)
 
     def admit(self, contexts: Sequence[Context], *, first: int) -> list[int]:
         """Read all but the last token of each context into the rows first .. first+n-1.
