@@ -99,14 +99,16 @@ class Slab(Cache):  # type: ignore[misc]
 
     def copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Copy the first `length` positions of some rows over other rows; no row is both."""
-        for tensor in self._tensors():
-            tensor[list(targets), :, :length] = tensor[list(sources), :, :length]
+        self._move(sources, targets, length)
 
     def swap(self, left: Sequence[int], right: Sequence[int], length: int) -> None:
         """Exchange the first `length` positions of rows, pair by pair; all rows differ."""
-        here, there = [*left, *right], [*right, *left]
-        for tensor in self._tensors():
-            tensor[here, :, :length] = tensor[there, :, :length]
+        self._move([*right, *left], [*left, *right], length)
 
-    def _tensors(self) -> list[Tensor]:
-        return [tensor for layer in self.layers if layer.is_initialized for tensor in (layer.keys, layer.values)]
+    def _move(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
+        for layer in self.layers:
+            for tensor in (layer.keys, layer.values) if layer.is_initialized else ():
+                begin = tensor[:, :, :length]
+                here, there = (torch.tensor(rows, device=tensor.device) for rows in (targets, sources))
+                # Half the time of `begin[here] = begin[there]`.
+                begin.index_copy_(0, here, begin.index_select(0, there))
