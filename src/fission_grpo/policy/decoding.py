@@ -24,9 +24,9 @@ from fission_grpo.policy.reader import Reader
 from fission_grpo.seeds import derive
 from fission_grpo.types import Completion, FinishReason
 
-REFILL = 0.25
+REFILL = 0.5
 """Contexts wait until there are this many for each running line: to read a few is a pass of its own, and costs about
-as much as one token for everybody."""
+as much as a pass that samples for everybody."""
 MOST_GUESSES = 8
 """Tokens guessed at most for one row."""
 

@@ -20,8 +20,6 @@ READ_AT_ONCE = 8192
 """Most padded tokens of one pass over prompts; bounds its memory. A longer prompt has a pass of its own."""
 WORTH_WAITING = 32
 """A context waits until another one has been read if it can take over this many tokens from it."""
-WORTH_A_PASS = 256
-"""Tokens of padding that cost about as much as a pass of its own for those that are padded."""
 
 
 @dataclass(slots=True)
@@ -114,7 +112,8 @@ class Reader:
                 bodies[row] = context[length:-1]
             if self.share:
                 self.guesses.learn(context, length)
-        for rows in _passes(bodies):
+        # Padding may cost as much as a pass of its own does.
+        for rows in _passes(bodies, padding=int(self.roofline.spare(rows=1, width=0))):
             # The decoder alone: nobody asks for logits here.
             self._push(self.model.get_decoder(), rows, [bodies[row] for row in rows])
         return holds
@@ -141,15 +140,15 @@ class Reader:
         return output
 
 
-def _passes(bodies: Mapping[int, Sequence[int]]) -> list[list[int]]:
-    """Rows to be read together: of similar length, so that little is padded, and never too many."""
+def _passes(bodies: Mapping[int, Sequence[int]], *, padding: int) -> list[list[int]]:
+    """Rows to be read together: of similar length, so that few tokens are padded, and never too many."""
     passes: list[list[int]] = []
-    longest = padding = 0
+    longest = padded = 0
     for row in sorted(bodies, key=lambda row: -len(bodies[row])):
-        padding += longest - len(bodies[row])
-        if passes and padding <= WORTH_A_PASS and longest * (len(passes[-1]) + 1) <= READ_AT_ONCE:
+        padded += longest - len(bodies[row])
+        if passes and padded <= padding and longest * (len(passes[-1]) + 1) <= READ_AT_ONCE:
             passes[-1].append(row)
         else:
             passes.append([row])
-            longest, padding = len(bodies[row]), 0
+            longest, padded = len(bodies[row]), 0
     return passes
