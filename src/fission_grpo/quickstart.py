@@ -49,13 +49,13 @@ def jobs(plan: Plan) -> list[Job]:
     trainings = [_training(plan, arm, seed) for seed in plan.seeds for arm in plan.arms]
     demonstrations = _demonstrations(plan)
     evaluations = [
-        _evaluation(plan, WARM_START, 0, model=plan.model),
         _evaluation(plan, DEMONSTRATIONS, 0, model=str(_demonstrated(plan)), after=(demonstrations.name,)),
         *(
             _evaluation(plan, arm, seed, model=str(plan.results().run(arm, seed).policy), after=(f"{arm}-{seed}",))
             for seed in plan.seeds
-            for arm in plan.arms
+            for arm in reversed(plan.arms)  # those that recover go on for longer
         ),
+        _evaluation(plan, WARM_START, 0, model=plan.model),
     ]
     before = [*trainings, demonstrations, *evaluations]
     names = tuple(job.name for job in before)
