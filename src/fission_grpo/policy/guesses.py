@@ -3,8 +3,7 @@
 Tool calls repeat themselves: a function's name is followed by its parameters, a brace by a brace. A guess is pushed
 through the model together with the token before it, and whoever draws the same token has saved a pass. It is never
 believed: the draw decides (`Decoding`), so a wrong guess costs time and nothing else. That is why a hash table that
-forgets is enough. (Prompt lookup and n-gram speculation are known from inference; that random numbers drawn beforehand
-make them exact for sampling, token by token, is ours.)
+forgets is enough. Ours for this loop, after prompt lookup and n-gram speculation in inference.
 
 Shapes: R rows, O orders.
 """
