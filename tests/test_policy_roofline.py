@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tiny_policies import tiny_model
+from transformers import GPT2Config
 
 from fission_grpo.models.catalog import load_policy_model
 from fission_grpo.policy.roofline import MACHINES, Roofline, cached_numbers
@@ -22,6 +23,11 @@ def test_by_hand() -> None:
 def test_keys_and_values_of_a_token() -> None:
     config = tiny_model("qwen3").config
     assert cached_numbers(config) == 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+
+
+def test_without_groups_every_head_has_keys_and_values_of_its_own() -> None:
+    config = GPT2Config(n_layer=2, n_head=4, n_embd=32)
+    assert cached_numbers(config) == 2 * 2 * 4 * 8
 
 
 def test_nano_has_time_to_spare_on_a_cpu() -> None:

@@ -57,4 +57,5 @@ class Roofline:
 def cached_numbers(config: Any) -> int:
     """Keys and values of one token, of all layers."""
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * config.num_key_value_heads * width)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width)
