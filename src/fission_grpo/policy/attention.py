@@ -322,7 +322,8 @@ def _attend(
     if forest is not None:
         forest.used += 1
         return forest.attention(query, key, value, scale).transpose(1, 2), None
-    if attention_mask is not None and attention_mask.shape[1] == 1 and query.shape[2] <= _FEW and not extras:
+    folds = key.shape[1] < query.shape[1] and query.shape[2] <= _FEW and not extras
+    if folds and attention_mask is not None and attention_mask.shape[1] == 1:
         return _attend_folded(query, key, value, attention_mask, scale).transpose(1, 2), None
     plain: tuple[Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, **others

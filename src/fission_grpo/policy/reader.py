@@ -92,7 +92,8 @@ class Reader:
             context = contexts[index]
             # In this order nobody chosen so far shares more with it than the last one.
             shared = common_prefix(contexts[chosen[-1]], context) if chosen else 0
-            if shared - self.memory.held(context) < WORTH_WAITING:
+            # Most contexts share little, and need not be looked up.
+            if shared < WORTH_WAITING or shared - self.memory.held(context) < WORTH_WAITING:
                 chosen.append(index)
         return chosen
 
