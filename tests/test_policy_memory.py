@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tiny_policies import FAMILIES, tiny_model
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.hf import HFPolicy
 from fission_grpo.policy.reader import Reader
+from fission_grpo.policy.roofline import Roofline
 
 GREEDY = Sampling(max_tokens=6, temperature=0.0)
 
@@ -110,9 +112,15 @@ def test_without_sharing_every_row_is_read_from_its_first_token() -> None:
 
 
 @settings(deadline=None, max_examples=12)
-@given(seed=st.integers(0, 10_000), max_rows=st.integers(1, 6))
-def test_any_history_of_calls_changes_nothing(seed: int, max_rows: int) -> None:
-    """Random dialogues grow, branch, repeat and start anew, in any number of rows; every answer stays the naive one."""
+@given(seed=st.integers(0, 10_000), max_rows=st.integers(1, 6), call=st.sampled_from((0.0, 30.0)))
+def test_any_history_of_calls_changes_nothing(seed: int, max_rows: int, call: float) -> None:
+    """Random dialogues grow, branch, repeat and start anew, in any number of rows, taken apart by their length where a
+    call costs little; every answer stays the naive one."""
+    with patch.object(Roofline, "call_of_attention", lambda self: call):
+        follow_a_history(seed, max_rows)
+
+
+def follow_a_history(seed: int, max_rows: int) -> None:
     rng = Random(seed)
     policy = policy_of(max_rows=max_rows)
     known = [tokens(rng.randrange(1, 9), seed=seed)]

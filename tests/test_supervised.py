@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_policies import WORLDS, chat, gold_message, hidden_task, naive_logprobs, say, scripted, tasks, tiny_model
+from transformers import MistralConfig, MistralForCausalLM
 
 from fission_grpo.chat.parse import assistant_message
 from fission_grpo.errors import ConfigError
@@ -119,6 +120,35 @@ def test_micro_batches_change_nothing() -> None:
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
     for name, weight in found[0][1].items():
         torch.testing.assert_close(weight, found[1][1][name], rtol=1e-6, atol=1e-9)
+
+
+def test_shared_beginnings_change_nothing() -> None:
+    """Rows that begin alike, the same row twice, and one inside another: same losses and weights as each alone."""
+    rows = [*ROWS, ROWS[0], TokenRow(ids=(5, 6, 7), trained=(False, True, True))]
+    found = []
+    for tree in (True, False):
+        model = tiny_model(dtype=torch.float64)
+        settings = SupervisedSettings(steps=4, batch=5, learning_rate=1e-2, tree=tree)
+        found.append((supervise(model, rows, settings), weights(model)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
+    for name, weight in found[0][1].items():
+        torch.testing.assert_close(weight, found[1][1][name], rtol=1e-6, atol=1e-9)
+
+
+def test_a_model_that_cannot_share_learns_row_by_row() -> None:
+    config = MistralConfig(
+        vocab_size=64,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=16,
+        sliding_window=3,
+    )
+    torch.manual_seed(0)
+    model = MistralForCausalLM(config).eval()
+    expected = naive_loss(model, ROWS)
+    assert supervise(model, ROWS, STILL) == [pytest.approx(expected, rel=1e-5)]
 
 
 def test_every_epoch_visits_every_row_once_in_an_order_of_its_own() -> None:

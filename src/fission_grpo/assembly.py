@@ -27,7 +27,7 @@ from fission_grpo.models.folder import save_trained_weights
 from fission_grpo.models.lora import add_lora
 from fission_grpo.policy.hf import context_window
 from fission_grpo.progress import progress
-from fission_grpo.rollout import Horizon, Worlds, new_world
+from fission_grpo.rollout import Horizon, Worlds, new_world, render_prompts
 from fission_grpo.run_folder import RunFolder
 from fission_grpo.seeds import derive
 from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
@@ -79,7 +79,8 @@ def assemble(settings: RunSettings, *, worlds: Worlds = WORLDS) -> Trainer:
     require_fit_worlds(tasks, {name: worlds[name] for name in settings.worlds})
     require_judges(tasks, worlds, horizon=settings.trainer.horizon, fission=bool(settings.fission.contexts))
     loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
-    require_room(tasks, loaded.chat, window=context_window(loaded.model), max_tokens=settings.rollouts.max_tokens)
+    window = context_window(loaded.model)
+    render_prompts(tasks, chat=loaded.chat, window=window, max_tokens=settings.rollouts.max_tokens)
     model = loaded.model
     if settings.lora is not None:
         model = add_lora(model, settings.lora, seed=derive(settings.trainer.seed, "lora"))
@@ -278,20 +279,3 @@ def _living_in(tasks: Sequence[Task], name: str) -> list[Task]:
 def _some(tasks: Sequence[Task]) -> str:
     names = ", ".join(task.id for task in tasks[:3])
     return f"{len(tasks)} task(s) ({names}{', ...' if len(tasks) > 3 else ''})"
-
-
-def require_room(tasks: Sequence[Task], chat: ChatFormat, *, window: int, max_tokens: int) -> None:
-    """Every prompt must leave room for one answer.
-
-    Raises:
-        ConfigError: some do not; the longest is named. Or the template refuses a task's messages.
-    """
-    lengths = {task.id: len(chat.prompt(task.messages, task.tools)) for task in tasks}
-    longest = max(lengths, key=lengths.__getitem__)
-    if lengths[longest] + max_tokens > window:
-        count = sum(length + max_tokens > window for length in lengths.values())
-        raise ConfigError(
-            f"{count} of {len(tasks)} prompts leave no room for an answer: {longest} has {lengths[longest]} tokens, "
-            f"rollouts.max_tokens is {max_tokens}, the model's window {window}; "
-            "lower rollouts.max_tokens, shorten these tasks, or offer them fewer tools"
-        )

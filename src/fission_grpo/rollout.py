@@ -120,6 +120,27 @@ def malformed_reply(failures: Sequence[ParseFailure]) -> ToolOutcome:
     return ToolOutcome(kind=OutcomeKind.ERROR, text=f"error: malformed tool call: {detail}", error=ErrorClass.FORMAT)
 
 
+def render_prompts(tasks: Sequence[Task], *, chat: ChatFormat, window: int, max_tokens: int) -> list[tuple[int, ...]]:
+    """The prompt of each task; every one must leave room for one answer.
+
+    Args:
+        window: most tokens that the policy can hold.
+        max_tokens: most tokens of an answer.
+    Raises:
+        ConfigError: some do not; the longest is named. Or the template refuses a task's messages.
+    """
+    prompts = [chat.prompt(task.messages, task.tools) for task in tasks]
+    lengths = [len(prompt) for prompt in prompts]
+    if lengths and max(lengths) + max_tokens > window:
+        count = sum(length + max_tokens > window for length in lengths)
+        raise ConfigError(
+            f"{count} of {len(tasks)} prompts leave no room for an answer: {tasks[lengths.index(max(lengths))].id} has "
+            f"{max(lengths)} tokens, rollouts.max_tokens is {max_tokens}, the model's window {window}; "
+            "lower rollouts.max_tokens, shorten these tasks, or offer them fewer tools"
+        )
+    return prompts
+
+
 def open_task(task: Task, *, chat: ChatFormat, worlds: Worlds) -> Start:
     """Render a task and build its world; a world that cannot be built spoils this start and no other.
 

@@ -72,7 +72,7 @@ def supervise(
     from fission_grpo.assembly import demonstrate
     from fission_grpo.supervised import SupervisedSettings
 
-    supervised = SupervisedSettings(seed=seed, steps=steps, learning_rate=learning_rate)
+    supervised = SupervisedSettings(seed=seed, steps=steps, learning_rate=learning_rate, tree=settings.trainer.tree)
     losses = demonstrate(settings, supervised, count=demonstrations, output=output)
     told = {"policy": str(output), "steps": steps, "first_loss": losses[0], "last_loss": losses[-1]}
     typer.echo(

@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from fission_grpo.assembly import WORLDS, require_room
+from fission_grpo.assembly import WORLDS
 from fission_grpo.config import RunSettings
 from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.comparison import Arm
@@ -16,7 +16,7 @@ from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.runner import PARTS, Evaluation, Player, evaluate
 from fission_grpo.evaluation.suite import Suite, build_suite
 from fission_grpo.models.catalog import load_policy_model
-from fission_grpo.policy.hf import HFPolicy, context_window
+from fission_grpo.policy.hf import HFPolicy
 from fission_grpo.progress import progress
 from fission_grpo.report.tables import metrics_table
 from fission_grpo.tasks.synthesis import Split
@@ -42,7 +42,7 @@ def evaluate_model(settings: RunSettings, *, split: Split, seed: int, size: int)
     """Load the model of some settings and play the suite that fits their tasks, greedily.
 
     Raises:
-        ConfigError: no such model, or tasks that cannot be drawn.
+        ConfigError: no such model, tasks that cannot be drawn, or prompts that leave no room for an answer.
     """
     if settings.data != SYNTHETIC:
         raise ConfigError(f"data={settings.data}: evaluation plays synthesised held-out tasks only; leave data out")
@@ -51,9 +51,6 @@ def evaluate_model(settings: RunSettings, *, split: Split, seed: int, size: int)
     suite = build_suite(
         split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
     )
-    tasks = [*suite.episodes, *suite.transfer, *(item.task for item in (*suite.mixed, *suite.precondition))]
-    window = context_window(loaded.model)
-    require_room(tasks, loaded.chat, window=window, max_tokens=settings.rollouts.max_tokens)
     model = loaded.model.to(Accelerator().device)
     policy = HFPolicy(model, eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id, share=settings.trainer.tree)
     player = Player(policy=policy, chat=loaded.chat, worlds=WORLDS, rollouts=settings.rollouts)

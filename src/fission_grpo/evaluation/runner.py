@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fission_grpo.chat.format import ChatFormat
+from fission_grpo.chat.transcript import Transcript
 from fission_grpo.evaluation.records import (
     EpisodeRecord,
     Probe,
@@ -18,7 +19,15 @@ from fission_grpo.evaluation.records import (
 )
 from fission_grpo.evaluation.suite import Suite
 from fission_grpo.policy.base import Policy, Sampling
-from fission_grpo.rollout import Horizon, RolloutSettings, Trajectory, Worlds, open_task, rollout
+from fission_grpo.rollout import (
+    Horizon,
+    RolloutSettings,
+    Trajectory,
+    Worlds,
+    render_prompts,
+    rollout,
+    start_from,
+)
 from fission_grpo.run_folder import write_text
 from fission_grpo.tasks.probe import ProbeItem
 from fission_grpo.types import Task
@@ -66,15 +75,22 @@ class Player:
 
         Args:
             report: told how many more are done.
+        Raises:
+            ConfigError: a prompt leaves no room for an answer; nothing has been played then.
         """
+        most = self.rollouts.max_tokens
+        prompts = render_prompts(tasks, chat=self.chat, window=self.policy.context_window, max_tokens=most)
         trajectories: list[Trajectory] = []
         for first in range(0, len(tasks), AT_ONCE):
             batch = tasks[first : first + AT_ONCE]
             trajectories += rollout(
-                [open_task(task, chat=self.chat, worlds=self.worlds) for task in batch],
+                [
+                    start_from(task, Transcript(prompt), task.messages, worlds=self.worlds)
+                    for task, prompt in zip(batch, prompts[first : first + AT_ONCE], strict=True)
+                ],
                 policy=self.policy,
                 chat=self.chat,
-                sampling=Sampling(max_tokens=self.rollouts.max_tokens, temperature=self.temperature),
+                sampling=Sampling(max_tokens=most, temperature=self.temperature),
                 horizons=[Horizon.EPISODE] * len(batch),
                 max_turns=self.rollouts.max_turns,
                 seed=self.seed,

@@ -18,7 +18,7 @@ Shapes: H query heads, K key/value heads, L nodes, D head dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cache
@@ -35,6 +35,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from fission_grpo.policy.stretches import Stretch
 from fission_grpo.tree import Forest, Ints, additive, joined, strangers
 
 Bools: TypeAlias = NDArray[np.bool_]
@@ -310,9 +311,14 @@ def _attend(
     *,
     scaling: float | None = None,
     forest: _Layers | None = None,
+    stretches: Sequence[Stretch] = (),
     **others: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """What transformers calls in each layer: tree attention where a forest was passed, its own SDPA elsewhere."""
+    """What transformers calls in each layer: tree attention where a forest was passed, its own SDPA elsewhere.
+
+    Args:
+        stretches: rows that look less far back than the widest of the batch; all rows together if none are given.
+    """
     extras = [name for name in _UNSHARED if others.get(name) is not None]
     if others.get("dropout"):
         extras.append("dropout")
@@ -322,6 +328,12 @@ def _attend(
     if forest is not None:
         forest.used += 1
         return forest.attention(query, key, value, scale).transpose(1, 2), None
+    if stretches and attention_mask is not None:
+        parts = [
+            _attend(module, *_stretch(s, query, key, value, attention_mask), scaling=scaling, **others)[0]
+            for s in stretches
+        ]
+        return torch.cat(parts), None
     folds = key.shape[1] < query.shape[1] and query.shape[2] <= _FEW and not extras
     if folds and attention_mask is not None and attention_mask.shape[1] == 1:
         return _attend_folded(query, key, value, attention_mask, scale).transpose(1, 2), None
@@ -329,6 +341,13 @@ def _attend(
         module, query, key, value, attention_mask, scaling=scaling, **others
     )
     return plain
+
+
+def _stretch(
+    stretch: Stretch, query: Tensor, key: Tensor, value: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, width = slice(stretch.begin, stretch.end), stretch.width
+    return query[rows], key[rows, :, :width], value[rows, :, :width], mask[rows, ..., :width]
 
 
 def _attend_folded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:

@@ -47,10 +47,10 @@ class PrefixMemory:
     def seat(self, sequences: Sequence[Sequence[int]], *, first: int = 0) -> list[int]:
         """Give every sequence a row that already begins like it.
 
-        The rows are first .. first+n-1 in some order, so that they lie side by side. Afterwards `lengths[row]` tokens
-        of a sequence are there, and the rest, at least its last token, is still to be read. A row that two sequences
-        want goes to the one that keeps more of it; the other gets a copy. Of rows that nobody wants, empty ones are
-        taken first, then the last ones.
+        The rows are first .. first+n-1, so that they lie side by side, the longer ones in front where nothing has to be
+        moved for it. Afterwards `lengths[row]` tokens of a sequence are there, and the rest, at least its last token,
+        is still to be read. A row that two sequences want goes to the one that keeps more of it; the other gets a copy.
+        Of rows that nobody wants, empty ones are taken first, then the last ones.
 
         Args:
             sequences: distinct and not empty; there is room for them, and for one token more.
@@ -59,7 +59,8 @@ class PrefixMemory:
             The row of each sequence.
         """
         found = [self._longest(np.asarray(sequence[:-1], dtype=np.int64)) for sequence in sequences]
-        return self._side_by_side(self._take(found, first), first)
+        lengths = [len(sequence) for sequence in sequences]
+        return self._side_by_side(self._take(found, lengths, first), lengths, first)
 
     def branch(self, branches: Sequence[tuple[int, int]], *, staying: int) -> list[int]:
         """Let rows be continued in several ways, each from a place of its own.
@@ -70,7 +71,8 @@ class PrefixMemory:
         Returns:
             The row of each branch that stays.
         """
-        return self._side_by_side(self._take(branches, 0)[:staying], 0)
+        lengths = [kept for _, kept in branches]
+        return self._side_by_side(self._take(branches, lengths, 0)[:staying], lengths[:staying], 0)
 
     def extend(self, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> None:
         """Note that rows have read these tokens."""
@@ -88,13 +90,13 @@ class PrefixMemory:
         self._tokens[here] = self._tokens[there]
         self.lengths[here] = self.lengths[there]
 
-    def _take(self, found: Sequence[tuple[int, int]], first: int) -> list[int]:
+    def _take(self, found: Sequence[tuple[int, int]], lengths: Sequence[int], first: int) -> list[int]:
         """A row for each of some beginnings, given as the row that holds it and its length: that row or a copy.
 
         Rows before `first` are not given away; of the others those that hold nothing come first, then the last ones.
         """
         spare = sorted(range(first, len(self.lengths)), key=lambda row: (self.lengths[row] > 0, -row))
-        rows = _claim(found, spare)
+        rows = _claim(found, lengths, spare)
         self._copy([(source, row, kept) for (source, kept), row in zip(found, rows, strict=True) if source != row])
         for (_, kept), row in zip(found, rows, strict=True):
             self.lengths[row] = kept
@@ -120,21 +122,26 @@ class PrefixMemory:
         self._tokens[targets] = self._tokens[sources]
         self.lengths[targets] = kept
 
-    def _side_by_side(self, rows: list[int], first: int) -> list[int]:
-        """Move rows so that they begin at `first`; returns where each of them is then."""
+    def _side_by_side(self, rows: list[int], lengths: Sequence[int], first: int) -> list[int]:
+        """Move rows so that they begin at `first`; returns where each of them is then.
+
+        Of those that must move the longest goes to the first free place: neighbours should be about as long.
+        """
         used, end = set(rows), first + len(rows)
-        far = [row for row in rows if row >= end]
+        longest_first = sorted(zip(lengths, rows, strict=True), reverse=True)
+        far = [row for _, row in longest_first if row >= end]
         free = [row for row in range(first, end) if row not in used]
         self.swap(far, free)
         moved = dict(zip(far, free, strict=True))
         return [moved.get(row, row) for row in rows]
 
 
-def _claim(found: Sequence[tuple[int, int]], spare: Sequence[int]) -> list[int]:
+def _claim(found: Sequence[tuple[int, int]], lengths: Sequence[int], spare: Sequence[int]) -> list[int]:
     """A row for each sequence: the one it was found in, or, where that is not to be had, a spare one.
 
     Args:
         found: row and shared tokens of each sequence.
+        lengths: of the whole sequences; the shortest takes the first spare row.
         spare: the rows that may be given away, best first.
     """
     mine: dict[int, int] = {}
@@ -144,8 +151,9 @@ def _claim(found: Sequence[tuple[int, int]], spare: Sequence[int]) -> list[int]:
         if kept and row in free:
             mine[index] = row
             del free[row]
-    rest = iter(free)
-    return [mine[index] if index in mine else next(rest) for index in range(len(found))]
+    without = sorted((index for index in range(len(found)) if index not in mine), key=lengths.__getitem__)
+    mine.update(zip(without, free, strict=False))
+    return [mine[index] for index in range(len(found))]
 
 
 def weights_version(model: Any) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,8 @@ from fission_grpo.policy.base import Context
 from fission_grpo.policy.guesses import Guesses
 from fission_grpo.policy.memory import PrefixMemory
 from fission_grpo.policy.roofline import Roofline
-from fission_grpo.tree import additive, common_prefix
+from fission_grpo.policy.stretches import stretches
+from fission_grpo.tree import Ints, additive, common_prefix
 
 READ_AT_ONCE = 8192
 """Most padded tokens of one pass over prompts; bounds its memory. A longer prompt has a pass of its own."""
@@ -45,7 +47,9 @@ class Reader:
     """A model and what it has read."""
 
     def __init__(self, model: Any, *, pad_id: int, share: bool) -> None:
-        if refusal(model) is None:
+        self._ours = refusal(model) is None
+        """Whether our attention function is what its layers call."""
+        if self._ours:
             install_attention(model.get_decoder())
         self.model = model
         self.pad_id = pad_id
@@ -125,7 +129,8 @@ class Reader:
         memory, device = self.memory, self.model.device
         longest = max(map(len, new))
         start_n = torch.from_numpy(memory.lengths[rows])
-        width = int((start_n + torch.tensor([len(ids) for ids in new])).max())
+        width_n = memory.lengths[rows] + np.array([len(ids) for ids in new], dtype=np.int64)
+        width = int(width_n.max())
         ids_nq = torch.tensor([[*ids, *[self.pad_id] * (longest - len(ids))] for ids in new])
         position_nq = (start_n[:, None] + torch.arange(longest)).clamp(max=memory.slab.capacity - 1).to(device)
         memory.slab.aim(rows, position_nq, width)
@@ -136,9 +141,15 @@ class Reader:
             position_ids=position_nq,
             past_key_values=memory.slab,
             use_cache=True,
+            **self._stretches(width_n),
         )
         memory.extend(rows, new)
         return output
+
+    def _stretches(self, width_n: Ints) -> dict[str, Any]:
+        """What a pass tells our attention about rows of different lengths; nothing where they are read as one."""
+        found = stretches(width_n, call=self.roofline.call_of_attention()) if self._ours and self.share else []
+        return {"stretches": found} if len(found) > 1 else {}
 
 
 def _passes(bodies: Mapping[int, Sequence[int]], *, padding: int) -> list[list[int]]:

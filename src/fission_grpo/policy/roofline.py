@@ -14,6 +14,8 @@ class Machine:
 
     call: float
     """Seconds to call one layer, whatever it computes."""
+    attention: float
+    """Seconds to call the attention of one layer one more time."""
     arithmetic: float
     """Floating-point operations a second."""
     memory: float
@@ -22,8 +24,8 @@ class Machine:
 
 MACHINES: Mapping[str, Machine] = MappingProxyType(
     {
-        "cpu": Machine(call=1.3e-3, arithmetic=4e10, memory=1e10),
-        "cuda": Machine(call=5e-4, arithmetic=4e14, memory=3e12),
+        "cpu": Machine(call=1.3e-3, attention=3e-5, arithmetic=4e10, memory=1e10),
+        "cuda": Machine(call=5e-4, attention=3e-5, arithmetic=4e14, memory=3e12),
     }
 )
 """One core, measured with `nano`; and a data-centre GPU, from its data sheet and at half its peak."""
@@ -47,11 +49,20 @@ class Roofline:
             rows: read side by side.
             width: tokens that each of them looks back at.
         """
-        machine = MACHINES.get(self._model.device.type, MACHINES["cpu"])
+        machine = self._machine()
         size = float(self._model.dtype.itemsize)
         shared = self._layers * machine.call + self._weights * size / machine.memory
         own = width * self._cached * size / machine.memory
         return float(shared / rows + own) * machine.arithmetic / (2 * self._weights)
+
+    def call_of_attention(self) -> float:
+        """Tokens of one row whose keys and values are read in the time that it takes to call attention once more."""
+        machine = self._machine()
+        token = self._cached / self._layers * self._model.dtype.itemsize
+        return float(machine.attention * machine.memory / token)
+
+    def _machine(self) -> Machine:
+        return MACHINES.get(self._model.device.type, MACHINES["cpu"])
 
 
 def cached_numbers(config: Any) -> int:
