@@ -3,12 +3,14 @@
     python benchmarks/decoding.py sampling --rounds 5
     python benchmarks/decoding.py sampling --group 1 --tasks 300 --horizon episode --model runs/policy
     python benchmarks/decoding.py heads
+    python benchmarks/decoding.py lengths
     python benchmarks/decoding.py passes --model nano smollm2
 
 `sampling`: training tasks are played with all parts, and with one of them left out; the same is said. Parts are left
 out by reaching into the package: nobody needs them as settings. Rounds alternate between the sides, and each side has
 played as many other tasks before, so that there is something to guess from.
 `heads`: attention of heads that share keys and values, ours and transformers'.
+`lengths`: a pass over rows of very different lengths, in stretches and as one block.
 `passes`: how many tokens a pass has time for, measured and as the roofline believes.
 
 The clock counts CPU seconds of one thread, or seconds on the device.
@@ -52,7 +54,8 @@ SIDES: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 ROWS, PUSHED = (1, 8, 64), (1, 2, 4, 8, 16)
 READ = 256
-"""Tokens that every row of `passes` and `heads` has read before."""
+"""Tokens that every row of `passes` has read before."""
+LONGEST = 1984
 REPEATS = 20
 
 
@@ -138,6 +141,28 @@ def heads(options: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
+def lengths(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Groups of 8 rows, each group half as long as the one before it."""
+    found = []
+    print("| model | rows of | tokens pushed | stretches, ms | one block, ms | times |\n" + "|---" * 6 + "|")
+    for name in options.model:
+        loaded = load_policy_model(name)
+        reader = Reader(loaded.model.to(options.device), pad_id=loaded.chat.pad_id, share=True)
+        held = [LONGEST >> halvings for halvings in range(4) for _ in range(8)]
+        reader.memory.reserve(len(held), LONGEST + max(PUSHED))
+        with torch.inference_mode():
+            reader.admit([(row + 1, *[1] * length) for row, length in enumerate(held)], first=0)
+            held = reader.memory.lengths[: len(held)].tolist()
+            for pushed in PUSHED:
+                apart = push(reader, held, pushed, options.device)
+                with SIDES["no stretches"]():
+                    together = push(reader, held, pushed, options.device)
+                cells = f"{apart:.1f} | {together:.1f} | {together / apart:.2f}"
+                print(f"| {name} | {max(held)} to {min(held)} | {pushed} | {cells} |", flush=True)
+                found.append({"model": name, "pushed": pushed, "stretches": apart, "block": together})
+    return found
+
+
 def passes(options: argparse.Namespace) -> list[dict[str, Any]]:
     """What a pass costs, and what each further token of a row adds to it."""
     found = []
@@ -151,7 +176,7 @@ def passes(options: argparse.Namespace) -> list[dict[str, Any]]:
             reader.memory.reserve(rows, READ + max(PUSHED))
             with torch.inference_mode():
                 reader.admit([(row + 1, *[1] * READ) for row in range(rows)], first=0)
-                took = [push(reader, rows, many, options.device) for many in PUSHED]
+                took = [push(reader, [READ] * rows, many, options.device) for many in PUSHED]
             # Of one pass to the longest: what a token adds, and how many of them cost as much as the pass itself.
             token = (took[-1] - took[0]) / (PUSHED[-1] - PUSHED[0])
             spare, believed = (took[0] - token) / token, reader.roofline.spare(rows=rows, width=READ)
@@ -161,12 +186,12 @@ def passes(options: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
-def push(reader: Reader, rows: int, many: int, device: str) -> float:
-    """Milliseconds of a pass that pushes some tokens of every row."""
+def push(reader: Reader, held: Sequence[int], many: int, device: str) -> float:
+    """Milliseconds of a pass that pushes some tokens of every row, behind those that it holds."""
 
     def run() -> None:
-        reader.memory.lengths[:rows] = READ
-        reader.next_logits([[1] * many] * rows)
+        reader.memory.lengths[: len(held)] = held
+        reader.next_logits([[1] * many] * len(held))
 
     return milliseconds(run, device)
 
@@ -191,7 +216,7 @@ def _seconds(run: Callable[[], Any], device: str) -> float:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = {run.__name__: run for run in (sampling, heads, passes)}
+    kinds = {run.__name__: run for run in (sampling, heads, lengths, passes)}
     parser.add_argument("what", choices=list(kinds))
     parser.add_argument("--model", nargs="+", default=["nano"])
     parser.add_argument("--tasks", type=int, default=40)

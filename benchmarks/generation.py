@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from shapes import add_arguments, build_model, shape_of
-from tree import FEEDBACK, GROUP, draw_bars, resident_mib, timed
+from tree import FEEDBACK, GROUP, draw_bars, resident_mib, spread, timed
 
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.hf import HFPolicy
@@ -187,7 +187,7 @@ def table(results: Sequence[Result]) -> str:
             case, peak = result.case, result.peak_mib.get(side)
             lines.append(
                 f"| {case.workload} | {case.prompt} | {case.completion} | {result.unique} | {side} "
-                f"| {result.prefilled[side]} | {median(seconds):.2f} | {result.times_the_tree(side):.2f} "
+                f"| {result.prefilled[side]} | {spread(seconds)} | {result.times_the_tree(side):.2f} "
                 f"| {'' if peak is None else round(peak)} |"
             )
     return "\n".join(lines)

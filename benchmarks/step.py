@@ -12,10 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 
@@ -44,7 +43,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     with TemporaryDirectory() as folder:
         sides = {"tree": written, "plain": [*written, "trainer.tree=false"]}
-        trainers = {name: trainer(given.arm, {}, Path(folder) / name, settings) for name, settings in sides.items()}
+        trainers = {name: trainer(given.arm, settings, Path(folder) / name) for name, settings in sides.items()}
         seconds: dict[str, list[dict[str, float]]] = {name: [] for name in trainers}
         tokens = dict.fromkeys((*TOKENS, *TOKENS.values()), 0.0)
         for _ in range(given.steps):
@@ -67,10 +66,10 @@ def main() -> None:
         print(f"{pushed:<22} {tokens[pushed]:>9.0f} of {tokens[raw]:>9.0f} tokens")
 
 
-def trainer(arm: Arm, change: Mapping[str, Any], folder: Path, written: Sequence[str] = ()) -> Trainer:
-    """The quickstart's trainer of one arm; some settings written as on the command line, whole sections changed."""
-    settings = read_settings(Recipe.NANO, None, arm, {}, written)
-    made = assemble(type(settings).model_validate({**settings.model_dump(), **change, "output": str(folder)}))
+def trainer(arm: Arm, written: Sequence[str], folder: Path) -> Trainer:
+    """The quickstart's trainer of one arm, with some settings as they are written for `fission train`."""
+    settings = read_settings(Recipe.NANO, None, arm, {"output": str(folder)}, written)
+    made = assemble(settings)
     RunFolder(folder).create({}, resume=False)
     return made
 

@@ -191,16 +191,22 @@ def table(results: Sequence[Result], peak_tflops: float | None) -> str:
             result.raw_tokens,
             result.unique_tokens,
         ]
-        for side, seconds in result.seconds.items():
-            peak = result.peak_mib.get(side)
-            cells = [*tokens, side, f"{median(seconds):.3g}", f"{result.times_the_tree(side):.2f}"]
+        for side in dict.fromkeys([*result.seconds, *result.peak_mib]):
+            seconds, peak = result.seconds.get(side), result.peak_mib.get(side)
+            cells = [*tokens, side, *([spread(seconds), f"{result.times_the_tree(side):.2f}"] if seconds else ["", ""])]
             cells += ["" if peak is None else round(peak)]
-            cells += [f"{result.utilisation(side, peak_tflops):.1%}"] if peak_tflops else []
+            cells += [f"{result.utilisation(side, peak_tflops):.1%}"] if peak_tflops and seconds else []
             lines.append("| " + " | ".join(map(str, cells)) + " |")
         for side in result.does_not_fit:
             cells = [*tokens, side, "does not fit"]
             lines.append("| " + " | ".join(map(str, cells)) + " |" * (1 + len(columns) - len(cells)))
     return "\n".join(lines)
+
+
+def spread(seconds: Sequence[float]) -> str:
+    """The median, and the fastest and the slowest round where there are several."""
+    ends = f" [{min(seconds):.3g}, {max(seconds):.3g}]" if len(seconds) > 1 else ""
+    return f"{median(seconds):.3g}{ends}"
 
 
 class Compared(Protocol):
@@ -247,7 +253,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fission", choices=["with", "without", "both"], default="both")
     parser.add_argument("--sides", nargs="+", choices=list(SIDES))
     parser.add_argument("--attention", default="sdpa", help="of the floor and TRL: sdpa, flash_attention_2, ...")
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=1, help="0: peak memory alone")
     parser.add_argument("--warm-up", type=int, help="rounds that are not counted; on CUDA 1")
     parser.add_argument("--token-budget", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=1)
@@ -283,7 +289,7 @@ def main() -> None:
                 json.dumps(written | {"results": [asdict(result) for result in results]}, indent=1, default=str)
             )
     print(table(results, options.peak_tflops))
-    if options.figure:
+    if options.figure and options.rounds:
         draw(results, options.figure)
 
 

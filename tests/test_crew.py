@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from fission_grpo.crew import Job, work
+from fission_grpo.crew import Crew, Job, work
 from fission_grpo.errors import FissionError
 
 
@@ -65,6 +66,17 @@ def test_each_job_has_a_log_of_its_own(tmp_path: Path) -> None:
     work(told, workers=1, report=silent)
     for one in told:
         assert sorted(one.log.read_text().splitlines()) == [f"child of {one.name}", f"error of {one.name}", one.name]
+
+
+def test_a_process_that_died_while_it_waited_is_told(tmp_path: Path) -> None:
+    marking = job(tmp_path, "first", "import os; print(os.getpid())")
+    with Crew(1) as crew:
+        crew.begin(marking)
+        process = int(crew.next_finished().log.read_text())
+        os.kill(process, signal.SIGKILL)
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(FissionError, match=r"second could not begin: the process .* is gone"):
+            crew.begin(job(tmp_path, "second"))
 
 
 @pytest.mark.parametrize(

@@ -76,11 +76,21 @@ class Crew:
         return len(self._running)
 
     def begin(self, job: Job) -> None:
-        """Give a job to an idle process."""
+        """Give a job to an idle process.
+
+        Raises:
+            FissionError: something has ended that process while it had nothing to do.
+        """
         job.log.parent.mkdir(parents=True, exist_ok=True)
         job.log.write_bytes(b"")
         pipe = self._idle.pop()
-        pipe.send(job)
+        try:
+            pipe.send(job)
+        except BrokenPipeError:
+            raise FissionError(
+                f"{job.name} could not begin: the process that waited for it is gone, perhaps for want of memory; "
+                "run the same command again, what is finished is kept"
+            ) from None
         self._running[pipe] = job
 
     def next_finished(self) -> Job:
