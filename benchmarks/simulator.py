@@ -15,16 +15,19 @@ import argparse
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from step import trainer
 
-from fission_grpo.recipes.arms import Arm
+from fission_grpo.config import RunSettings
+from fission_grpo.recipes import Recipe, load_recipe
+from fission_grpo.recipes.arms import Arm, apply_arm
 from fission_grpo.simulator.endpoint import EndpointWriter
 from fission_grpo.simulator.fallback import GuardedSimulator
 from fission_grpo.trainer import Trainer
@@ -46,13 +49,14 @@ def main() -> None:
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
     with TemporaryDirectory() as folder, serving(given.latency) as url:
-        server = f"simulator_endpoint.server.url={url}", "simulator_endpoint.server.model=any", "simulator=endpoint"
-        written: dict[str, tuple[str, ...]] = {
-            name: server if name in ("endpoint", "foreground") else (f"simulator={name}",) for name in given.simulators
+        server = {"simulator": "endpoint", "simulator_endpoint": {"server": {"url": url, "model": "any"}}}
+        local = {"simulator": "model", "simulator_model": {"model": given.model}}
+        changes: dict[str, Mapping[str, Any]] = {
+            name: server if name in ("endpoint", "foreground") else {"simulator": name} for name in given.simulators
         }
         if given.model:
-            written["model"] = "simulator=model", f"simulator_model.model={given.model}"
-        found = {str(arm): measure(arm, written, given.steps, Path(folder)) for arm in given.arms}
+            changes["model"] = local
+        found = {str(arm): measure(arm, changes, given.steps, Path(folder)) for arm in given.arms}
     if given.json:
         print(json.dumps(found, indent=2))
         return
@@ -61,9 +65,16 @@ def main() -> None:
             print(f"{arm:<17} {name:<12} " + "  ".join(f"{key} {value:8.3f}" for key, value in row.items()))
 
 
-def measure(arm: Arm, written: Mapping[str, Sequence[str]], steps: int, folder: Path) -> dict[str, dict[str, float]]:
+def measure(
+    arm: Arm, changes: Mapping[str, Mapping[str, Any]], steps: int, folder: Path
+) -> dict[str, dict[str, float]]:
     """Means over the steps after the first, for each simulator: its seconds, those of a step, the share, and cases."""
-    trainers = {name: trainer(arm, some, folder / f"{arm}-{name}") for name, some in written.items()}
+    settings = apply_arm(arm, load_recipe(Recipe.NANO))
+    # An arm says which simulator it means: another one is set behind it.
+    trainers = {
+        name: trainer(RunSettings.model_validate({**settings.model_dump(), **change}), folder / f"{arm}-{name}")
+        for name, change in changes.items()
+    }
     if "foreground" in trainers:
         nobody_else(trainers["foreground"])
     seconds: dict[str, list[Mapping[str, float]]] = {name: [] for name in trainers}

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,6 +19,7 @@ import torch
 
 from fission_grpo.assembly import assemble
 from fission_grpo.cli.options import read_settings
+from fission_grpo.config import RunSettings
 from fission_grpo.recipes import Recipe
 from fission_grpo.recipes.arms import Arm
 from fission_grpo.run_folder import RunFolder
@@ -43,7 +43,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     with TemporaryDirectory() as folder:
         sides = {"tree": written, "plain": [*written, "trainer.tree=false"]}
-        trainers = {name: trainer(given.arm, settings, Path(folder) / name) for name, settings in sides.items()}
+        settings = {name: read_settings(Recipe.NANO, None, given.arm, {}, side) for name, side in sides.items()}
+        trainers = {name: trainer(some, Path(folder) / name) for name, some in settings.items()}
         seconds: dict[str, list[dict[str, float]]] = {name: [] for name in trainers}
         tokens = dict.fromkeys((*TOKENS, *TOKENS.values()), 0.0)
         for _ in range(given.steps):
@@ -66,10 +67,9 @@ def main() -> None:
         print(f"{pushed:<22} {tokens[pushed]:>9.0f} of {tokens[raw]:>9.0f} tokens")
 
 
-def trainer(arm: Arm, written: Sequence[str], folder: Path) -> Trainer:
-    """The quickstart's trainer of one arm, with some settings as they are written for `fission train`."""
-    settings = read_settings(Recipe.NANO, None, arm, {"output": str(folder)}, written)
-    made = assemble(settings)
+def trainer(settings: RunSettings, folder: Path) -> Trainer:
+    """What `fission train` would run, in a folder of its own."""
+    made = assemble(settings.model_copy(update={"output": str(folder)}))
     RunFolder(folder).create({}, resume=False)
     return made
 
