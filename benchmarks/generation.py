@@ -148,11 +148,11 @@ def unique_prompt_tokens(made: Sequence[Ids], completion: int) -> int:
 
 def measure(options: argparse.Namespace, model: Any, case: Case) -> Result:
     vocabulary = shape_of(options).vocabulary
-    sides = {name: SIDES[name](model) for name in options.sides}
     result = Result(case=case, load=os.getloadavg())
     for _ in range(options.rounds):
-        for name, side in sides.items():
+        for name in options.sides:
             torch.manual_seed(0)
+            side = SIDES[name](model)  # afresh: in a second round it could guess what it said in the first
             made: list[Ids] = []
             seconds, peak = timed(lambda side=side, made=made: made.extend(case.play(side, vocabulary)), model)
             result.seconds.setdefault(name, []).append(seconds)
