@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -34,6 +33,7 @@ from unittest.mock import patch
 
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from tree import seconds_of, spread
 
 from fission_grpo.assembly import WORLDS
 from fission_grpo.models.catalog import LoadedModel, load_policy_model
@@ -85,7 +85,7 @@ def sampling(options: argparse.Namespace) -> dict[str, Any]:
             with without():
                 play(policy, before, loaded, options)
                 policy.take_count()
-                took = _seconds(
+                took = seconds_of(
                     lambda p=policy, s=side: said.update({s: play(p, now, loaded, options)}), options.device
                 )
             seconds[side].append(took)
@@ -96,7 +96,7 @@ def sampling(options: argparse.Namespace) -> dict[str, Any]:
     for side, took in seconds.items():
         count, alike = counts[side], [a.ids == b.ids for a, b in zip(said[side], said["all parts"], strict=False)]
         print(
-            f"| {side} | {median(took):.2f} [{min(took):.2f}, {max(took):.2f}] | {median(took) / whole:.2f} "
+            f"| {side} | {spread(took)} | {median(took) / whole:.2f} "
             f"| {count['passes']} | {count['decoded']} | {count['sampled']} | {sum(alike)} of {len(said[side])} |"
         )
     return {"seconds": seconds, "counts": counts}
@@ -199,19 +199,7 @@ def push(reader: Reader, held: Sequence[int], many: int, device: str) -> float:
 def milliseconds(run: Callable[[], Any], device: str) -> float:
     """The median of some runs behind one that does not count."""
     run()
-    return 1000 * median(_seconds(run, device) for _ in range(REPEATS))
-
-
-def _seconds(run: Callable[[], Any], device: str) -> float:
-    if device == "cpu":
-        begin = time.process_time()
-        run()
-        return time.process_time() - begin
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    run()
-    torch.cuda.synchronize()
-    return time.perf_counter() - begin
+    return 1000 * median(seconds_of(run, device) for _ in range(REPEATS))
 
 
 def parse() -> argparse.Namespace:

@@ -99,16 +99,25 @@ def timed(run: Pass, model: Any) -> tuple[float, float]:
     """CPU seconds, or seconds on the device and the MiB that were held at most above those held before."""
     model.zero_grad()
     if model.device.type != "cuda":
-        begin = time.process_time()
-        run()
-        return time.process_time() - begin, 0.0
+        return seconds_of(run, "cpu"), 0.0
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     held = torch.cuda.memory_allocated()
+    seconds = seconds_of(run, "cuda")
+    return seconds, (torch.cuda.max_memory_allocated() - held) / 2**20
+
+
+def seconds_of(run: Pass, device: str) -> float:
+    """CPU seconds of this process, or seconds on a CUDA device."""
+    if device == "cpu":
+        begin = time.process_time()
+        run()
+        return time.process_time() - begin
+    torch.cuda.synchronize()
     begin = time.perf_counter()
     run()
     torch.cuda.synchronize()
-    return time.perf_counter() - begin, (torch.cuda.max_memory_allocated() - held) / 2**20
+    return time.perf_counter() - begin
 
 
 def peak_mib(options: argparse.Namespace, case: Case, side: str) -> float:

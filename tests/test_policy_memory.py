@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -28,6 +30,15 @@ def say(policy: HFPolicy, *dialogues: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [completion.ids for completion in policy.generate(dialogues, sampling=GREEDY, seed=0)]
 
 
+def assert_of_one_text(
+    model: Any, logits: torch.Tensor, contexts: Sequence[tuple[int, ...]], more: Sequence[tuple[int, ...]]
+) -> None:
+    """Logits [rows, tokens, vocabulary] are those that a row's context and new tokens have alone."""
+    for row, (context, new) in enumerate(zip(contexts, more, strict=True)):
+        whole = model(torch.tensor([context + new])).logits[0, len(context) - 1 :]
+        assert torch.allclose(logits[row, : len(new) + 1], whole, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_side_by_side_have_the_logits_of_one_text(family: str) -> None:
     """Guesses behind prompts of several lengths, with fewer keys and values than heads."""
@@ -40,9 +51,7 @@ def test_tokens_side_by_side_have_the_logits_of_one_text(family: str) -> None:
     with torch.no_grad():
         order = reader.admit(contexts, first=0)
         logits = reader.next_logits([[contexts[index][-1], *more[index]] for index in order])
-        for row, index in enumerate(order):
-            whole = model(torch.tensor([contexts[index] + more[index]])).logits[0, len(contexts[index]) - 1 :]
-            assert torch.allclose(logits[row, : len(more[index]) + 1], whole, atol=1e-5)
+        assert_of_one_text(model, logits, [contexts[index] for index in order], [more[index] for index in order])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_policy_hf import PAD, VOCABULARY, tokens
+from test_policy_memory import assert_of_one_text
 from tiny_policies import FAMILIES, tiny_model
 
 from fission_grpo.policy import attention
@@ -60,9 +61,7 @@ def test_logits_are_those_of_one_text(family: str, monkeypatch: pytest.MonkeyPat
         before = len(taken)
         logits = reader.next_logits([[contexts[index][-1], *more[index]] for index in order])
         assert len(taken) - before == 3 * model.config.num_hidden_layers
-        for row, index in enumerate(order):
-            whole = model(torch.tensor([contexts[index] + more[index]])).logits[0, len(contexts[index]) - 1 :]
-            assert torch.allclose(logits[row, : len(more[index]) + 1], whole, atol=1e-5)
+        assert_of_one_text(model, logits, [contexts[index] for index in order], [more[index] for index in order])
 
 
 def test_what_is_read_anew_lies_in_order_of_its_length() -> None:

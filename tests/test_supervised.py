@@ -111,28 +111,29 @@ def test_the_loss_is_the_mean_negative_loglikelihood_of_trained_tokens() -> None
     assert supervise(model, ROWS, STILL) == [pytest.approx(expected, rel=1e-5)]
 
 
-def test_micro_batches_change_nothing() -> None:
+def assert_trained_alike(rows: list[TokenRow], *ways: SupervisedSettings) -> None:
+    """Every way ends with the losses and weights of the first."""
     found = []
-    for budget in (1, 10_000):
+    for settings in ways:
         model = tiny_model(dtype=torch.float64)
-        settings = SupervisedSettings(steps=4, batch=3, learning_rate=1e-2, token_budget=budget)
-        found.append((supervise(model, ROWS, settings), weights(model)))
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
-    for name, weight in found[0][1].items():
-        torch.testing.assert_close(weight, found[1][1][name], rtol=1e-6, atol=1e-9)
+        found.append((supervise(model, rows, settings), weights(model)))
+    (losses, ended), *others = found
+    for other_losses, other_ended in others:
+        assert losses == pytest.approx(other_losses, rel=1e-9)
+        for name, weight in ended.items():
+            torch.testing.assert_close(weight, other_ended[name], rtol=1e-6, atol=1e-9)
+
+
+def test_micro_batches_change_nothing() -> None:
+    settings = SupervisedSettings(steps=4, batch=3, learning_rate=1e-2)
+    assert_trained_alike(ROWS, *(settings.model_copy(update={"token_budget": budget}) for budget in (1, 10_000)))
 
 
 def test_shared_beginnings_change_nothing() -> None:
     """Rows that begin alike, the same row twice, and one inside another: same losses and weights as each alone."""
     rows = [*ROWS, ROWS[0], TokenRow(ids=(5, 6, 7), trained=(False, True, True))]
-    found = []
-    for tree in (True, False):
-        model = tiny_model(dtype=torch.float64)
-        settings = SupervisedSettings(steps=4, batch=5, learning_rate=1e-2, tree=tree)
-        found.append((supervise(model, rows, settings), weights(model)))
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
-    for name, weight in found[0][1].items():
-        torch.testing.assert_close(weight, found[1][1][name], rtol=1e-6, atol=1e-9)
+    settings = SupervisedSettings(steps=4, batch=5, learning_rate=1e-2)
+    assert_trained_alike(rows, *(settings.model_copy(update={"tree": tree}) for tree in (True, False)))
 
 
 def test_a_model_that_cannot_share_learns_row_by_row() -> None:

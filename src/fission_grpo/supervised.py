@@ -18,8 +18,7 @@ from fission_grpo.chat.parse import render_call
 from fission_grpo.chat.transcript import Transcript
 from fission_grpo.environments.dialogue import remaining_gold
 from fission_grpo.errors import ConfigError
-from fission_grpo.policy.attention import refusal
-from fission_grpo.policy.scoring import TokenRow, score, separate, share_prefixes
+from fission_grpo.policy.scoring import TokenRow, families_of, score
 from fission_grpo.rollout import Worlds, open_task
 from fission_grpo.seeds import derive
 from fission_grpo.settings import Settings
@@ -99,7 +98,6 @@ def supervise(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
-    shares = settings.tree and refusal(model) is None
     losses: list[float] = []
     for step in range(settings.steps if until is None else until):
         batch = _batch(rows, step, settings)
@@ -110,7 +108,7 @@ def supervise(
         for scores in score(
             model,
             batch,
-            share_prefixes(batch) if shares else separate(batch),
+            families_of(model, batch, tree=settings.tree),
             width=width,
             temperature=1.0,
             token_budget=settings.token_budget,

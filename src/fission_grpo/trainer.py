@@ -42,12 +42,11 @@ from fission_grpo.losses import OBJECTIVES, Objective, ObjectiveName, k3_diverge
 from fission_grpo.metrics import fission_metrics, group_metrics, prefixed, revived
 from fission_grpo.models.folder import load_trained_weights, save_trained_weights
 from fission_grpo.models.recomputation import recompute_layers
-from fission_grpo.policy.attention import refusal
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.guesses import Guesses
 from fission_grpo.policy.hf import HFPolicy
 from fission_grpo.policy.reference import Reference
-from fission_grpo.policy.scoring import Family, Scores, score, separate, share_prefixes
+from fission_grpo.policy.scoring import Family, Scores, families_of, score
 from fission_grpo.rollout import Horizon, RolloutSettings, Start, Worlds, open_group, rollout
 from fission_grpo.run_folder import RunFolder
 from fission_grpo.seeds import derive, in_turn
@@ -190,8 +189,6 @@ class Trainer:
                 self.parameters, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
             )
         )
-        self.shares = settings.tree and refusal(model) is None
-        """Whether trajectories share their prefixes in the update; a model that cannot gets rows of their own."""
         self.policy = HFPolicy(self.model, eos_id=chat.eos_id, pad_id=chat.pad_id, share=settings.tree)
         self.progress = Progress(source, self.policy.guesses)
         self.clock = Clock()
@@ -411,8 +408,7 @@ class Trainer:
 
     def _forests(self, batch: TrainingBatch, rows: Sequence[int]) -> list[Family]:
         """Some rows of a batch, as one tree or each alone."""
-        some = [batch.rows[row] for row in rows]
-        forests = share_prefixes(some) if self.shares else separate(some)
+        forests = families_of(self.model, [batch.rows[row] for row in rows], tree=self.settings.tree)
         return [(forest, tuple(rows[member] for member in members)) for forest, members in forests]
 
     def _accumulate(self, batch: TrainingBatch, update: Update) -> None:

@@ -128,8 +128,8 @@ class Reader:
         and no token before it looks there."""
         memory, device = self.memory, self.model.device
         longest = max(map(len, new))
-        start_n = torch.from_numpy(memory.lengths[rows])
-        width_n = memory.lengths[rows] + np.array([len(ids) for ids in new], dtype=np.int64)
+        held_n = memory.lengths[rows]
+        start_n, width_n = torch.from_numpy(held_n), held_n + np.array([len(ids) for ids in new], dtype=np.int64)
         width = int(width_n.max())
         ids_nq = torch.tensor([[*ids, *[self.pad_id] * (longest - len(ids))] for ids in new])
         position_nq = (start_n[:, None] + torch.arange(longest)).clamp(max=memory.slab.capacity - 1).to(device)

@@ -60,6 +60,11 @@ def separate(rows: Sequence[TokenRow]) -> list[Family]:
     return [(build_forest([row.ids]), (index,)) for index, row in enumerate(rows)]
 
 
+def families_of(model: Any, rows: Sequence[TokenRow], *, tree: bool) -> list[Family]:
+    """One forest where that is wanted and exact under the model, and otherwise each row alone."""
+    return share_prefixes(rows) if tree and refusal(model) is None else separate(rows)
+
+
 def score(
     model: Any,
     rows: Sequence[TokenRow],
