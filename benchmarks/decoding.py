@@ -1,10 +1,10 @@
 """What each part of our decoding saves.
 
-    python benchmarks/decoding.py sampling --rounds 5
-    python benchmarks/decoding.py sampling --group 1 --tasks 300 --horizon episode --model runs/policy
-    python benchmarks/decoding.py heads
-    python benchmarks/decoding.py lengths
-    python benchmarks/decoding.py passes --model nano smollm2
+    python benchmarks/batching.py sampling --rounds 5
+    python benchmarks/batching.py sampling --group 1 --tasks 300 --horizon episode --model runs/policy
+    python benchmarks/batching.py heads
+    python benchmarks/batching.py lengths
+    python benchmarks/batching.py passes --model nano smollm2
 
 `sampling`: training tasks are played with all parts, and with one of them left out; the same is said. Parts are left
 out by reaching into the package: nobody needs them as settings. Rounds alternate between the sides, and each side has
@@ -37,19 +37,20 @@ from tree import seconds_of, spread
 
 from fission_grpo.assembly import WORLDS
 from fission_grpo.models.catalog import LoadedModel, load_policy_model
-from fission_grpo.policy import attention, decoding
 from fission_grpo.policy.base import Sampling
-from fission_grpo.policy.hf import HFPolicy
-from fission_grpo.policy.reader import Reader
-from fission_grpo.policy.roofline import Roofline
+from fission_grpo.policy.local import batching
+from fission_grpo.policy.local.cost_model import Roofline
+from fission_grpo.policy.local.forward import Reader
+from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.recipes import Recipe, load_recipe
 from fission_grpo.rollout import Horizon, open_group, rollout
 from fission_grpo.tasks.training_set import SYNTHETIC, training_set
+from fission_grpo.tree import tree_attention
 from fission_grpo.types import Completion, Task
 
 SIDES: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
     "all parts": nullcontext,
-    "no guesses": lambda: patch.object(decoding, "MOST_GUESSES", 0),
+    "no guesses": lambda: patch.object(batching, "MOST_GUESSES", 0),
     "no stretches": lambda: patch.object(Roofline, "call_of_attention", lambda self: float("inf")),
 }
 ROWS, PUSHED = (1, 8, 64), (1, 2, 4, 8, 16)
@@ -134,7 +135,8 @@ def heads(options: argparse.Namespace) -> list[dict[str, Any]]:
     for pushed in PUSHED:
         given = (module, states(rows, heads, pushed, width), key, value, states(rows, 1, pushed, length))
         folded, repeated = (
-            milliseconds(partial(read, *given), options.device) for read in (attention._attend, sdpa_attention_forward)
+            milliseconds(partial(read, *given), options.device)
+            for read in (tree_attention._attend, sdpa_attention_forward)
         )
         print(f"| {pushed} | {folded:.1f} | {repeated:.1f} | {repeated / folded:.1f} |")
         found.append({"queries": pushed, "folded": folded, "repeated": repeated})

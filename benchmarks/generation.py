@@ -29,8 +29,8 @@ from shapes import add_arguments, build_model, shape_of
 from tree import FEEDBACK, GROUP, draw_bars, resident_mib, spread, timed
 
 from fission_grpo.policy.base import Sampling
-from fission_grpo.policy.hf import HFPolicy
-from fission_grpo.tree import build_forest
+from fission_grpo.policy.local.hf_policy import HFPolicy
+from fission_grpo.tree.prefix_tree import build_forest
 
 NEVER = -1
 """An end token that nothing is: every completion has its full length."""

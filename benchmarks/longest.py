@@ -19,7 +19,7 @@ from shapes import add_arguments, build_model, shape_of
 from sides import SIDES, Work, installed
 from tree import Case, timed
 
-from fission_grpo.tree import build_forest
+from fission_grpo.tree.prefix_tree import build_forest
 
 
 @dataclass(frozen=True, slots=True)

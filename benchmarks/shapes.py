@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from fission_grpo.models.recomputation import recompute_layers
-from fission_grpo.tree import Forest
+from fission_grpo.tree.prefix_tree import Forest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,8 +29,8 @@ from fission_grpo.config import RunSettings
 from fission_grpo.recipes import Recipe, load_recipe
 from fission_grpo.recipes.arms import Arm, apply_arm
 from fission_grpo.simulator.endpoint import EndpointWriter
-from fission_grpo.simulator.fallback import GuardedSimulator
-from fission_grpo.trainer import Trainer
+from fission_grpo.simulator.guarded import GuardedSimulator
+from fission_grpo.training.trainer import Trainer
 
 ARMS = (Arm.FISSION_DECISION, Arm.FISSION)
 SIMULATORS = ("rules", "static", "passthrough", "endpoint", "foreground")

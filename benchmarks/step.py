@@ -22,8 +22,8 @@ from fission_grpo.cli.options import read_settings
 from fission_grpo.config import RunSettings
 from fission_grpo.recipes import Recipe
 from fission_grpo.recipes.arms import Arm
-from fission_grpo.run_folder import RunFolder
-from fission_grpo.trainer import Trainer
+from fission_grpo.run.folder import RunFolder
+from fission_grpo.training.trainer import Trainer
 
 PHASES = ("explore", "recover", "update")
 TOKENS = {

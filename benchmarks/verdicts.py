@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import bfcl_official_checker as official
 
-from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
+from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
+from fission_grpo.environments.bfcl.verdict import judge_episode
 from fission_grpo.environments.limits import CallLimits
-from fission_grpo.environments.verdict import judge_episode
 from fission_grpo.types import Task
 
 LIMITS = CallLimits()

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from fission_grpo.environments.bfcl import BFCL_CLASSES
-from fission_grpo.environments.bfcl_official import methods_of
+from fission_grpo.environments.bfcl.environment import BFCL_CLASSES
+from fission_grpo.environments.bfcl.official import methods_of
 from fission_grpo.types import Task, ToolCall
 
 Turns: TypeAlias = list[list[ToolCall]]

@@ -17,7 +17,7 @@ from bfcl_eval.eval_checker.multi_turn_eval import multi_turn_checker as checker
 from bfcl_eval.eval_checker.multi_turn_eval import multi_turn_utils as executor
 from bfcl_eval.eval_checker.multi_turn_eval.func_source_code import posting_api, travel_booking
 
-from fission_grpo.environments.bfcl_official import records
+from fission_grpo.environments.bfcl.official import records
 
 _PRISTINE = {
     name: copy.deepcopy(getattr(travel_booking, name)) for name in ("CREDIT_CARD_EXTENSION", "BOOKING_RECORD_EXTENSION")

@@ -14,9 +14,9 @@ from bfcl_official import official_run
 from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
 from fission_grpo.agents.qwen_fc import PromptError, qwen_fc_prompt, read_qwen_fc
 from fission_grpo.chat.parse import render_call
-from fission_grpo.environments.bfcl_entries import NEW_FUNCTIONS_TEXT, BfclCategory, bfcl_entries
-from fission_grpo.evaluation.bfcl.episode import Handover, play_entry
+from fission_grpo.environments.bfcl.entries import NEW_FUNCTIONS_TEXT, BfclCategory, bfcl_entries
 from fission_grpo.evaluation.bfcl.records import BfclRecord
+from fission_grpo.evaluation.protocols.bfcl import Handover, play_entry
 from fission_grpo.types import Task, ToolCall
 
 DONE = "Done."

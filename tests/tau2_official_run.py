@@ -18,7 +18,7 @@ from functools import cache
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from fission_grpo.environments.tau2_official import Tau2Split, official_module, official_task, official_tasks
+from fission_grpo.environments.tau2.official import Tau2Split, official_module, official_task, official_tasks
 from fission_grpo.types import ToolCall
 
 DOMAIN = "telecom of copies"

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fission_grpo.advantages import Pulse, Scale, group_advantages, pulse
+from fission_grpo.algorithm.advantages import Pulse, Scale, group_advantages, pulse
 
 REWARDS = st.lists(st.floats(-4, 4, allow_nan=False), min_size=1, max_size=9)
 

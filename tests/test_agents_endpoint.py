@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from scripted_server import Scripted, answer, good, hang, html, serving
 
 from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
-from fission_grpo.agents.client import EndpointSettings
 from fission_grpo.agents.endpoint import EndpointAgent, read_reply, wire_messages
-from fission_grpo.agents.wire import ChatReply, WireCall
 from fission_grpo.chat.parse import assistant_message, parse_message, render_call, tool_message
+from fission_grpo.client.chat import EndpointSettings
+from fission_grpo.client.wire import ChatReply, WireCall
 from fission_grpo.errors import ConfigError
 from fission_grpo.types import FinishReason, Message, ParseFailureKind, ToolCall
 
@@ -277,7 +277,7 @@ def local_agent(name: str, max_tokens: int = 64) -> tuple[Any, Any]:
     from fission_grpo.agents.formats import ChatToolsFormat
     from fission_grpo.agents.local import LocalAgent
     from fission_grpo.models.catalog import load_policy_model
-    from fission_grpo.policy.hf import HFPolicy
+    from fission_grpo.policy.local.hf_policy import HFPolicy
 
     loaded = load_policy_model(name)
     policy = HFPolicy(loaded.model, eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id)
@@ -287,7 +287,7 @@ def local_agent(name: str, max_tokens: int = 64) -> tuple[Any, Any]:
 
 def requests_of_nano(count: int) -> list[Dialogue]:
     from fission_grpo.recipes.nano import WORLD
-    from fission_grpo.tasks.synthesis import synthesise
+    from fission_grpo.tasks.synthesis.generator import synthesise
 
     tasks = synthesise(1, count, apis=WORLD.apis, mixture=WORLD.mixture, tools=WORLD.tools)
     return [Dialogue(messages=task.messages, tools=task.tools) for task in tasks]

@@ -20,12 +20,12 @@ from fission_grpo.agents.local import LocalAgent
 from fission_grpo.agents.qwen_fc import Strictness, qwen_fc_prompt, read_qwen_fc
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.templates import chat_template
-from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
-from fission_grpo.environments.bfcl_official import bfcl_documents, bfcl_tools
+from fission_grpo.commands.bfcl import BfclSettings, evaluate_bfcl
+from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
+from fission_grpo.environments.bfcl.official import bfcl_documents, bfcl_tools
 from fission_grpo.errors import ConfigError
-from fission_grpo.evaluation.bfcl.command import BfclSettings, evaluate_bfcl
 from fission_grpo.policy.base import Context, Sampling
-from fission_grpo.policy.hf import HFPolicy
+from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.policy.scripted import ScriptedPolicy
 from fission_grpo.types import Completion, FinishReason, ParseFailureKind, ToolCall
 

@@ -32,8 +32,10 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from fission_grpo.errors import ConfigError
-from fission_grpo.policy import attention
-from fission_grpo.policy.attention import (
+from fission_grpo.tree import tree_attention
+from fission_grpo.tree.logprobs import TokenRow, score, separate, share_prefixes
+from fission_grpo.tree.prefix_tree import Forest, build_forest, joined
+from fission_grpo.tree.tree_attention import (
     BlockAttention,
     DenseAttention,
     PiecewiseAttention,
@@ -45,8 +47,6 @@ from fission_grpo.policy.attention import (
     refusal,
     whole_blocks,
 )
-from fission_grpo.policy.scoring import TokenRow, score, separate, share_prefixes
-from fission_grpo.tree import Forest, build_forest, joined
 
 CPU = torch.device("cpu")
 SEQUENCES = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), min_size=1, max_size=8)
@@ -353,5 +353,5 @@ def test_a_decoder_whose_layers_do_not_listen_is_refused() -> None:
 
 def test_other_devices_take_a_dense_mask() -> None:
     forest = build_forest([[1, 2], [1, 3]])
-    made = attention.tree_attention(forest, dtype=torch.float32, device=torch.device("meta"))
+    made = tree_attention.tree_attention(forest, dtype=torch.float32, device=torch.device("meta"))
     assert isinstance(made, DenseAttention)

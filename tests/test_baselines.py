@@ -11,11 +11,11 @@ from fission_grpo.agents.baselines import WAIT, CuedFormat, StructuredErrors, Wa
 from fission_grpo.agents.formats import ChatToolsFormat
 from fission_grpo.agents.local import LocalAgent
 from fission_grpo.chat.parse import assistant_message, tool_message
-from fission_grpo.environments.bfcl_entries import bfcl_entries
-from fission_grpo.environments.bfcl_official import bfcl_tools
-from fission_grpo.evaluation.bfcl.episode import Handover, play_entry
+from fission_grpo.environments.bfcl.entries import bfcl_entries
+from fission_grpo.environments.bfcl.official import bfcl_tools
 from fission_grpo.evaluation.bfcl.records import as_episode
-from fission_grpo.evaluation.flight import fly
+from fission_grpo.evaluation.interleave import fly
+from fission_grpo.evaluation.protocols.bfcl import Handover, play_entry
 from fission_grpo.policy.scripted import ScriptedPolicy
 from fission_grpo.types import Message, ToolCall
 

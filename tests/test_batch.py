@@ -8,15 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fission_grpo.advantages import Pulse, Scale
-from fission_grpo.batch import TrainingBatch
+from fission_grpo.algorithm.advantages import Pulse, Scale
+from fission_grpo.algorithm.batch import TrainingBatch
+from fission_grpo.algorithm.groups import Group, Member
+from fission_grpo.algorithm.losses import DAPO, DR_GRPO, GRPO, Objective, policy_loss
+from fission_grpo.algorithm.rewards import Reward, RewardTerm
 from fission_grpo.evaluation.dead_groups import count_dead_groups, group_outcome
 from fission_grpo.evaluation.statistics import Rate
-from fission_grpo.groups import Group, Member
-from fission_grpo.losses import DAPO, DR_GRPO, GRPO, Objective, policy_loss
-from fission_grpo.rewards import Reward, RewardTerm
 from fission_grpo.rollout import Trajectory
-from fission_grpo.traces import trace
+from fission_grpo.run.traces import trace
 from fission_grpo.types import EndReason, GroupKind, Task
 
 OBJECTIVES = pytest.mark.parametrize("objective", [GRPO, DAPO, DR_GRPO], ids=["grpo", "dapo", "dr_grpo"])

@@ -21,14 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from fission_grpo.environments.bfcl import BFCL_CLASSES, BfclEnvironment, bfcl_tools
-from fission_grpo.environments.bfcl_entries import NEW_FUNCTIONS_TEXT, BfclCategory, bfcl_entries, parse_call
-from fission_grpo.environments.bfcl_official import methods_of, official_class
-from fission_grpo.environments.bfcl_world import BfclWorld
+from fission_grpo.environments.bfcl.entries import NEW_FUNCTIONS_TEXT, BfclCategory, bfcl_entries, parse_call
+from fission_grpo.environments.bfcl.environment import BFCL_CLASSES, BfclEnvironment, bfcl_tools
+from fission_grpo.environments.bfcl.official import methods_of, official_class
+from fission_grpo.environments.bfcl.outcomes import classify, error_message
+from fission_grpo.environments.bfcl.verdict import TurnError, judge_episode, world_key
+from fission_grpo.environments.bfcl.world import BfclWorld
 from fission_grpo.environments.check import check_environment
 from fission_grpo.environments.limits import CallLimits
-from fission_grpo.environments.outcomes import classify, error_message
-from fission_grpo.environments.verdict import TurnError, judge_episode, world_key
 from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.types import ErrorClass, OutcomeKind, Task, ToolCall, World
 
@@ -256,8 +256,8 @@ def test_hash_does_not_depend_on_process_or_identity() -> None:
     environment = BfclEnvironment()
     play(environment, task)
     program = (
-        "from fission_grpo.environments.bfcl import BfclEnvironment\n"
-        "from fission_grpo.environments.bfcl_entries import bfcl_entries\n"
+        "from fission_grpo.environments.bfcl.environment import BfclEnvironment\n"
+        "from fission_grpo.environments.bfcl.entries import bfcl_entries\n"
         "import sys\n"
         "task = bfcl_entries('base')[0]; environment = BfclEnvironment(); environment.reset(task)\n"
         "for turn, calls in enumerate(task.gold):\n"
@@ -426,7 +426,7 @@ def test_use_before_reset_is_our_fault() -> None:
 def test_a_missing_package_is_named_with_its_remedy(missing: str) -> None:
     program = (
         f"import sys; sys.modules[{missing!r}] = None\n"
-        "from fission_grpo.environments.bfcl import BfclEnvironment, bfcl_tools\n"
+        "from fission_grpo.environments.bfcl.environment import BfclEnvironment, bfcl_tools\n"
         "from fission_grpo.errors import ConfigError\n"
         "from fission_grpo.types import Task, World\n"
         "world = World(environment='bfcl', config={'classes': ['MathAPI']})\n"

@@ -21,9 +21,9 @@ from bfcl_play import DONE, ENTRIES, misspelt, official, play_texts, say
 
 from fission_grpo.agents.qwen_fc import qwen_fc_prompt, read_qwen_fc, without_reasoning
 from fission_grpo.chat.parse import render_call
-from fission_grpo.evaluation.bfcl.episode import Handover, play_entry
 from fission_grpo.evaluation.bfcl.export import official_result
 from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord
+from fission_grpo.evaluation.protocols.bfcl import Handover, play_entry
 from fission_grpo.types import Task, ToolCall
 
 

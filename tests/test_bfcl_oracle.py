@@ -17,9 +17,9 @@ pytest.importorskip("bfcl_eval", reason="the official benchmark is not installed
 from bfcl_corruptions import CALL_CORRUPTIONS, EPISODE_CORRUPTIONS, Turns, corrupted, played
 from bfcl_official import official_run
 
-from fission_grpo.environments.bfcl import BfclEnvironment
-from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
-from fission_grpo.environments.verdict import TurnError
+from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
+from fission_grpo.environments.bfcl.environment import BfclEnvironment
+from fission_grpo.environments.bfcl.verdict import TurnError
 from fission_grpo.types import Task, Verdict
 
 CORRUPTED_PER_ENTRY = 5

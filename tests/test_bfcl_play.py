@@ -38,10 +38,9 @@ from fission_grpo.agents.choice import AgentChoice
 from fission_grpo.agents.formats import PromptMode
 from fission_grpo.agents.qwen_fc import Strictness, read_qwen_fc
 from fission_grpo.chat.parse import assistant_message
-from fission_grpo.environments.bfcl_entries import NEW_FUNCTIONS_TEXT, BfclCategory, bfcl_entries
+from fission_grpo.commands.bfcl import BfclSettings, evaluate_bfcl
+from fission_grpo.environments.bfcl.entries import NEW_FUNCTIONS_TEXT, BfclCategory, bfcl_entries
 from fission_grpo.errors import ConfigError, DataError, PolicyError
-from fission_grpo.evaluation.bfcl.command import BfclSettings, evaluate_bfcl
-from fission_grpo.evaluation.bfcl.episode import Handover, play_entry
 from fission_grpo.evaluation.bfcl.export import export
 from fission_grpo.evaluation.bfcl.records import (
     BfclEnd,
@@ -55,8 +54,9 @@ from fission_grpo.evaluation.bfcl.records import (
 from fission_grpo.evaluation.bfcl.run import run_entries
 from fission_grpo.evaluation.bfcl.score import rescore, score
 from fission_grpo.evaluation.bfcl.world import FORCE_TERMINATED, INFERENCE_ERROR
-from fission_grpo.evaluation.flight import fly
+from fission_grpo.evaluation.interleave import fly
 from fission_grpo.evaluation.metrics import ABANDON, ERR, ERROR, NCR, REPEAT, measure
+from fission_grpo.evaluation.protocols.bfcl import Handover, play_entry
 from fission_grpo.types import EndReason, ErrorClass, FinishReason, Task, ToolCall
 
 BASE = bfcl_entries(BfclCategory.BASE)
@@ -248,8 +248,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from bfcl_play import Player, gold
-from fission_grpo.environments.bfcl_entries import bfcl_entries
-from fission_grpo.evaluation.bfcl.episode import Handover
+from fission_grpo.environments.bfcl.entries import bfcl_entries
+from fission_grpo.evaluation.protocols.bfcl import Handover
 from fission_grpo.evaluation.bfcl.run import run_entries
 
 class Killed(Player):

@@ -23,11 +23,11 @@ pytest.importorskip("bfcl_eval", reason="the official benchmark is not installed
 
 import mpmath
 
-from fission_grpo.environments.bfcl import BFCL, BfclEnvironment, bfcl_tools
-from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
-from fission_grpo.environments.bfcl_official import official_class
+from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
+from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment, bfcl_tools
+from fission_grpo.environments.bfcl.official import official_class
+from fission_grpo.environments.bfcl.verdict import gold_turns
 from fission_grpo.environments.limits import CallLimits, CallTimeout, time_limit
-from fission_grpo.environments.verdict import gold_turns
 from fission_grpo.errors import EnvironmentFault
 from fission_grpo.types import ErrorClass, OutcomeKind, Task, ToolCall, ToolOutcome, World
 
@@ -467,8 +467,8 @@ def test_the_time_of_day_is_no_state() -> None:
 def test_using_the_world_leaves_no_folders_behind(tmp_path: Path) -> None:
     program = (
         "import sys\n"
-        "from fission_grpo.environments.bfcl import BfclEnvironment\n"
-        "from fission_grpo.environments.bfcl_entries import bfcl_entries\n"
+        "from fission_grpo.environments.bfcl.environment import BfclEnvironment\n"
+        "from fission_grpo.environments.bfcl.entries import bfcl_entries\n"
         "environment = BfclEnvironment(); environment.reset(bfcl_entries('base')[0]); environment.score()\n"
         "assert not any('eval_config' in name for name in sys.modules)\n"
     )

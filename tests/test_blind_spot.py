@@ -10,12 +10,12 @@ from bfcl_agents import ScriptedAgent, told_apart
 
 from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
 from fission_grpo.chat.parse import assistant_message
-from fission_grpo.environments.bfcl import BfclEnvironment
-from fission_grpo.environments.bfcl_entries import bfcl_entries
-from fission_grpo.evaluation.agent_player import play_tasks
+from fission_grpo.environments.bfcl.entries import bfcl_entries
+from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.evaluation.blind_spot import Speaker, bfcl_probe, blind_spot, blind_spot_pairs, foreign, probed
 from fission_grpo.evaluation.events import probe_event
 from fission_grpo.evaluation.metrics import FINAL, PROBE, measure
+from fission_grpo.evaluation.protocols.ours import play_tasks
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.report.contrasts import blind_spot_markdown

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from fission_grpo.chat.doctor import Status, diagnose
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.parse import parse_message, render_call
 from fission_grpo.chat.templates import chat_template
 from fission_grpo.chat.transcript import Transcript
-from fission_grpo.doctor import Status, diagnose
 from fission_grpo.errors import ConfigError
 from fission_grpo.types import Completion, FinishReason, ToolCall
 

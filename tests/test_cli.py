@@ -20,12 +20,12 @@ from tiny_policies import chat, tiny_model
 from typer.testing import CliRunner
 
 from fission_grpo.cli import app
-from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
-from fission_grpo.interruption import Interruption
+from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
 from fission_grpo.models.catalog import load_policy_model
-from fission_grpo.run_folder import RunFolder, read_jsonl
+from fission_grpo.run.folder import RunFolder, read_jsonl
+from fission_grpo.run.interruption import Interruption
 from fission_grpo.tasks.jsonl import read_tasks, write_tasks
-from fission_grpo.tasks.synthesis import synthesise
+from fission_grpo.tasks.synthesis.generator import synthesise
 
 SMALL = (
     *("synthetic.count=4", "synthetic.apis=[TwitterAPI]", "synthetic.tools=[2, 3]"),
@@ -163,7 +163,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(model: Path) -> No
 def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
     code = (
         "import os, signal, time\n"
-        "from fission_grpo.interruption import Interruption\n"
+        "from fission_grpo.run.interruption import Interruption\n"
         "with Interruption() as asked:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    print('going on:', asked(), flush=True)\n"

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue
 from fission_grpo.cli import app
-from fission_grpo.environments.bfcl_entries import bfcl_entries
+from fission_grpo.environments.bfcl.entries import bfcl_entries
 from fission_grpo.errors import PolicyError
-from fission_grpo.evaluation.bfcl.episode import Handover
 from fission_grpo.evaluation.bfcl.records import read_records
 from fission_grpo.evaluation.bfcl.run import run_entries
-from fission_grpo.evaluation.log import PATIENCE
+from fission_grpo.evaluation.protocols.bfcl import Handover
+from fission_grpo.evaluation.session import PATIENCE
 
 NANO = ("--model", "nano", "--max-tokens", "16")
 

@@ -13,10 +13,10 @@ from test_recovery import CALL, OTHER, episode, message
 from fission_grpo.errors import ConfigError, DataError
 from fission_grpo.evaluation.clusters import ClusterCounts, estimate, interval_of, paired_change, swap_test
 from fission_grpo.evaluation.compare_runs import compare_runs, load_run
-from fission_grpo.evaluation.contrast import contrast, pair
+from fission_grpo.evaluation.heldout import Evaluation
+from fission_grpo.evaluation.paired import contrast, pair
 from fission_grpo.evaluation.records import EpisodeRecord, write_records
 from fission_grpo.evaluation.recovery import ACCURACY, err
-from fission_grpo.evaluation.runner import Evaluation
 from fission_grpo.evaluation.statistics import Interval, sign_test, wilson
 from fission_grpo.report.benchmark import benchmark_sections, class_table
 from fission_grpo.report.contrasts import comparison_markdown

@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 import fission_grpo
-from fission_grpo.agents.client import EndpointSettings
+from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
+from fission_grpo.algorithm.source import FissionSettings
+from fission_grpo.client.chat import EndpointSettings
 from fission_grpo.config import (
     RunSettings,
     SimulatorName,
@@ -21,17 +23,15 @@ from fission_grpo.config import (
     written_names,
 )
 from fission_grpo.errors import ConfigError
-from fission_grpo.fission.source import FissionSettings
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.recipes import Recipe, load_recipe
 from fission_grpo.recipes.arms import Arm, apply_arm
-from fission_grpo.rewards import DecisionReward, EpisodeReward
 from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.settings import Settings
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
 from fission_grpo.tasks.training_set import SyntheticSettings
-from fission_grpo.trainer import TrainerSettings
+from fission_grpo.training.trainer import TrainerSettings
 
 
 def settings_file(tmp_path: Path, text: str) -> Path:

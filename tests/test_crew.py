@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fission_grpo.crew import Crew, Job, work
+from fission_grpo.commands.worker_pool import Crew, Job, work
 from fission_grpo.errors import FissionError
 
 
@@ -110,7 +110,7 @@ def test_a_training_that_is_ended_saves_first(tmp_path: Path) -> None:
     """It takes the signal as a request, as `Interruption` does."""
     code = (
         "import pathlib, time\n"
-        "from fission_grpo.interruption import Interruption\n"
+        "from fission_grpo.run.interruption import Interruption\n"
         "with Interruption() as asked:\n"
         f"    pathlib.Path({str(tmp_path / 'training')!r}).touch()\n"
         "    while not asked(): time.sleep(0.01)\n"

@@ -9,10 +9,10 @@ import pytest
 from tiny_policies import hidden_task, tasks
 
 from fission_grpo.chat.parse import assistant_message
-from fission_grpo.environments.bfcl import BfclEnvironment
+from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.environments.dialogue import remaining_gold
 from fission_grpo.tasks.dialogue import Moment, continuations, decision_points, moments, premature_calls
-from fission_grpo.tasks.synthesis import Mixture, synthesise
+from fission_grpo.tasks.synthesis.generator import Mixture, synthesise
 from fission_grpo.types import Message, Task, ToolCall
 
 USER: Message = {"role": "user", "content": "go on"}

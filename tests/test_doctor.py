@@ -12,9 +12,9 @@ from chat_tokenizers import (
     byte_tokenizer,
 )
 
+from fission_grpo.chat.doctor import Finding, Status, diagnose
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.templates import chat_template
-from fission_grpo.doctor import Finding, Status, diagnose
 from fission_grpo.errors import ConfigError
 
 

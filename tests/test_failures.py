@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fission_grpo.failures import Fault, find_failure
+from fission_grpo.algorithm.failures import Fault, find_failure
 from fission_grpo.types import (
     Completion,
     ErrorClass,

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from tiny_contexts import TEMPLATE, context
 from tiny_policies import DONE, WORLDS, LetterByLetter, chat, fails_alone, say, script, scripted, tasks
 
-from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
+from fission_grpo.algorithm.buffer import LifoBuffer
+from fission_grpo.algorithm.context import CorrectiveContext, Origin
+from fission_grpo.algorithm.groups import Group
+from fission_grpo.algorithm.judge import Judge
+from fission_grpo.algorithm.source import FissionSettings, FissionSource
+from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.errors import EnvironmentFault, SimulatorError
-from fission_grpo.fission.buffer import LifoBuffer
-from fission_grpo.fission.context import CorrectiveContext, Origin
-from fission_grpo.fission.source import FissionSettings, FissionSource
-from fission_grpo.groups import Group
-from fission_grpo.judge import Judge
 from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.policy.scripted import ScriptedPolicy
 from fission_grpo.rollout import Horizon, Start, Trajectory, Worlds, open_task, rollout

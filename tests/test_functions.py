@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fission_grpo.environments.check import CHECKS, check_environment
-from fission_grpo.environments.digest import digest
-from fission_grpo.environments.functions import FunctionEnvironment, classify_words
+from fission_grpo.environments.functions.digest import digest
+from fission_grpo.environments.functions.environment import FunctionEnvironment, classify_words
+from fission_grpo.environments.functions.worker import MOST_STUCK, Overrun, Worker
 from fission_grpo.environments.limits import CallLimits
-from fission_grpo.environments.worker import MOST_STUCK, Overrun, Worker
 from fission_grpo.errors import ConfigError, EnvironmentFault, ToolError
 from fission_grpo.types import ErrorClass, Message, OutcomeKind, Task, ToolCall, Verdict, World
 
@@ -596,8 +596,8 @@ def test_bad_schemas_and_accepted_mistakes_are_found_out() -> None:
 
 def test_the_official_worlds_pass_every_check() -> None:
     pytest.importorskip("bfcl_eval")
-    from fission_grpo.environments.bfcl import BfclEnvironment
-    from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
+    from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
+    from fission_grpo.environments.bfcl.environment import BfclEnvironment
 
     for entry in bfcl_entries(BfclCategory.BASE)[::40]:
         assert check_environment(BfclEnvironment(), entry) == []

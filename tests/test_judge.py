@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import pytest
 from tiny_policies import DONE, WORLDS, chat, say, scripted
 
-from fission_grpo.judge import Judge, gold_ahead
+from fission_grpo.algorithm.judge import Judge, gold_ahead
 from fission_grpo.policy.base import Sampling
 from fission_grpo.rollout import Horizon, Trajectory, open_task, rollout
 from fission_grpo.tasks.dialogue import decision_points
-from fission_grpo.tasks.synthesis import Mixture, synthesise
+from fission_grpo.tasks.synthesis.generator import Mixture, synthesise
 from fission_grpo.types import Task, ToolCall
 
 (TASK,) = synthesise(

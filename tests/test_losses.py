@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from fission_grpo.losses import (
+from fission_grpo.algorithm.losses import (
     DAPO,
     DR_GRPO,
     GRPO,

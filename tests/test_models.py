@@ -17,7 +17,7 @@ from fission_grpo.models.catalog import LoadedModel, find_model, load_policy_mod
 from fission_grpo.models.folder import load_trained_weights, save_trained_weights
 from fission_grpo.models.lora import LoraSettings, add_lora
 from fission_grpo.policy.base import Sampling
-from fission_grpo.policy.hf import HFPolicy
+from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.types import FinishReason
 
 IDS = torch.arange(20)[None]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from fission_grpo.models import build_nano
 from fission_grpo.models.catalog import find_model, load_policy_model
 from fission_grpo.models.nano import CONTROL, copy_accuracy, fresh_model, parameter_count, sharpen_copying
-from fission_grpo.supervised import gold_dialogue
+from fission_grpo.recipes import build_nano
+from fission_grpo.training.supervised import gold_dialogue
 
 FOLDER = find_model("nano").folder
 SLACK = 2e-3

@@ -25,13 +25,13 @@ from tiny_runs import (
     weights,
 )
 
+from fission_grpo.algorithm.offline import OfflineSource
+from fission_grpo.algorithm.pool import ContextPool
+from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.evaluation.dead_groups import count_dead_groups, group_outcome
-from fission_grpo.fission.offline import OfflineSource
-from fission_grpo.fission.pool import ContextPool
-from fission_grpo.fission.source import FissionSettings
 from fission_grpo.report.tables import budget_table
-from fission_grpo.run_folder import read_jsonl
-from fission_grpo.trainer import Trainer
+from fission_grpo.run.folder import read_jsonl
+from fission_grpo.training.trainer import Trainer
 
 POOL = OFFLINE.pool
 ONLINE = FISSION.model_copy(update={"trigger": 1})

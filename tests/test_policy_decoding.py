@@ -12,7 +12,7 @@ from test_policy_hf import NEVER, PAD, VOCABULARY, naive_greedy, tokens
 from tiny_policies import tiny_model
 
 from fission_grpo.policy.base import Context, Sampling
-from fission_grpo.policy.hf import HFPolicy
+from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.types import Completion
 
 EOS = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fission_grpo.policy.guesses import ORDERS, REACH, Guesses
+from fission_grpo.policy.local.speculation import ORDERS, REACH, Guesses
 
 SENTENCE = (11, 12, 13, 14, 15, 16, 17, 18)
 

@@ -13,12 +13,12 @@ from tiny_policies import FAMILIES, chat, naive_logprobs, tasks, tiny_model
 
 from fission_grpo.errors import PolicyError
 from fission_grpo.policy.base import Context, Sampling
-from fission_grpo.policy.draw import draw
-from fission_grpo.policy.guesses import Guesses
-from fission_grpo.policy.hf import HFPolicy
-from fission_grpo.policy.reader import WORTH_WAITING, GenerationCount
+from fission_grpo.policy.local.forward import WORTH_WAITING, GenerationCount
+from fission_grpo.policy.local.hf_policy import HFPolicy
+from fission_grpo.policy.local.sampling import draw
+from fission_grpo.policy.local.speculation import Guesses
 from fission_grpo.policy.scripted import ScriptedPolicy
-from fission_grpo.tree import build_forest
+from fission_grpo.tree.prefix_tree import build_forest
 from fission_grpo.types import FinishReason
 
 VOCABULARY = 64

@@ -15,9 +15,9 @@ from test_policy_hf import NEVER, PAD, VOCABULARY, naive_greedy, tokens
 from tiny_policies import FAMILIES, tiny_model
 
 from fission_grpo.policy.base import Sampling
-from fission_grpo.policy.hf import HFPolicy
-from fission_grpo.policy.reader import Reader
-from fission_grpo.policy.roofline import Roofline
+from fission_grpo.policy.local.cost_model import Roofline
+from fission_grpo.policy.local.forward import Reader
+from fission_grpo.policy.local.hf_policy import HFPolicy
 
 GREEDY = Sampling(max_tokens=6, temperature=0.0)
 

@@ -7,7 +7,7 @@ from tiny_policies import tiny_model
 from transformers import GPT2Config
 
 from fission_grpo.models.catalog import load_policy_model
-from fission_grpo.policy.roofline import MACHINES, Roofline, cached_numbers
+from fission_grpo.policy.local.cost_model import MACHINES, Roofline, cached_numbers
 
 
 def test_by_hand() -> None:

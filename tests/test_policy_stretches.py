@@ -11,11 +11,11 @@ from test_policy_hf import PAD, VOCABULARY, tokens
 from test_policy_memory import assert_of_one_text
 from tiny_policies import FAMILIES, tiny_model
 
-from fission_grpo.policy import attention
-from fission_grpo.policy.memory import PrefixMemory
-from fission_grpo.policy.reader import Reader
-from fission_grpo.policy.roofline import Roofline
+from fission_grpo.policy.local.cost_model import Roofline
+from fission_grpo.policy.local.forward import Reader
+from fission_grpo.policy.local.prefix_cache import PrefixMemory
 from fission_grpo.policy.stretches import Stretch, stretches
+from fission_grpo.tree import tree_attention
 
 WIDTHS = st.lists(st.integers(1, 50), min_size=1, max_size=20)
 
@@ -46,9 +46,9 @@ def test_every_row_once_as_wide_as_it_needs_and_never_dearer_than_all_at_once(wi
 def test_logits_are_those_of_one_text(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows behind prompts of several lengths, with a few queries (folded heads) and with many."""
     taken: list[int] = []
-    attend = attention.scaled_dot_product_attention
+    attend = tree_attention.scaled_dot_product_attention
     monkeypatch.setattr(
-        attention, "scaled_dot_product_attention", lambda *args, **named: taken.append(0) or attend(*args, **named)
+        tree_attention, "scaled_dot_product_attention", lambda *args, **named: taken.append(0) or attend(*args, **named)
     )
     monkeypatch.setattr(Roofline, "call_of_attention", lambda self: 0.0)
     model = tiny_model(family, vocabulary=VOCABULARY)

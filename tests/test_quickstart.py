@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fission_grpo.crew import Job
-from fission_grpo.quickstart import Plan, jobs, run
+from fission_grpo.commands.quickstart import Plan, jobs, run
+from fission_grpo.commands.worker_pool import Job
 
 
 def arguments(job: Job) -> tuple[str, ...]:

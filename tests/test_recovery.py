@@ -11,14 +11,14 @@ from bfcl_agents import ScriptedAgent, by_scenario, giving_up, gold, stumbling, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fission_grpo.environments.bfcl_entries import bfcl_entries
+from fission_grpo.environments.bfcl.entries import bfcl_entries
 from fission_grpo.evaluation import recovery as r
-from fission_grpo.evaluation.bfcl.episode import Handover, play_entry
 from fission_grpo.evaluation.bfcl.records import as_episode
 from fission_grpo.evaluation.clusters import category_of, estimate
 from fission_grpo.evaluation.events import Fate, Follow, error_events
-from fission_grpo.evaluation.flight import fly
+from fission_grpo.evaluation.interleave import fly
 from fission_grpo.evaluation.metrics import measure
+from fission_grpo.evaluation.protocols.bfcl import Handover, play_entry
 from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord, from_line, to_line
 from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.types import (

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fission_grpo.rewards import DecisionReward, EpisodeReward, count_repeats
-from fission_grpo.similarity import ALMOST, argument_score, call_key, equal, value_score
+from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward, count_repeats
+from fission_grpo.call_matching import ALMOST, argument_score, call_key, equal, value_score
 from fission_grpo.types import (
     Completion,
     ErrorClass,

@@ -10,17 +10,17 @@ import pytest
 import torch
 from tiny_policies import DONE, WORLDS, LetterByLetter, chat, hidden_task, say, script, scripted, tasks
 
-from fission_grpo.batch import TrainingBatch
+from fission_grpo.algorithm.batch import TrainingBatch
+from fission_grpo.algorithm.failures import Fault
+from fission_grpo.algorithm.groups import Group
+from fission_grpo.algorithm.judge import Judge
+from fission_grpo.algorithm.losses import GRPO
 from fission_grpo.environments.base import Snapshot
-from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
+from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.errors import ConfigError, EnvironmentFault
-from fission_grpo.failures import Fault
-from fission_grpo.groups import Group
-from fission_grpo.judge import Judge
-from fission_grpo.losses import GRPO
 from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.rollout import Horizon, Start, Trajectory, Worlds, open_task, rollout
-from fission_grpo.tasks.synthesis import Mixture, synthesise
+from fission_grpo.tasks.synthesis.generator import Mixture, synthesise
 from fission_grpo.types import (
     EndReason,
     ErrorClass,

@@ -15,17 +15,17 @@ from scripted_server import Behaviour, Handler, Scripted, good, reset, serving
 from test_simulator_fallback import EXPLICIT, SILENT, says
 from tiny_runs import buffer_of, fingerprint, finish, metrics, tiny_run, warm_model, weights
 
-from fission_grpo.agents.client import EndpointSettings
-from fission_grpo.fission.source import FissionSettings
-from fission_grpo.policy.reference import Reference
-from fission_grpo.run_folder import read_jsonl
-from fission_grpo.simulator.asking import ask, is_remote
-from fission_grpo.simulator.cache import CacheMode
+from fission_grpo.algorithm.source import FissionSettings
+from fission_grpo.client.chat import EndpointSettings
+from fission_grpo.run.folder import read_jsonl
+from fission_grpo.simulator.answer_cache import CacheMode
+from fission_grpo.simulator.background import ask, is_remote
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings, EndpointWriter
-from fission_grpo.simulator.fallback import GuardedSimulator
-from fission_grpo.simulator.question import Draft, NoDraft, Question
+from fission_grpo.simulator.guarded import GuardedSimulator
+from fission_grpo.simulator.prompts import Draft, NoDraft, Question
 from fission_grpo.simulator.rules import RulesSimulator
-from fission_grpo.trainer import Trainer
+from fission_grpo.training.trainer import Trainer
+from fission_grpo.tree.reference import Reference
 
 FISSION = FissionSettings(contexts=2, group_size=3, per_group=2)
 TEXT = "the runtime does not take this call"

@@ -11,12 +11,12 @@ import pytest
 from scripted_server import Scripted, answer, completion, endless, good, hang, hang_up, html, reset, serving, trickle
 from test_simulator_fallback import EXPLICIT, SILENT, WRONG, case
 
-from fission_grpo.agents.client import EndpointSettings
+from fission_grpo.client.chat import EndpointSettings
 from fission_grpo.errors import ConfigError
+from fission_grpo.simulator.answer_cache import CacheMode
 from fission_grpo.simulator.base import Case, Fallback
-from fission_grpo.simulator.cache import CacheMode
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings, EndpointWriter, endpoint_simulator
-from fission_grpo.simulator.fallback import GuardedSimulator
+from fission_grpo.simulator.guarded import GuardedSimulator
 from fission_grpo.types import ErrorClass, ToolCall
 
 KEY = "sk-very-secret-0123456789"

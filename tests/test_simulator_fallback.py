@@ -10,8 +10,8 @@ import pytest
 
 from fission_grpo.errors import PolicyError
 from fission_grpo.simulator.base import Case, Cost, FailedCall, Fallback, Leakage, case_of, diagnose
-from fission_grpo.simulator.fallback import GuardedSimulator
-from fission_grpo.simulator.question import Draft, NoDraft, PromptStyle, Question, cleaned, prompt_of
+from fission_grpo.simulator.guarded import GuardedSimulator
+from fission_grpo.simulator.prompts import Draft, NoDraft, PromptStyle, Question, cleaned, prompt_of
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.simulator.static import STATIC_TEXT
 from fission_grpo.types import ErrorClass, OutcomeKind, ParsedMessage, ParseFailure, ParseFailureKind, Task, ToolCall

@@ -14,17 +14,17 @@ from tiny_policies import chat, scripted
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import load_policy_model
 from fission_grpo.models.lora import LoraSettings
-from fission_grpo.simulator.audit import audit, measure, misleads, said_class, template
 from fission_grpo.simulator.base import Fallback
-from fission_grpo.simulator.fallback import GuardedSimulator
-from fission_grpo.simulator.fresh import fresh_tokenizer
+from fission_grpo.simulator.guarded import GuardedSimulator
 from fission_grpo.simulator.model import ModelSimulatorSettings, ModelWriter, model_simulator, style_of
 from fission_grpo.simulator.passthrough import PassthroughSimulator
-from fission_grpo.simulator.question import PromptStyle
-from fission_grpo.simulator.records import RecordSplit, SimulatorRecord
+from fission_grpo.simulator.prompts import PromptStyle
 from fission_grpo.simulator.rules import RulesSimulator
-from fission_grpo.simulator.train import SimulatorTrainingSettings, train_simulator, training_row
-from fission_grpo.simulator.try_all import FREE, try_all
+from fission_grpo.simulator_lab.audit import audit, measure, misleads, said_class, template
+from fission_grpo.simulator_lab.finetune import SimulatorTrainingSettings, train_simulator, training_row
+from fission_grpo.simulator_lab.fresh_base import fresh_tokenizer
+from fission_grpo.simulator_lab.records import RecordSplit, SimulatorRecord
+from fission_grpo.simulator_lab.side_by_side import FREE, try_all
 from fission_grpo.types import ErrorClass, ToolCall
 
 

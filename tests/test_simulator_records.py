@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from fission_grpo.environments.bfcl import BfclEnvironment
+from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.errors import ConfigError, DataError
 from fission_grpo.simulator.base import ErrorSimulator
-from fission_grpo.simulator.data import SPLITS, RecordSettings, policy_failures, simulator_records, spoiled_calls
-from fission_grpo.simulator.records import (
+from fission_grpo.simulator_lab.corpus import SPLITS, RecordSettings, policy_failures, simulator_records, spoiled_calls
+from fission_grpo.simulator_lab.records import (
     WORLD,
     RecordOrigin,
     RecordSplit,
@@ -26,7 +26,7 @@ from fission_grpo.simulator.records import (
     taught_leaks,
     write_records,
 )
-from fission_grpo.tasks.families import APIS, HELDOUT_APIS
+from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS
 from fission_grpo.types import ErrorClass
 
 SMALL = RecordSettings(count=40, tasks_per_api=4, apis=("TicketAPI", "MessageAPI"))
@@ -167,7 +167,7 @@ def test_a_policys_own_failures_become_records(tmp_path: Path) -> None:
     run.mkdir()
     (run / "config.yaml").write_text(json.dumps({"synthetic": task_settings}), encoding="utf-8")
     from fission_grpo.chat.parse import render_call
-    from fission_grpo.tasks.synthesis import synthesise
+    from fission_grpo.tasks.synthesis.generator import synthesise
     from fission_grpo.types import ToolCall
 
     task = synthesise(3, 3, apis=("TicketAPI",))[0]

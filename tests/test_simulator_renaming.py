@@ -13,9 +13,9 @@ from test_simulator_records import records
 from fission_grpo.environments.schema import call_problems
 from fission_grpo.simulator.fault_fields import NAME, fields_at_fault, names_field
 from fission_grpo.simulator.findings import findings
-from fission_grpo.simulator.question import PromptStyle, Question, prompt_of
-from fission_grpo.simulator.records import SimulatorRecord, check_records, taught_leaks, write_records
-from fission_grpo.simulator.renaming import Coiner, renamed, renamed_records
+from fission_grpo.simulator.prompts import PromptStyle, Question, prompt_of
+from fission_grpo.simulator_lab.records import SimulatorRecord, check_records, taught_leaks, write_records
+from fission_grpo.simulator_lab.renaming import Coiner, renamed, renamed_records
 from fission_grpo.types import ErrorClass, OutcomeKind, ToolCall, ToolOutcome
 
 

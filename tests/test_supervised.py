@@ -11,12 +11,12 @@ from transformers import MistralConfig, MistralForCausalLM
 from fission_grpo.chat.parse import assistant_message
 from fission_grpo.errors import ConfigError
 from fission_grpo.policy.base import Sampling
-from fission_grpo.policy.hf import HFPolicy
-from fission_grpo.policy.scoring import TokenRow
+from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.rollout import Horizon, open_task, rollout
-from fission_grpo.supervised import SupervisedSettings, gold_dialogue, next_message, supervise
 from fission_grpo.tasks.dialogue import DONE
-from fission_grpo.tasks.synthesis import Mixture, synthesise
+from fission_grpo.tasks.synthesis.generator import Mixture, synthesise
+from fission_grpo.training.supervised import SupervisedSettings, gold_dialogue, next_message, supervise
+from fission_grpo.tree.logprobs import TokenRow
 from fission_grpo.types import Task
 
 (TWO_TURNS,) = synthesise(

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fission_grpo.environments.bfcl import BfclEnvironment
-from fission_grpo.tasks.chains import chain_of
+from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.tasks.corruption import Corruption, corrupt
 from fission_grpo.tasks.dialogue import (
     Moment,
@@ -20,8 +19,9 @@ from fission_grpo.tasks.dialogue import (
     moments,
     premature_calls,
 )
+from fission_grpo.tasks.gold_chain import chain_of
 from fission_grpo.tasks.probe import ProbeItem, ProbeKind, probe_items
-from fission_grpo.tasks.synthesis import Mixture, synthesise
+from fission_grpo.tasks.synthesis.generator import Mixture, synthesise
 from fission_grpo.types import ErrorClass, Task, ToolCall
 
 

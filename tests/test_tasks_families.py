@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
-from fission_grpo.environments.bfcl import BfclEnvironment
-from fission_grpo.tasks.families import APIS, HELDOUT_APIS, OPTIONAL_APIS, SEEN_APIS
-from fission_grpo.tasks.families.base import Family, Scene, Unfit, Wordings, literal
-from fission_grpo.tasks.synthesis import synthesise
+from fission_grpo.environments.bfcl.environment import BfclEnvironment
+from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS, OPTIONAL_APIS, SEEN_APIS
+from fission_grpo.tasks.synthesis.families.family import Family, Scene, Unfit, Wordings, literal
+from fission_grpo.tasks.synthesis.generator import synthesise
 from fission_grpo.types import OutcomeKind, Task, ToolCall
 
 FAMILIES = [pytest.param(api, family, id=f"{api}-{family.name}") for api in APIS for family in APIS[api].families]

@@ -12,9 +12,9 @@ import pytest
 from fission_grpo.errors import ConfigError, DataError
 from fission_grpo.tasks.dialogue import decision_points
 from fission_grpo.tasks.jsonl import read_tasks, record_of, write_tasks
-from fission_grpo.tasks.overlap import Shared, official_overlap, overlap
 from fission_grpo.tasks.probe import probe_items
-from fission_grpo.tasks.synthesis import Mixture, synthesise
+from fission_grpo.tasks.synthesis.generator import Mixture, synthesise
+from fission_grpo.tasks.synthesis.overlap import Shared, official_overlap, overlap
 from fission_grpo.types import Task
 
 TOOL = {
@@ -213,7 +213,7 @@ def test_overlap_finds_what_it_is_for(tasks: list[Task]) -> None:
 
 
 def test_an_official_entry_overlaps_with_itself() -> None:
-    from fission_grpo.environments.bfcl_entries import bfcl_entries
+    from fission_grpo.environments.bfcl.entries import bfcl_entries
 
     entry = bfcl_entries("base")[0]
     offences = official_overlap([entry])

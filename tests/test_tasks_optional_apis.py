@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from fission_grpo.environments.bfcl import BFCL, BfclEnvironment, bfcl_tools
-from fission_grpo.tasks.chains import canonical, proves_itself
+from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment, bfcl_tools
 from fission_grpo.tasks.dialogue import premature_calls
-from fission_grpo.tasks.families import OPTIONAL_APIS, SEEN_APIS
-from fission_grpo.tasks.families.arithmetic import IMPERIAL, LENGTHS
-from fission_grpo.tasks.families.base import call
-from fission_grpo.tasks.families.travel import DOLLAR
-from fission_grpo.tasks.families.travel_world import AIRPORTS, ROUTES
-from fission_grpo.tasks.overlap import official_overlap
-from fission_grpo.tasks.synthesis import Mixture, synthesise
+from fission_grpo.tasks.gold_chain import canonical, proves_itself
+from fission_grpo.tasks.synthesis.families import OPTIONAL_APIS, SEEN_APIS
+from fission_grpo.tasks.synthesis.families.arithmetic import IMPERIAL, LENGTHS
+from fission_grpo.tasks.synthesis.families.family import call
+from fission_grpo.tasks.synthesis.families.travel import DOLLAR
+from fission_grpo.tasks.synthesis.families.travel_world import AIRPORTS, ROUTES
+from fission_grpo.tasks.synthesis.generator import Mixture, synthesise
+from fission_grpo.tasks.synthesis.overlap import official_overlap
 from fission_grpo.types import OutcomeKind, Task, ToolCall, ToolOutcome, World
 
 ALONE = Mixture(two_parts=(0.0, 0.0))

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fission_grpo.environments.bfcl import BfclEnvironment, bfcl_tools
+from fission_grpo.environments.bfcl.environment import BfclEnvironment, bfcl_tools
 from fission_grpo.environments.schema import call_problems
 from fission_grpo.errors import ConfigError
-from fission_grpo.tasks.chains import canonical, chain_of, fingerprint, proves_itself, replays, texts_of
 from fission_grpo.tasks.dialogue import premature_calls
-from fission_grpo.tasks.families import HELDOUT_APIS, SEEN_APIS
-from fission_grpo.tasks.overlap import CALLS, Shared, official_overlap, overlap
-from fission_grpo.tasks.synthesis import Mixture, Split, synthesise
+from fission_grpo.tasks.gold_chain import canonical, chain_of, fingerprint, proves_itself, replays, texts_of
+from fission_grpo.tasks.synthesis.families import HELDOUT_APIS, SEEN_APIS
+from fission_grpo.tasks.synthesis.generator import Mixture, Split, synthesise
+from fission_grpo.tasks.synthesis.overlap import CALLS, Shared, official_overlap, overlap
 from fission_grpo.types import ErrorClass, Task, ToolCall
 
 EPISODES = Mixture(two_turns=0.3)

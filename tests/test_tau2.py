@@ -21,11 +21,11 @@ from tau2_official_run import official_system_prompt, official_tools
 
 from fission_grpo.environments.check import check_environment
 from fission_grpo.environments.limits import CallLimits
-from fission_grpo.environments.tau2 import Tau2Environment
-from fission_grpo.environments.tau2_entries import solo_prompt, tau2_entries
-from fission_grpo.environments.tau2_official import Tau2Split, split_ids
-from fission_grpo.environments.tau2_outcomes import classify_tau2
-from fission_grpo.environments.tau2_world import tau2_tools
+from fission_grpo.environments.tau2.entries import solo_prompt, tau2_entries
+from fission_grpo.environments.tau2.environment import Tau2Environment
+from fission_grpo.environments.tau2.official import Tau2Split, split_ids
+from fission_grpo.environments.tau2.outcomes import classify_tau2
+from fission_grpo.environments.tau2.world import tau2_tools
 from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.types import ErrorClass, OutcomeKind, Task, ToolCall, World
 
@@ -323,8 +323,8 @@ def test_impossible_tasks_say_so() -> None:
 def test_the_import_is_light_and_silent(tmp_path: Any) -> None:
     source = (
         "import os, sys\n"
-        "from fission_grpo.environments.tau2 import Tau2Environment\n"
-        "from fission_grpo.environments.tau2_entries import tau2_entries\n"
+        "from fission_grpo.environments.tau2.environment import Tau2Environment\n"
+        "from fission_grpo.environments.tau2.entries import tau2_entries\n"
         "world = Tau2Environment(); world.reset(tau2_entries()[0])\n"
         "for call in tau2_entries()[0].gold[0]: world.execute(call)\n"
         "heavy = {'litellm', 'pandas', 'fastapi', 'redis', 'tabulate', 'torch'} & set(sys.modules)\n"

@@ -20,14 +20,14 @@ from tau2_official_run import official_run
 from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
 from fission_grpo.agents.choice import AgentChoice
 from fission_grpo.chat.parse import assistant_message
-from fission_grpo.environments.tau2_entries import solo_prompt, tau2_entries
+from fission_grpo.commands.tau2 import Tau2Settings, evaluate_tau2
+from fission_grpo.environments.tau2.entries import solo_prompt, tau2_entries
 from fission_grpo.errors import ConfigError, PolicyError
 from fission_grpo.evaluation.events import Fate, error_events
+from fission_grpo.evaluation.protocols.tau2 import SoloLimits, SoloPrompt, play_ticket
 from fission_grpo.evaluation.records import EpisodeRecord, from_line, to_line
-from fission_grpo.evaluation.tau2.command import Tau2Settings, evaluate_tau2
-from fission_grpo.evaluation.tau2.episode import SoloLimits, SoloPrompt, play_ticket
 from fission_grpo.evaluation.tau2.run import run_tickets
-from fission_grpo.evaluation.tau2.score import official_end, score
+from fission_grpo.evaluation.tau2_score import official_end, score
 from fission_grpo.types import EndReason, FinishReason, ParseFailure, ParseFailureKind, Task, ToolCall
 
 STATUS = ToolCall(name="check_status_bar", arguments={})

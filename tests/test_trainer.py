@@ -38,21 +38,21 @@ from tiny_runs import (
     weights,
 )
 
+from fission_grpo.algorithm.rewards import DecisionReward
+from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.chat.parse import parse_message, render_call
-from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
+from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.errors import ConfigError, EnvironmentFault, FissionError
-from fission_grpo.fission.source import FissionSettings
 from fission_grpo.models.lora import LoraSettings, add_lora
 from fission_grpo.policy.base import Sampling
-from fission_grpo.policy.hf import HFPolicy
-from fission_grpo.rewards import DecisionReward
+from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.rollout import Horizon, RolloutSettings
-from fission_grpo.run_folder import RunFolder, read_jsonl
+from fission_grpo.run.folder import RunFolder, read_jsonl
 from fission_grpo.seeds import derive
 from fission_grpo.simulator.base import ErrorSimulator
 from fission_grpo.simulator.passthrough import PassthroughSimulator
 from fission_grpo.simulator.static import StaticSimulator
-from fission_grpo.trainer import Trainer
+from fission_grpo.training.trainer import Trainer
 from fission_grpo.types import Task, ToolCall, ToolOutcome, Turn
 
 

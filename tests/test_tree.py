@@ -17,12 +17,12 @@ from peft import LoraConfig, get_peft_model
 from tiny_policies import FAMILIES, naive_logprobs, tiny_model
 from torch import Tensor
 
+from fission_grpo.algorithm.losses import DAPO, DR_GRPO, GRPO, Objective, policy_loss, token_weights
 from fission_grpo.errors import ConfigError
-from fission_grpo.losses import DAPO, DR_GRPO, GRPO, Objective, policy_loss, token_weights
 from fission_grpo.models.recomputation import recompute_layers
-from fission_grpo.policy.attention import Shape, pieces
-from fission_grpo.policy.scoring import Family, TokenRow, score, separate, share_prefixes, token_scores
-from fission_grpo.tree import build_forest, joined, pack, split
+from fission_grpo.tree.logprobs import Family, TokenRow, score, separate, share_prefixes, token_scores
+from fission_grpo.tree.prefix_tree import build_forest, joined, pack, split
+from fission_grpo.tree.tree_attention import Shape, pieces
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7), min_size=1, max_size=8)
 VOCABULARY = 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fission_grpo.fission.context import CorrectiveContext, Origin
+from fission_grpo.algorithm.context import CorrectiveContext, Origin
 from fission_grpo.simulator.base import Feedback
 from fission_grpo.types import ErrorClass, Task
 

@@ -13,18 +13,18 @@ import torch
 from accelerate import Accelerator
 from tiny_policies import WORLDS, chat, gold_message, in_double_precision, tasks, tiny_model
 
+from fission_grpo.algorithm.context import CorrectiveContext
+from fission_grpo.algorithm.judge import Judge
+from fission_grpo.algorithm.offline import fission_source
+from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.chat.transcript import Transcript
-from fission_grpo.fission.context import CorrectiveContext
-from fission_grpo.fission.offline import fission_source
-from fission_grpo.fission.source import FissionSettings
-from fission_grpo.judge import Judge
-from fission_grpo.policy.scoring import TokenRow
 from fission_grpo.rollout import RolloutSettings, Worlds
-from fission_grpo.run_folder import RunFolder, read_jsonl, write_text
+from fission_grpo.run.folder import RunFolder, read_jsonl, write_text
 from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
 from fission_grpo.simulator.rules import RulesSimulator
-from fission_grpo.supervised import SupervisedSettings, gold_dialogue, supervise
-from fission_grpo.trainer import StepReport, Trainer, TrainerSettings
+from fission_grpo.training.supervised import SupervisedSettings, gold_dialogue, supervise
+from fission_grpo.training.trainer import StepReport, Trainer, TrainerSettings
+from fission_grpo.tree.logprobs import TokenRow
 from fission_grpo.types import Completion, FinishReason, Task
 
 TASKS = tasks()[:6]

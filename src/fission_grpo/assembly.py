@@ -13,33 +13,33 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from fission_grpo.algorithm.judge import Judge
+from fission_grpo.algorithm.offline import fission_source
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.config import RunSettings, SimulatorName
-from fission_grpo.demonstrations import CLEAN_SHARE, demonstration_rows
-from fission_grpo.environments.bfcl import BFCL, BfclEnvironment
+from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.environments.check import check_environment
-from fission_grpo.environments.imported import imported_worlds
+from fission_grpo.environments.functions.imported import imported_worlds
 from fission_grpo.errors import ConfigError, EnvironmentFault
-from fission_grpo.fission.offline import fission_source
-from fission_grpo.judge import Judge
 from fission_grpo.models.catalog import find_model, load_policy_model
 from fission_grpo.models.folder import save_trained_weights
 from fission_grpo.models.lora import add_lora
-from fission_grpo.policy.hf import context_window
+from fission_grpo.policy.local.hf_policy import context_window
 from fission_grpo.progress import progress
 from fission_grpo.rollout import Horizon, Worlds, new_world, render_prompts
-from fission_grpo.run_folder import RunFolder
+from fission_grpo.run.folder import RunFolder
 from fission_grpo.seeds import derive
 from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
 from fission_grpo.simulator.endpoint import endpoint_simulator
-from fission_grpo.simulator.fallback import GuardedSimulator
+from fission_grpo.simulator.guarded import GuardedSimulator
 from fission_grpo.simulator.model import model_simulator
 from fission_grpo.simulator.passthrough import PassthroughSimulator
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.simulator.static import StaticSimulator
-from fission_grpo.supervised import SupervisedSettings, supervise
 from fission_grpo.tasks.training_set import SYNTHETIC, training_set
-from fission_grpo.trainer import Trainer
+from fission_grpo.training.demonstrations import CLEAN_SHARE, demonstration_rows
+from fission_grpo.training.supervised import SupervisedSettings, supervise
+from fission_grpo.training.trainer import Trainer
 from fission_grpo.types import Task
 
 WORLDS: Worlds = MappingProxyType({BFCL: BfclEnvironment})

@@ -16,17 +16,17 @@ from typing import Any, TypeAlias, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
+from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.errors import ConfigError
-from fission_grpo.fission.source import FissionSettings
 from fission_grpo.models.catalog import Precision
 from fission_grpo.models.lora import LoraSettings
-from fission_grpo.rewards import DecisionReward, EpisodeReward
 from fission_grpo.rollout import RolloutSettings
 from fission_grpo.settings import Settings
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
 from fission_grpo.tasks.training_set import SYNTHETIC, SyntheticSettings
-from fission_grpo.trainer import TrainerSettings
+from fission_grpo.training.trainer import TrainerSettings
 
 Key: TypeAlias = tuple[str, ...]
 """Path of a setting: `("trainer", "steps")` for `trainer.steps`."""

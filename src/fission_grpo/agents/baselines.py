@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue
 from fission_grpo.agents.formats import PromptFormat
 from fission_grpo.chat.parse import parse_message
-from fission_grpo.environments.outcomes import classify
+from fission_grpo.environments.bfcl.outcomes import classify
 from fission_grpo.simulator.base import ErrorSimulator, FailedCall
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.types import ErrorClass, Message, OutcomeKind, ParsedMessage, ToolCall, ToolOutcome

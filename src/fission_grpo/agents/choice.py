@@ -9,15 +9,15 @@ from accelerate import Accelerator
 
 from fission_grpo.agents.base import Agent
 from fission_grpo.agents.baselines import CuedFormat, Reader, StructuredErrors, WaitMessage, WaitPrefix
-from fission_grpo.agents.client import EndpointSettings
 from fission_grpo.agents.endpoint import EndpointAgent
 from fission_grpo.agents.formats import PromptFormat, PromptMode, make_format, require_reader
 from fission_grpo.agents.local import LocalAgent
 from fission_grpo.agents.qwen_fc import Strictness
-from fission_grpo.environments.outcomes import classify
+from fission_grpo.client.chat import EndpointSettings
+from fission_grpo.environments.bfcl.outcomes import classify
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import find_model, load_policy_model
-from fission_grpo.policy.hf import HFPolicy
+from fission_grpo.policy.local.hf_policy import HFPolicy
 
 
 class Aid(StrEnum):

@@ -14,9 +14,9 @@ from typing import Any
 import httpx2
 
 from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
-from fission_grpo.agents.client import ChatClient, ChatFault, EndpointSettings, Trouble
-from fission_grpo.agents.wire import ChatReply, ChatRequest, WireCall
 from fission_grpo.chat.parse import CLOSE, OPEN, assistant_message, call_id, parse_message
+from fission_grpo.client.chat import ChatClient, ChatFault, EndpointSettings, Trouble
+from fission_grpo.client.wire import ChatReply, ChatRequest, WireCall
 from fission_grpo.seeds import derive
 from fission_grpo.types import Message, Tool
 

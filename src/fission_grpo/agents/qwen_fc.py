@@ -21,7 +21,7 @@ from typing import Any
 
 from fission_grpo.agents.base import Answer, Dialogue
 from fission_grpo.chat.parse import CLOSE, OPEN, parse_message
-from fission_grpo.environments.bfcl_official import bfcl_documents
+from fission_grpo.environments.bfcl.official import bfcl_documents
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.types import Message, ParseFailure, ParseFailureKind, Tool, ToolCall

@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 
 from transformers import PreTrainedTokenizerBase
 
-from fission_grpo.chat import probe
+from fission_grpo.chat import template_probe
 from fission_grpo.chat.render import Renderer
 from fission_grpo.types import FinishReason, Message, Tool
 
@@ -28,14 +28,14 @@ class ChatFormat:
                 message (an `ChatTemplateError`) says which, and ends with a remedy.
         """
         self.renderer = Renderer(tokenizer)
-        self._end = probe.end_of_turn(self.renderer)
-        for require in (probe.require_tools, probe.require_prompt, probe.require_calls):
+        self._end = template_probe.end_of_turn(self.renderer)
+        for require in (template_probe.require_tools, template_probe.require_prompt, template_probe.require_calls):
             require(self.renderer)
-        probe.require_replies(self.renderer, self._end)
+        template_probe.require_replies(self.renderer, self._end)
         self.eos_id = self.renderer.control_ids[self._end]
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        self._reply = lru_cache(maxsize=1024)(lambda texts: self._suffix(probe.reply_dialogue(texts)))
-        self._user = lru_cache(maxsize=1024)(lambda text: self._suffix(probe.user_dialogue(text)))
+        self._reply = lru_cache(maxsize=1024)(lambda texts: self._suffix(template_probe.reply_dialogue(texts)))
+        self._user = lru_cache(maxsize=1024)(lambda text: self._suffix(template_probe.user_dialogue(text)))
         self._length = lru_cache(maxsize=1024)(lambda text: len(self.renderer.encode(text)))
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
@@ -74,8 +74,8 @@ class ChatFormat:
         return self._length(text)
 
     def _suffix(self, dialogue: Sequence[Message]) -> tuple[int, ...]:
-        behind = partial(probe.behind_policy, end_of_turn=self._end)
-        return tuple(self.renderer.ids(dialogue, probe.TOOLS, prompt=True, cut=behind))
+        behind = partial(template_probe.behind_policy, end_of_turn=self._end)
+        return tuple(self.renderer.ids(dialogue, template_probe.TOOLS, prompt=True, cut=behind))
 
 
 def _after(finish: FinishReason, suffix: tuple[int, ...]) -> tuple[int, ...]:

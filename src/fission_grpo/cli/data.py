@@ -23,9 +23,9 @@ def make(
     as_json: Json = False,
 ) -> None:
     """Synthesise tasks over the official BFCL classes; every one has proved itself in its world."""
-    from fission_grpo.tasks.families import SEEN_APIS
     from fission_grpo.tasks.jsonl import write_tasks
-    from fission_grpo.tasks.synthesis import Split, synthesise
+    from fission_grpo.tasks.synthesis.families import SEEN_APIS
+    from fission_grpo.tasks.synthesis.generator import Split, synthesise
 
     if split not in list(Split):
         raise ConfigError(f"unknown split {split!r}; expected {', '.join(Split)}")
@@ -45,7 +45,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Name every problem of a file at once, overlap with the official test entries included."""
-    from fission_grpo.simulator.records import check_records, looks_like_records
+    from fission_grpo.simulator_lab.records import check_records, looks_like_records
 
     if looks_like_records(file):
         kind, count, problems = "records", None, [f"{file}: {problem}" for problem in check_records(file)]
@@ -66,7 +66,7 @@ def check(
 def _check_tasks(file: Path, against: Path | None) -> tuple[int, list[str]]:
     """How many tasks there are, and what is wrong with them."""
     from fission_grpo.tasks.jsonl import read_tasks
-    from fission_grpo.tasks.overlap import official_overlap, overlap
+    from fission_grpo.tasks.synthesis.overlap import official_overlap, overlap
 
     try:
         tasks = read_tasks(file)

@@ -16,7 +16,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say whether a model's chat template is safe for training on tool dialogues, and why."""
-    from fission_grpo.doctor import Status, diagnose
+    from fission_grpo.chat.doctor import Status, diagnose
     from fission_grpo.models.catalog import load_tokenizer
 
     findings = diagnose(load_tokenizer(model, chat_template=chat_template))

@@ -54,8 +54,8 @@ def heldout(
 ) -> None:
     """Our own held-out episodes and fixed-error probes, as in the quickstart."""
     settings = read_settings(recipe, config, None, {"model": model}, ctx.args)
-    from fission_grpo.evaluation.command import evaluate_model, rates, tables
-    from fission_grpo.tasks.synthesis import Split
+    from fission_grpo.commands.heldout import evaluate_model, rates, tables
+    from fission_grpo.tasks.synthesis.generator import Split
 
     split = Split.VALIDATION if validation else Split.HELDOUT
     found = evaluate_model(settings, split=split, seed=seed, size=size)
@@ -85,8 +85,8 @@ def bfcl(
 ) -> None:
     """BFCL v4 multi-turn by the official protocol, with the official verdicts, and recovery beside accuracy."""
     from fission_grpo.agents.formats import PromptMode
-    from fission_grpo.environments.bfcl_entries import BfclCategory
-    from fission_grpo.evaluation.bfcl.command import BfclSettings, evaluate_bfcl
+    from fission_grpo.commands.bfcl import BfclSettings, evaluate_bfcl
+    from fission_grpo.environments.bfcl.entries import BfclCategory
 
     by_default = PromptMode.CHAT_TOOLS if endpoint else PromptMode.OFFICIAL_QWEN_FC
     asked = {"mode": mode or by_default, "strictness": "lenient" if lenient else "official", "aid": aid}
@@ -143,7 +143,7 @@ def probes(
 ) -> None:
     """Fixed errors on BFCL Base, and the blind spot: the same error as the model's own and as another's."""
     from fission_grpo.agents.formats import PromptMode
-    from fission_grpo.evaluation.bfcl.probes import ProbeSettings, evaluate_probes
+    from fission_grpo.commands.probes import ProbeSettings, evaluate_probes
 
     asked = {"mode": mode or PromptMode.CHAT_TOOLS, "aid": aid}
     choice = _choice(model, endpoint, asked, temperature=temperature, max_tokens=max_tokens)
@@ -173,9 +173,9 @@ def tau2(
 ) -> None:
     """TAU2 telecom in solo mode, judged by the official rules."""
     from fission_grpo.agents.formats import PromptMode
-    from fission_grpo.environments.tau2_official import Tau2Split
-    from fission_grpo.evaluation.tau2.command import Tau2Settings, evaluate_tau2
-    from fission_grpo.evaluation.tau2.episode import SoloPrompt
+    from fission_grpo.commands.tau2 import Tau2Settings, evaluate_tau2
+    from fission_grpo.environments.tau2.official import Tau2Split
+    from fission_grpo.evaluation.protocols.tau2 import SoloPrompt
 
     asked = {"mode": mode or PromptMode.CHAT_TOOLS, "aid": aid}
     settings = Tau2Settings(

@@ -37,8 +37,8 @@ def data(
     """Failed calls with what their world really said; whole APIs are held out."""
     chosen = _simulator(teacher, ctx.args)
     from fission_grpo.progress import progress
-    from fission_grpo.simulator.data import RecordSettings, simulator_records
-    from fission_grpo.simulator.records import write_records
+    from fission_grpo.simulator_lab.corpus import RecordSettings, simulator_records
+    from fission_grpo.simulator_lab.records import write_records
 
     settings = RecordSettings(seed=seed, count=count)
     with progress("records", total=len(settings.apis) + len(runs or ())) as show:
@@ -61,8 +61,8 @@ def train(
     """Fine-tune a simulator on the training split of some records."""
     from fission_grpo.config import read_overrides
     from fission_grpo.progress import progress
-    from fission_grpo.simulator.records import read_records
-    from fission_grpo.simulator.train import SimulatorTrainingSettings, train_simulator
+    from fission_grpo.simulator_lab.finetune import SimulatorTrainingSettings, train_simulator
+    from fission_grpo.simulator_lab.records import read_records
 
     given = {"model": model, "seed": seed, **_nested(read_overrides(list(ctx.args)))}
     settings = _validated(SimulatorTrainingSettings, given)
@@ -93,8 +93,8 @@ def audit(
 ) -> None:
     """What a simulator says, what it leaks, what it costs; of a learned one, also what it drafted before any net."""
     from fission_grpo.progress import progress
-    from fission_grpo.simulator.audit import audit as measure
-    from fission_grpo.simulator.records import RecordSplit, read_records
+    from fission_grpo.simulator_lab.audit import audit as measure
+    from fission_grpo.simulator_lab.records import RecordSplit, read_records
 
     if split not in list(RecordSplit):
         raise ConfigError(f"unknown split {split!r}; expected {', '.join(RecordSplit)}")
@@ -120,8 +120,8 @@ def try_(
     seed: Annotated[int, typer.Option(help="Seed of the failed call, where no file is given.")] = 0,
 ) -> None:
     """One failed call, and what each simulator says about it, side by side."""
-    from fission_grpo.simulator.records import read_records
-    from fission_grpo.simulator.try_all import FREE, sample_record, try_all
+    from fission_grpo.simulator_lab.records import read_records
+    from fission_grpo.simulator_lab.side_by_side import FREE, sample_record, try_all
 
     if records is None:
         record = sample_record(seed)

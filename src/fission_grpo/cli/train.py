@@ -26,7 +26,7 @@ from fission_grpo.recipes.arms import Arm
 
 if TYPE_CHECKING:
     from fission_grpo.config import RunSettings
-    from fission_grpo.trainer import StepReport, Trainer
+    from fission_grpo.training.trainer import StepReport, Trainer
 
 
 def train(
@@ -70,7 +70,7 @@ def supervise(
     """The strong simple baseline: supervised fine-tuning on a few error-and-fix demonstrations."""
     settings = read_settings(recipe, config, None, {"model": model}, ctx.args)
     from fission_grpo.assembly import demonstrate
-    from fission_grpo.supervised import SupervisedSettings
+    from fission_grpo.training.supervised import SupervisedSettings
 
     supervised = SupervisedSettings(seed=seed, steps=steps, learning_rate=learning_rate, tree=settings.trainer.tree)
     losses = demonstrate(settings, supervised, count=demonstrations, output=output)
@@ -96,7 +96,7 @@ def quickstart(
     unknown = [arm for arm in chosen if arm not in list(Arm)]
     if unknown:
         raise ConfigError(f"unknown arm {unknown[0]!r}; expected some of {', '.join(Arm)}")
-    from fission_grpo.quickstart import DEFAULT_ARMS, Plan, run
+    from fission_grpo.commands.quickstart import DEFAULT_ARMS, Plan, run
 
     plan = Plan(
         output=output,
@@ -112,7 +112,7 @@ def quickstart(
 
 def _config_of(output: Path | None) -> Path:
     """The settings that a run folder was started with."""
-    from fission_grpo.run_folder import RunFolder
+    from fission_grpo.run.folder import RunFolder
 
     if output is None:
         raise ConfigError("--resume needs the run folder: add --output DIR (or the --recipe and --config of the run)")
@@ -123,7 +123,7 @@ def _config_of(output: Path | None) -> Path:
 
 
 def _show_plan(settings: RunSettings, as_json: bool) -> None:
-    from fission_grpo.plan import make_plan
+    from fission_grpo.commands.dry_run import make_plan
 
     plan = make_plan(settings)
     if as_json:
@@ -136,8 +136,8 @@ def _show_plan(settings: RunSettings, as_json: bool) -> None:
 def _run(settings: RunSettings, *, resume: bool, as_json: bool) -> int:
     """Train to the end or to the first Ctrl-C; returns the exit code."""
     from fission_grpo.assembly import agreed, assemble, open_run, save_policy
-    from fission_grpo.interruption import Interruption
-    from fission_grpo.run_folder import RunFolder
+    from fission_grpo.run.folder import RunFolder
+    from fission_grpo.run.interruption import Interruption
 
     RunFolder(settings.folder).check(settings.saved(), resume=resume)
     trainer = assemble(settings)

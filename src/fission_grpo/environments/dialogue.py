@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from fission_grpo.call_matching import call_key
 from fission_grpo.errors import ConfigError
-from fission_grpo.similarity import call_key
 from fission_grpo.types import Message, Task, ToolCall
 
 

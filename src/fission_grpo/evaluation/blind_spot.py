@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
-from fission_grpo.evaluation.contrast import Contrast, Paired, contrast, pair
+from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
 from fission_grpo.evaluation.metrics import FINAL, PROBE, PROBE_ABANDON, PROBE_REPEAT
+from fission_grpo.evaluation.paired import Contrast, Paired, contrast, pair
 from fission_grpo.evaluation.records import EpisodeRecord, Probe, with_probe
 from fission_grpo.tasks.probe import ProbeItem, ProbeKind, probe_items, within_turn
 from fission_grpo.types import Task

@@ -16,12 +16,12 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.bfcl.records import as_episode
 from fission_grpo.evaluation.bfcl.records import read_records as read_bfcl
 from fission_grpo.evaluation.clusters import Estimate, category_of
-from fission_grpo.evaluation.contrast import Contrast, Paired, contrast, pair
+from fission_grpo.evaluation.heldout import PARTS, Evaluation
 from fission_grpo.evaluation.metrics import ERR, FINAL, FIRST_ATTEMPT, NCR, PROBE, PROBE_REPEAT, Metric
+from fission_grpo.evaluation.paired import Contrast, Paired, contrast, pair
 from fission_grpo.evaluation.records import EpisodeRecord, read_records
 from fission_grpo.evaluation.recovery import ACCURACY, BENCHMARK_METRICS, PROBE_TURN
-from fission_grpo.evaluation.runner import PARTS, Evaluation
-from fission_grpo.run_folder import read_jsonl
+from fission_grpo.run.folder import read_jsonl
 
 TRACES = "traces.jsonl"
 BENCHMARK, PROBES = "benchmark", "probe"

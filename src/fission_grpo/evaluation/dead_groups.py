@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from fission_grpo.algorithm.rewards import is_dead
 from fission_grpo.evaluation.statistics import Rate
-from fission_grpo.rewards import is_dead
-from fission_grpo.run_folder import read_jsonl
+from fission_grpo.run.folder import read_jsonl
 from fission_grpo.types import GroupKind
 
 

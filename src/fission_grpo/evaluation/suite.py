@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 
-from fission_grpo.tasks.families import HELDOUT_APIS, SEEN_APIS
 from fission_grpo.tasks.probe import ProbeItem, ProbeKind, probe_items
-from fission_grpo.tasks.synthesis import Mixture, Split, synthesise
+from fission_grpo.tasks.synthesis.families import HELDOUT_APIS, SEEN_APIS
+from fission_grpo.tasks.synthesis.generator import Mixture, Split, synthesise
 from fission_grpo.types import Task
 
 HIDDEN_SHARE = 4

@@ -18,8 +18,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fission_grpo.policy.scoring import TokenRow
-from fission_grpo.supervised import SupervisedSettings, supervise
+from fission_grpo.training.supervised import SupervisedSettings, supervise
+from fission_grpo.tree.logprobs import TokenRow
 
 CONTROL = ("<|pad|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>")
 VOCABULARY = 2048

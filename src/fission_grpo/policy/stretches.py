@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fission_grpo.tree import Ints
+from fission_grpo.tree.prefix_tree import Ints
 
 
 @dataclass(frozen=True, slots=True)

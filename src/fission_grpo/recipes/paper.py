@@ -7,11 +7,11 @@ no KL, and the simulator `rules`, where the authors trained one of 32 billion pa
 
 from __future__ import annotations
 
+from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.config import RunSettings
-from fission_grpo.fission.source import FissionSettings
 from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.tasks.training_set import SyntheticSettings
-from fission_grpo.trainer import TrainerSettings
+from fission_grpo.training.trainer import TrainerSettings
 
 
 def settings() -> RunSettings:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from fission_grpo.evaluation.blind_spot import BlindSpot
 from fission_grpo.evaluation.compare_runs import PartContrast, RunComparison
-from fission_grpo.evaluation.contrast import Contrast, Paired
 from fission_grpo.evaluation.metrics import Better
+from fission_grpo.evaluation.paired import Contrast, Paired
 from fission_grpo.report.tables import markdown_table
 
 LISTED = 40

@@ -14,7 +14,7 @@ from fission_grpo.evaluation.comparison import Arm
 from fission_grpo.evaluation.metrics import Better, Metric, measure
 from fission_grpo.evaluation.statistics import Interval
 from fission_grpo.report.style import INK, QUIET, house_style, new_figure, save
-from fission_grpo.run_folder import read_jsonl
+from fission_grpo.run.folder import read_jsonl
 
 Row = Mapping[str, Any]
 """One line of `metrics.jsonl`: `step` and numbers."""

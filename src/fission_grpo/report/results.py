@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fission_grpo.run_folder import RunFolder
+from fission_grpo.run.folder import RunFolder
 
 WARM_START, DEMONSTRATIONS = "warm start", "demonstrations"
 """Names of the two policies that no reinforcement has touched."""

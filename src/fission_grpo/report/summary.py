@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fission_grpo.evaluation.comparison import Arm, Comparison, compare
 from fission_grpo.evaluation.dead_groups import DeadGroups, count_dead_groups, group_outcome, read_traces
+from fission_grpo.evaluation.heldout import Evaluation
 from fission_grpo.evaluation.metrics import (
     EPISODE_METRICS,
     ERR,
@@ -17,7 +18,6 @@ from fission_grpo.evaluation.metrics import (
     Metric,
     measure,
 )
-from fission_grpo.evaluation.runner import Evaluation
 from fission_grpo.report.figures import curves_figure, rates_figure, read_metrics
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
 from fission_grpo.report.style import arm_colours
@@ -34,7 +34,7 @@ from fission_grpo.report.tables import (
 )
 from fission_grpo.report.tree import fission_trees, most_telling, text_tree
 from fission_grpo.report.tree_figure import tree_figure
-from fission_grpo.run_folder import write_text
+from fission_grpo.run.folder import write_text
 
 HEADLINES = (("grpo-decision", "fission-decision"), ("grpo-matched", "fission"))
 """Pairs that differ in nothing but fission: in the paper's setting, and in whole episodes."""

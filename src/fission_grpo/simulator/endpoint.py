@@ -14,14 +14,14 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from fission_grpo.agents.client import ChatClient, ChatFault, EndpointSettings
-from fission_grpo.agents.wire import ChatReply, ChatRequest
+from fission_grpo.client.chat import ChatClient, ChatFault, EndpointSettings
+from fission_grpo.client.wire import ChatReply, ChatRequest
 from fission_grpo.errors import ConfigError
 from fission_grpo.settings import Settings
+from fission_grpo.simulator.answer_cache import AnswerCache, CacheMode
 from fission_grpo.simulator.base import Cost, Fallback
-from fission_grpo.simulator.cache import AnswerCache, CacheMode
-from fission_grpo.simulator.fallback import GuardedSimulator
-from fission_grpo.simulator.question import Draft, NoDraft, PromptStyle, Question, cleaned, prompt_of
+from fission_grpo.simulator.guarded import GuardedSimulator
+from fission_grpo.simulator.prompts import Draft, NoDraft, PromptStyle, Question, cleaned, prompt_of
 from fission_grpo.types import FinishReason
 
 LONGEST_REST = 32

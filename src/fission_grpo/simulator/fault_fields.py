@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from fission_grpo.call_matching import equal
 from fission_grpo.environments.schema import call_problems
-from fission_grpo.similarity import equal
 from fission_grpo.types import ErrorClass, Tool, ToolCall
 
 NAME = ""

@@ -15,11 +15,11 @@ from pydantic import Field
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.models.catalog import Precision, find_model, load_policy_model
 from fission_grpo.policy.base import Policy, Sampling
-from fission_grpo.policy.hf import HFPolicy
+from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.settings import Settings
 from fission_grpo.simulator.base import Cost, Fallback
-from fission_grpo.simulator.fallback import GuardedSimulator
-from fission_grpo.simulator.question import Draft, NoDraft, PromptStyle, Question, cleaned, prompt_of, shortened
+from fission_grpo.simulator.guarded import GuardedSimulator
+from fission_grpo.simulator.prompts import Draft, NoDraft, PromptStyle, Question, cleaned, prompt_of, shortened
 from fission_grpo.types import Completion, FinishReason
 
 STYLE_FILE = "simulator.json"

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from fission_grpo.environments.schema import find_tool
-from fission_grpo.tasks.families import words
+from fission_grpo.tasks.synthesis.families import vocabulary
 from fission_grpo.types import Tool, ToolCall
 
 
@@ -132,7 +132,7 @@ def _made_up_value(spoiler: Spoiler) -> ToolCall | None:
         return None
     value = spoiler.call.arguments[name]
     if isinstance(value, str):
-        return spoiler.having(name, words.phrase(spoiler.rng, 1, 2))
+        return spoiler.having(name, vocabulary.phrase(spoiler.rng, 1, 2))
     return spoiler.having(name, spoiler.rng.choice((value + 1000, -value)))
 
 
@@ -150,7 +150,7 @@ def _path(spoiler: Spoiler) -> ToolCall | None:
     if name is None:
         return None
     value = spoiler.call.arguments[name]
-    folder = spoiler.rng.choice(words.NOUNS)
+    folder = spoiler.rng.choice(vocabulary.NOUNS)
     return spoiler.having(name, spoiler.rng.choice((f"./{value}", f"{folder}/{value}", f"/{value}")))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fission_grpo.environments.base import Environment
-from fission_grpo.environments.bfcl import BfclEnvironment
+from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.types import ErrorClass, Message, Task, ToolCall, ToolOutcome
 

@@ -251,7 +251,10 @@ def _rendered(task: Task, render: Render | None) -> Iterator[str]:
 
 
 def _default_worlds() -> Worlds:
-    from fission_grpo.environments.bfcl import BFCL, BfclEnvironment  # only files with worlds need the benchmark
+    from fission_grpo.environments.bfcl.environment import (  # only files with worlds need the benchmark
+        BFCL,
+        BfclEnvironment,
+    )
 
     return {BFCL: BfclEnvironment}
 

@@ -17,10 +17,10 @@ from functools import partial
 from random import Random
 from typing import TypeAlias
 
-from fission_grpo.environments.bfcl import BfclEnvironment
-from fission_grpo.tasks.chains import chain_of
+from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.tasks.corruption import Corruption, corrupt
 from fission_grpo.tasks.dialogue import Injection, Moment, inject, moments, premature_calls
+from fission_grpo.tasks.gold_chain import chain_of
 from fission_grpo.types import ErrorClass, Task, ToolCall
 
 

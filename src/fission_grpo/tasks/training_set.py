@@ -8,13 +8,13 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
-from fission_grpo.environments.bfcl import BfclEnvironment
+from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.rollout import Worlds
 from fission_grpo.settings import Settings
 from fission_grpo.tasks.dialogue import continuations, decision_points, premature_calls
-from fission_grpo.tasks.families import APIS, SEEN_APIS
 from fission_grpo.tasks.jsonl import read_tasks
-from fission_grpo.tasks.synthesis import Mixture, Split, synthesise
+from fission_grpo.tasks.synthesis.families import APIS, SEEN_APIS
+from fission_grpo.tasks.synthesis.generator import Mixture, Split, synthesise
 from fission_grpo.types import Task
 
 SYNTHETIC = "synthetic"

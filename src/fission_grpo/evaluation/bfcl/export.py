@@ -14,7 +14,7 @@ from typing import Any
 
 from fission_grpo.agents.qwen_fc import decode, without_reasoning
 from fission_grpo.chat.parse import render_call
-from fission_grpo.environments.bfcl_entries import BfclCategory
+from fission_grpo.environments.bfcl.entries import BfclCategory
 from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord, Step
 
 EXPORT_MODEL = "Qwen/Qwen3-8B-FC"

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from fission_grpo.environments.bfcl_entries import BfclCategory
+from fission_grpo.environments.bfcl.entries import BfclCategory
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.errors import DataError
 from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from fission_grpo.agents.base import Agent
-from fission_grpo.evaluation.bfcl.episode import Handover, play_entry
 from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord, read_records, to_line
-from fission_grpo.evaluation.log import Format, play_missing
+from fission_grpo.evaluation.protocols.bfcl import Handover, play_entry
+from fission_grpo.evaluation.session import Format, play_missing
 from fission_grpo.types import Task
 
 BFCL_LOG: Format[BfclRecord] = Format(

@@ -8,7 +8,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from fission_grpo.environments.bfcl_entries import BfclCategory, bfcl_entries
+from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
 from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord
 from fission_grpo.evaluation.bfcl.world import replay

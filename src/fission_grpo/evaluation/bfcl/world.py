@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
-from fission_grpo.environments.bfcl_world import BfclWorld
-from fission_grpo.environments.limits import CallLimits
-from fission_grpo.environments.outcomes import classify
-from fission_grpo.environments.verdict import (
+from fission_grpo.environments.bfcl.outcomes import classify
+from fission_grpo.environments.bfcl.verdict import (
     GoldTurn,
     Judgement,
     gold_key,
@@ -18,6 +16,8 @@ from fission_grpo.environments.verdict import (
     verdict,
     world_key,
 )
+from fission_grpo.environments.bfcl.world import BfclWorld
+from fission_grpo.environments.limits import CallLimits
 from fission_grpo.errors import ConfigError, EnvironmentFault, boundary
 from fission_grpo.evaluation.bfcl.records import BfclEnd
 from fission_grpo.types import Task, ToolCall, ToolOutcome, Verdict

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from fission_grpo.agents.base import Agent
 from fission_grpo.environments.limits import CallLimits
-from fission_grpo.evaluation.log import EPISODE_LOG, play_missing
+from fission_grpo.evaluation.protocols.tau2 import SoloLimits, SoloPrompt, play_ticket
 from fission_grpo.evaluation.records import EpisodeRecord
-from fission_grpo.evaluation.tau2.episode import SoloLimits, SoloPrompt, play_ticket
+from fission_grpo.evaluation.session import EPISODE_LOG, play_missing
 from fission_grpo.types import Task
 
 

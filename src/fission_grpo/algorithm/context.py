@@ -1,0 +1,123 @@
+"""The corrective context x_corr = [x ; tau_err ; f] (arXiv:2601.15625, stage 2).
+
+What is kept is the *condition* only: tokens, messages and the world as it stood after the failed call. No response,
+log-probability or advantage of the past survives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from fission_grpo.algorithm.failures import Failure
+from fission_grpo.chat.format import ChatFormat
+from fission_grpo.chat.transcript import Transcript
+from fission_grpo.environments.base import Snapshot
+from fission_grpo.rollout import Start, Trajectory, Worlds, start_from, turn_messages
+from fission_grpo.simulator.base import FailedCall, Feedback
+from fission_grpo.types import ErrorClass, Message, Task, Turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The trajectory that was fissioned."""
+
+    group: str
+    trajectory: int
+    turn: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorrectiveContext:
+    """A failure turned into a training condition."""
+
+    task: Task
+    x_ids: tuple[int, ...]
+    """The dialogue up to the failed message, token by token."""
+    error_ids: tuple[int, ...]
+    """tau_err: the failed message exactly as sampled."""
+    feedback_ids: tuple[int, ...]
+    """f as the tool's reply, up to and including the generation prompt."""
+    messages: tuple[Message, ...]
+    """The same dialogue as messages, feedback included."""
+    before: tuple[Turn, ...]
+    """Turns from the start of the task to the failed one: what a recovery may not repeat in vain."""
+    world: Snapshot | None
+    """The world after the failed call; None for a task without one."""
+    feedback: Feedback
+    error: ErrorClass | None
+    depth: int
+    """1 for a failure met in exploration, n + 1 for one met in a recovery of depth n."""
+    origin: Origin
+    policy_version: int
+    """Optimizer steps that the policy had seen when it failed."""
+
+    @property
+    def key(self) -> str:
+        """Identity for de-duplication: (x, tau_err), whatever the feedback says."""
+        return hashlib.sha256(repr((self.x_ids, self.error_ids)).encode()).hexdigest()
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.x_ids + self.error_ids + self.feedback_ids
+
+    def start(self, worlds: Worlds) -> Start:
+        """Where a recovery begins: these tokens, and a world of its own just as it stood after the failed call.
+
+        A world that cannot be brought back there spoils this recovery and no other.
+        """
+        transcript = Transcript(self.x_ids)
+        transcript.given(self.error_ids)
+        transcript.extend_observed(self.feedback_ids)
+        return start_from(
+            self.task, transcript, self.messages, worlds=worlds, prepare=lambda world: world.restore(self.world)
+        )
+
+
+def failed_call(trajectory: Trajectory, failure: Failure) -> FailedCall:
+    """What a simulator gets to see: everything but the reference."""
+    turn = trajectory.turns[failure.turn]
+    return FailedCall(
+        messages=trajectory.dialogue(failure.turn),
+        tools=trajectory.task.tools,
+        text=turn.text,
+        parsed=turn.parsed,
+        outcomes=turn.outcomes,
+        error=failure.error or ErrorClass.SILENT,
+    )
+
+
+def corrective_context(
+    trajectory: Trajectory,
+    failure: Failure,
+    feedback: Feedback,
+    *,
+    chat: ChatFormat,
+    before: tuple[Turn, ...],
+    origin: Origin,
+    depth: int,
+    policy_version: int,
+) -> CorrectiveContext:
+    """Join dialogue, failed message and feedback.
+
+    Args:
+        before: the turns that led to this trajectory's first one (those of its own corrective context, if it had one).
+    """
+    failed = trajectory.turns[failure.turn]
+    return CorrectiveContext(
+        task=trajectory.task,
+        x_ids=trajectory.ids[: failed.start],
+        error_ids=trajectory.ids[failed.start : failed.stop],
+        feedback_ids=chat.reply(failed.completion.finish, feedback.texts),
+        messages=(
+            *trajectory.dialogue(failure.turn),
+            *turn_messages(failed.parsed, failed.text, feedback.texts),
+        ),
+        before=(*before, *trajectory.turns[: failure.turn + 1]),
+        world=trajectory.snapshots[failure.turn],
+        feedback=feedback,
+        error=failure.error,
+        depth=depth,
+        origin=origin,
+        policy_version=policy_version,
+    )

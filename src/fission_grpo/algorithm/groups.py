@@ -1,0 +1,68 @@
+"""Trajectories that share one context, and so one baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fission_grpo.algorithm.advantages import Pulse, Scale, group_advantages, pulse
+from fission_grpo.algorithm.context import CorrectiveContext
+from fission_grpo.algorithm.failures import Failure
+from fission_grpo.algorithm.rewards import Reward
+from fission_grpo.rollout import Trajectory
+from fission_grpo.types import GroupKind, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One trajectory, judged."""
+
+    trajectory: Trajectory
+    reward: Reward | None
+    """None exactly when a fault of ours spoiled the trajectory, or its context left no room for a single message."""
+    success: bool
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """All that was sampled from one context at one step."""
+
+    id: str
+    """Unique in a run, for instance `12/explore/3`."""
+    kind: GroupKind
+    task: Task
+    members: tuple[Member, ...]
+    context: CorrectiveContext | None
+    """What a fission group was sampled from; None for exploration."""
+
+    def rewards(self) -> tuple[Tensor, Tensor]:
+        """Rewards [G] float64 (0 for spoiled trajectories) and which of them are valid [G]."""
+        rewards = [0.0 if member.reward is None else member.reward.total for member in self.members]
+        valid = [member.reward is not None for member in self.members]
+        return torch.tensor(rewards, dtype=torch.float64), torch.tensor(valid)
+
+    def advantages(self, scale: Scale) -> Tensor:
+        """[G] float32, normalised inside this group alone."""
+        rewards_G, valid_G = self.rewards()
+        return group_advantages(rewards_G, valid_G=valid_G, scale=scale)
+
+    def pulse(self) -> Pulse:
+        """Whether the group carries signal."""
+        rewards_G, valid_G = self.rewards()
+        return pulse(rewards_G, valid_G=valid_G)
+
+    @property
+    def all_fail(self) -> bool:
+        """Nobody succeeded, dead or alive; False where faults of ours left nobody."""
+        return bool(valid := self._valid()) and not any(member.success for member in valid)
+
+    @property
+    def all_right(self) -> bool:
+        """Everybody succeeded, dead or alive; False where faults of ours left nobody."""
+        return bool(valid := self._valid()) and all(member.success for member in valid)
+
+    def _valid(self) -> list[Member]:
+        return [member for member in self.members if member.reward is not None]

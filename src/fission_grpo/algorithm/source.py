@@ -1,0 +1,201 @@
+"""Fission as a prompt source with memory: `observe` what failed, ask for the `next_contexts`.
+
+This is everything an engine needs (arXiv:2601.15625, stages 2 and 3); no tensor appears here. Exploration cannot
+starve: the source adds recoveries to a step and never takes the place of its exploration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from fission_grpo.algorithm.buffer import ContextStore, LifoBuffer
+from fission_grpo.algorithm.context import CorrectiveContext, Origin, corrective_context, failed_call
+from fission_grpo.algorithm.failures import Failure, Fault
+from fission_grpo.algorithm.groups import Group
+from fission_grpo.chat.format import ChatFormat
+from fission_grpo.rollout import Trajectory
+from fission_grpo.settings import Settings
+from fission_grpo.simulator.background import ask, is_remote
+from fission_grpo.simulator.base import ErrorSimulator, Fallback, Feedback, ReferencedSimulator, case_of
+from fission_grpo.simulator.guarded import GuardedSimulator
+from fission_grpo.types import ErrorClass
+
+
+class FissionSettings(Settings):
+    """How failures become training conditions."""
+
+    contexts: int = Field(default=0, ge=0)
+    """Most corrective contexts resampled in one step; 0 turns fission off, and what is left is GRPO."""
+    group_size: int = Field(default=8, ge=2)
+    """G': recoveries from each context; paper."""
+    trigger: int = Field(default=1, ge=1)
+    """Unique contexts that must have gathered before any is used; ours: the paper has one, its value is unknown."""
+    capacity: int = Field(default=32, ge=1)
+    """Room of the LIFO buffer; ours."""
+    pool: int = Field(default=0, ge=0)
+    """Contexts collected once from the starting weights, and used in place of fresh failures: the offline variant, for
+    comparison; ours. 0: none, and failures are fissioned as they happen."""
+    per_group: int = Field(default=1, ge=1)
+    """Most contexts that one group may contribute in one step; ours."""
+    depth: int = Field(default=1, ge=1)
+    """Corrective levels: 1 is the paper's; a failed recovery is fissioned again up to this depth."""
+    silent: bool = False
+    """Also fission calls that succeeded and were wrong, in a world: often their damage cannot be undone."""
+
+    @model_validator(mode="after")
+    def _the_trigger_can_fire(self) -> FissionSettings:
+        name, room = ("pool", self.pool) if self.pool else ("capacity", self.capacity)
+        if self.trigger > room:
+            raise ValueError(f"trigger {self.trigger} is more than the buffer can hold ({name} {room})")
+        return self
+
+    @model_validator(mode="after")
+    def _a_pool_holds_first_failures(self) -> FissionSettings:
+        if self.pool and self.depth > 1:
+            raise ValueError(
+                f"pool {self.pool} holds failures met before training, so that no recovery of depth {self.depth} can "
+                "join it; set depth=1, or pool=0"
+            )
+        return self
+
+
+@dataclass(slots=True)
+class FissionCount:
+    """What the source did since the run began."""
+
+    failures: int = 0
+    observed: int = 0
+    """Contexts pushed."""
+    unwritten: int = 0
+    """Of these, contexts with the fixed string, because the simulator could not read the tools' schemas."""
+    used: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    group: Group
+    index: int
+    trajectory: Trajectory
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """Failures whose feedback is being written."""
+
+    candidates: list[_Candidate]
+    feedback: Future[list[Feedback]]
+    policy_version: int
+
+
+class FissionSource:
+    """Catches failures, has them diagnosed, and hands out corrective contexts, freshest first."""
+
+    def __init__(
+        self, settings: FissionSettings, *, simulator: ErrorSimulator | ReferencedSimulator, chat: ChatFormat
+    ) -> None:
+        self.settings = settings
+        self.simulator = simulator
+        self.chat = chat
+        self.buffer: ContextStore = LifoBuffer(settings.capacity)
+        self.count = FissionCount()
+        self._asked: _Asked | None = None
+
+    def collect(self, explorations: Iterable[Sequence[Group]]) -> list[Group]:
+        """What a source wants to see of the starting weights, before the first update; this one wants nothing.
+
+        Args:
+            explorations: of one batch of tasks after the other, made as they are asked for.
+        Returns:
+            Every group that was looked at.
+        """
+        return []
+
+    def observe(self, groups: Sequence[Group], *, policy_version: int) -> None:
+        """Detect what failed, and ask the simulator about it. While a server writes, others may work: see `waiting`."""
+        self.settle()
+        if not self.settings.contexts:
+            return
+        candidates = [candidate for group in groups for candidate in self._candidates(group)]
+        if not candidates:
+            return
+        cases = [case_of(c.group.task, failed_call(c.trajectory, c.failure)) for c in candidates]
+        written = ask(self.simulator, cases)
+        self._asked = _Asked(candidates=candidates, feedback=written, policy_version=policy_version)
+        if not is_remote(self.simulator):
+            self.settle()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a server is writing feedback. It depends on what was asked and never on how fast it is."""
+        return self._asked is not None
+
+    def settle(self) -> None:
+        """Wait for the feedback that is being written; build x_corr, and push."""
+        if self._asked is None:
+            return
+        asked, feedback = self._asked, self._asked.feedback.result()
+        self._asked = None
+        for candidate, diagnosis in zip(asked.candidates, feedback, strict=True):
+            self.buffer.push(self._context(candidate, diagnosis, policy_version=asked.policy_version))
+            self.count.observed += 1
+            self.count.unwritten += diagnosis.fallback is Fallback.BROKEN
+
+    def next_contexts(self) -> list[CorrectiveContext]:
+        """What to resample now: empty unless the trigger fires."""
+        self.settle()
+        if len(self.buffer) < max(self.settings.trigger, 1) or not self.settings.contexts:
+            return []
+        contexts = self.buffer.pop(self.settings.contexts)
+        self.count.used += len(contexts)
+        return contexts
+
+    def simulator_metrics(self) -> dict[str, float]:
+        """What a learned simulator did since the last call; nothing of one that is free."""
+        return self.simulator.take_count().metrics() if isinstance(self.simulator, GuardedSimulator) else {}
+
+    def _context(self, candidate: _Candidate, feedback: Feedback, *, policy_version: int) -> CorrectiveContext:
+        parent = candidate.group.context
+        return corrective_context(
+            candidate.trajectory,
+            candidate.failure,
+            feedback,
+            chat=self.chat,
+            before=parent.before if parent else (),
+            origin=Origin(group=candidate.group.id, trajectory=candidate.index, turn=candidate.failure.turn),
+            depth=parent.depth + 1 if parent else 1,
+            policy_version=policy_version,
+        )
+
+    def _candidates(self, group: Group) -> list[_Candidate]:
+        """The failures of a group that may be fissioned, one for each distinct failed message."""
+        depth = group.context.depth if group.context else 0
+        unique: dict[tuple[int, ...], _Candidate] = {}
+        for index, member in enumerate(group.members):
+            if member.failure is None or member.failure.fault is not Fault.MODEL:
+                continue
+            self.count.failures += 1
+            if depth < self.settings.depth and self._feasible(member.failure, group):
+                key = member.trajectory.ids[: member.trajectory.turns[member.failure.turn].stop]
+                unique.setdefault(
+                    key, _Candidate(group=group, index=index, trajectory=member.trajectory, failure=member.failure)
+                )
+        return list(unique.values())[: self.settings.per_group]
+
+    def _feasible(self, failure: Failure, group: Group) -> bool:
+        return self.settings.silent or failure.error is not ErrorClass.SILENT or group.task.world is None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The buffer and the counters: with these a resumed run continues as if it had not stopped."""
+        self.settle()
+        counts = {name: getattr(self.count, name) for name in FissionCount.__slots__}
+        return {"buffer": self.buffer.state_dict(), "count": counts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.buffer.load_state_dict(state["buffer"])
+        self.count = FissionCount(**state["count"])

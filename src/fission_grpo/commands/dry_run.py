@@ -1,0 +1,266 @@
+"""What a run will cost, said before it costs anything: the plan of `--dry-run`.
+
+Counts are exact upper bounds. Tokens are estimated from the first tasks, memory from the shapes, and time from a
+rehearsal: all three stages and one update on a few tasks, with weights that are thrown away afterwards. A world, a
+template or a simulator that is broken breaks here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from statistics import fmean
+from typing import Any
+
+from peft import PeftModel
+
+from fission_grpo.assembly import assemble
+from fission_grpo.config import RunSettings
+from fission_grpo.policy.local.cost_model import cached_numbers
+from fission_grpo.training.trainer import Trainer
+
+REHEARSED = 4
+"""Tasks of the rehearsal."""
+RENDERED = 200
+"""Tasks whose prompts are measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """What a few tasks were like."""
+
+    rollouts: int
+    faults: tuple[str, ...]
+    """What broke by our own doing; a run would mask these trajectories."""
+    success: float
+    """Share of trajectories."""
+    sampled_tokens: float
+    """Mean of a trajectory."""
+    longest: int
+    """Tokens of the longest trajectory."""
+    explore_seconds: float
+    """For one group."""
+    recover_seconds: float | None
+    """For one group; None if nothing was fissioned."""
+    update_seconds: float | None
+    """For one group; None if no group carried signal, so that there was nothing to update."""
+    contexts: float
+    """Corrective contexts that one group of exploration gave."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Estimate in bytes, by what it is for."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    """Two moments of every trained weight."""
+    reference: int
+    """The frozen start for the KL penalty; 0 without one, and for LoRA."""
+    cache: int
+    """Keys and values while sampling."""
+    activations: int
+    """Of one training micro-batch, logits included."""
+
+    @property
+    def total(self) -> int:
+        """Sampling and updating take turns: their shares are not added."""
+        kept = self.weights + self.gradients + self.optimizer + self.reference
+        return kept + max(self.cache, self.activations)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """What the offline variant explores before the first update."""
+
+    contexts: int
+    """Wanted."""
+    groups: int
+    """If all fail as the rehearsed ones did."""
+    rollouts: int
+    """Of these groups."""
+    most: int
+    """Rollouts at most: each task is explored once."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.contexts:,} contexts of the starting weights, for about {self.rollouts:,} rollouts before the "
+            f"first update, at most {self.most:,}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The cost of a run."""
+
+    tasks: int
+    updates: int
+    rollouts: int
+    """Explorations."""
+    recoveries: int
+    """At most: failures grow rare."""
+    collection: Collection | None
+    """None where failures are fissioned as they happen."""
+    prompt_tokens: float
+    """Mean of the first tasks."""
+    sampled_tokens: int
+    """Of the whole run, if it goes on as the rehearsal did."""
+    parameters: int
+    trained_parameters: int
+    memory: Memory
+    rehearsal: Rehearsal
+    seconds: float | None
+    """Extrapolated from the rehearsal: larger batches are faster for each group, episodes that grow are slower. None if
+    the rehearsal had nothing to update."""
+
+    def lines(self) -> Iterator[str]:
+        """For a person."""
+        yield f"tasks       {self.tasks:,}, prompts of {self.prompt_tokens:,.0f} tokens on average"
+        yield f"updates     {self.updates:,}"
+        yield f"rollouts    {self.rollouts:,} explorations, at most {self.recoveries:,} recoveries"
+        if self.collection:
+            yield f"pool        {self.collection}"
+        yield f"tokens      about {self.sampled_tokens:,} sampled"
+        yield f"parameters  {self.parameters:,}, of which {self.trained_parameters:,} are trained"
+        yield f"memory      about {_bytes(self.memory.total)} (an estimate from the shapes; {_parts(self.memory)})"
+        yield f"time        {_duration(self.seconds)}"
+        yield f"rehearsal   {self.rehearsal.rollouts} rollouts, {self.rehearsal.success:.0%} right, " + (
+            f"{len(self.rehearsal.faults)} broken by faults of ours: {self.rehearsal.faults[0]}"
+            if self.rehearsal.faults
+            else "no faults"
+        )
+
+
+def make_plan(settings: RunSettings) -> Plan:
+    """Assemble the run, rehearse it, and count; nothing is written.
+
+    Raises:
+        ConfigError: see `assemble`.
+        RolloutError: the rehearsal found a broken part.
+    """
+    few = min(REHEARSED, settings.trainer.queries)
+    trainer = assemble(settings.model_copy(update={"trainer": settings.trainer.model_copy(update={"queries": few})}))
+    rehearsal = rehearse(trainer)
+    steps, queries, contexts = settings.trainer.steps, settings.trainer.queries, settings.fission.contexts
+    rollouts = steps * queries * settings.trainer.group_size
+    recoveries = steps * contexts * settings.fission.group_size
+    collection = _collection(settings, tasks=len(trainer.tasks), found=rehearsal.contexts)
+    sampled = rollouts + recoveries + (collection.rollouts if collection else 0)
+    parameters = list(trainer.model.parameters())
+    return Plan(
+        tasks=len(trainer.tasks),
+        updates=steps,
+        rollouts=rollouts,
+        recoveries=recoveries,
+        collection=collection,
+        prompt_tokens=fmean(len(trainer.chat.prompt(task.messages, task.tools)) for task in trainer.tasks[:RENDERED]),
+        sampled_tokens=round(sampled * rehearsal.sampled_tokens),
+        parameters=sum(p.numel() for p in parameters),
+        trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        memory=estimate_memory(trainer, rows=queries * settings.trainer.group_size, longest=rehearsal.longest),
+        rehearsal=rehearsal,
+        seconds=_seconds(
+            rehearsal,
+            steps=steps,
+            queries=queries,
+            contexts=contexts,
+            collected=collection.groups if collection else 0,
+        ),
+    )
+
+
+def rehearse(trainer: Trainer) -> Rehearsal:
+    """One step of the loop on the trainer's first tasks, timed. Changes its weights and leaves its files alone."""
+    begin = time.perf_counter()
+    groups = trainer.explore(0)
+    explored = time.perf_counter()
+    trainer.source.collect([groups])
+    trainer.source.observe(groups, policy_version=0)
+    families = trainer.recover(trainer.source.next_contexts(), 0)
+    recovered = time.perf_counter()
+    update = trainer.update([*groups, *families])
+    updated = time.perf_counter()
+    trajectories = [member.trajectory for group in groups for member in group.members]
+    return Rehearsal(
+        rollouts=len(trajectories),
+        faults=tuple(dict.fromkeys(t.fault for t in trajectories if t.fault)),
+        success=fmean(member.success for group in groups for member in group.members),
+        sampled_tokens=fmean(sum(t.sampled) for t in trajectories),
+        longest=max(len(member.trajectory.ids) for group in [*groups, *families] for member in group.members),
+        explore_seconds=(explored - begin) / len(groups),
+        recover_seconds=(recovered - explored) / len(families) if families else None,
+        update_seconds=(updated - recovered) / (len(groups) + len(families)) if update.trained_tokens else None,
+        contexts=trainer.source.count.observed / len(groups),
+    )
+
+
+def estimate_memory(trainer: Trainer, *, rows: int, longest: int) -> Memory:
+    """From the shapes alone; allocators and kernels add their own.
+
+    Args:
+        rows: sequences that are sampled side by side, before the policy's own limit.
+        longest: tokens of the longest trajectory.
+    """
+    shape = trainer.model.config.get_text_config()
+    size = trainer.model.dtype.itemsize
+    weights = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in trainer.parameters)
+    frozen = 0 if trainer.reference is None or isinstance(trainer.model, PeftModel) else weights
+    return Memory(
+        weights=weights,
+        gradients=trained,
+        optimizer=2 * trained,
+        reference=frozen,
+        cache=min(rows, trainer.policy.max_rows) * longest * cached_numbers(shape) * size,
+        activations=trainer.settings.token_budget * (_kept_numbers(shape) * size + 3 * 4 * shape.vocab_size),
+    )
+
+
+def _kept_numbers(shape: Any) -> int:
+    """What the backward pass needs of one token: about ten hidden-sized and four inner-sized numbers a layer."""
+    return int(shape.num_hidden_layers * (10 * shape.hidden_size + 4 * shape.intermediate_size))
+
+
+def _collection(settings: RunSettings, *, tasks: int, found: float) -> Collection | None:
+    """What a pool will take, if it goes on as the rehearsal did: `found` contexts in a group."""
+    fission, trainer = settings.fission, settings.trainer
+    if not (fission.pool and fission.contexts):
+        return None
+    most = ceil(tasks / trainer.queries)
+    turns = min(most, ceil(fission.pool / (found * trainer.queries))) if found else most
+    return Collection(
+        contexts=fission.pool,
+        groups=turns * trainer.queries,
+        rollouts=turns * trainer.queries * trainer.group_size,
+        most=most * trainer.queries * trainer.group_size,
+    )
+
+
+def _seconds(rehearsal: Rehearsal, *, steps: int, queries: int, contexts: int, collected: int) -> float | None:
+    if rehearsal.update_seconds is None:
+        return None
+    recover = rehearsal.explore_seconds if rehearsal.recover_seconds is None else rehearsal.recover_seconds
+    step = queries * rehearsal.explore_seconds + contexts * recover + (queries + contexts) * rehearsal.update_seconds
+    return collected * rehearsal.explore_seconds + steps * step
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown: no rehearsed group carried signal, so no update could be timed"
+    if seconds < 600:
+        return f"about {seconds:.0f} s on this machine, if episodes stay as rehearsed"
+    if seconds < 36_000:
+        return f"about {seconds / 60:.0f} min on this machine, if episodes stay as rehearsed"
+    return f"about {seconds / 3600:.0f} h on this machine, if episodes stay as rehearsed"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
+
+
+def _parts(memory: Memory) -> str:
+    names = ("weights", "gradients", "optimizer", "reference", "cache", "activations")
+    return ", ".join(f"{name} {_bytes(getattr(memory, name))}" for name in names)

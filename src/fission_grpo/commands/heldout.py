@@ -1,0 +1,98 @@
+"""The evaluation of one model by settings: assembled, played, and put into words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from accelerate import Accelerator
+
+from fission_grpo.assembly import WORLDS
+from fission_grpo.config import RunSettings
+from fission_grpo.errors import ConfigError
+from fission_grpo.evaluation.comparison import Arm
+from fission_grpo.evaluation.heldout import PARTS, Evaluation, Player, evaluate
+from fission_grpo.evaluation.metrics import EPISODE_METRICS, PROBE_METRICS, Metric, measure
+from fission_grpo.evaluation.records import EpisodeRecord
+from fission_grpo.evaluation.suite import Suite, build_suite
+from fission_grpo.models.catalog import load_policy_model
+from fission_grpo.policy.local.hf_policy import HFPolicy
+from fission_grpo.progress import progress
+from fission_grpo.report.tables import metrics_table
+from fission_grpo.tasks.synthesis.generator import Split
+from fission_grpo.tasks.training_set import SYNTHETIC
+
+METRICS: Mapping[str, tuple[Metric, ...]] = {
+    "episodes": EPISODE_METRICS,
+    "transfer": EPISODE_METRICS,
+    "mixed": PROBE_METRICS,
+    "precondition": PROBE_METRICS,
+}
+"""What each part is measured by."""
+
+_TITLES: Mapping[str, str] = {
+    "episodes": "Held-out episodes",
+    "transfer": "Episodes on an API never trained on",
+    "mixed": "Fixed-error probe, all kinds of errors",
+    "precondition": "Fixed-error probe, unmet preconditions only",
+}
+
+
+def evaluate_model(settings: RunSettings, *, split: Split, seed: int, size: int) -> Evaluation:
+    """Load the model of some settings and play the suite that fits their tasks, greedily.
+
+    Raises:
+        ConfigError: no such model, tasks that cannot be drawn, or prompts that leave no room for an answer.
+    """
+    if settings.data != SYNTHETIC:
+        raise ConfigError(f"data={settings.data}: evaluation plays synthesised held-out tasks only; leave data out")
+    loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
+    synthetic = settings.synthetic
+    suite = build_suite(
+        split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
+    )
+    model = loaded.model.to(Accelerator().device)
+    policy = HFPolicy(model, eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id, share=settings.trainer.tree)
+    player = Player(policy=policy, chat=loaded.chat, worlds=WORLDS, rollouts=settings.rollouts)
+    return _with_progress(suite, player)
+
+
+def rates(evaluation: Evaluation) -> dict[str, dict[str, dict[str, Any]]]:
+    """Every metric of every part as counts with a 95 % interval."""
+    parts = {part: getattr(evaluation, part) for part in PARTS}
+    return {part: {m.name: _rate(m, records) for m in METRICS[part]} for part, records in parts.items() if records}
+
+
+def tables(evaluation: Evaluation, *, name: str) -> str:
+    """The same as Markdown."""
+    parts = {part: getattr(evaluation, part) for part in PARTS}
+    return "\n".join(
+        f"{_TITLES[part]}\n\n{metrics_table([Arm(name=name, runs={0: records})], METRICS[part])}"
+        for part, records in parts.items()
+        if records
+    )
+
+
+def _rate(metric: Metric, records: Sequence[EpisodeRecord]) -> dict[str, Any]:
+    rate = measure(metric, records)
+    interval = rate.interval
+    return {
+        "count": rate.successes,
+        "total": rate.total,
+        "value": rate.successes / rate.total if rate.total else None,
+        "low": interval.low,
+        "high": interval.high,
+    }
+
+
+def _with_progress(suite: Suite, player: Player) -> Evaluation:
+    total = sum(len(getattr(suite, part)) for part in PARTS)
+    done = 0
+    with progress("eval", total=total) as show:
+
+        def report(more: int) -> None:
+            nonlocal done
+            done += more
+            show(done, "")
+
+        return evaluate(suite, player, report=report)

@@ -1,0 +1,148 @@
+"""The fixed-error probe and the blind-spot probe on the official Base entries, played by one model.
+
+settings.json   what was asked for
+traces.jsonl    one line for each injected error, appended as its user turn ends
+probes.json     every rate with its count
+summary.md      the same as tables
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from fission_grpo.agents.base import Agent
+from fission_grpo.agents.choice import AgentChoice
+from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
+from fission_grpo.environments.bfcl.environment import BfclEnvironment
+from fission_grpo.evaluation.blind_spot import BlindSpot, Speaker, bfcl_probe, blind_spot, blind_spot_pairs, probed
+from fission_grpo.evaluation.claim import claim, require_free
+from fission_grpo.evaluation.comparison import Arm
+from fission_grpo.evaluation.interleave import Played
+from fission_grpo.evaluation.metrics import PROBE_METRICS, Metric, measure
+from fission_grpo.evaluation.protocols.ours import play_task
+from fission_grpo.evaluation.records import EpisodeRecord
+from fission_grpo.evaluation.session import EPISODE_LOG, finished, play_missing
+from fission_grpo.progress import progress
+from fission_grpo.report.contrasts import blind_spot_markdown
+from fission_grpo.report.tables import metrics_table
+from fission_grpo.run.folder import write_text
+from fission_grpo.tasks.probe import ProbeItem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSettings:
+    """What to play, and how; equal settings may share a folder."""
+
+    agent: AgentChoice
+    limit: int | None = None
+    """Errors of each of the three kinds, the first ones; None is all 200."""
+    seed: int = 0
+    """Which errors are injected, and how answers are sampled."""
+
+    def items(self) -> dict[str, ProbeItem]:
+        """Fixed errors, then the two halves of the blind-spot pairs; by the id of their task."""
+        return {item.task.id: item for item in self._items()}
+
+    def _items(self) -> Iterator[ProbeItem]:
+        pairs = blind_spot_pairs(bfcl_entries(BfclCategory.BASE), self.seed)[: self.limit]
+        yield from bfcl_probe(self.seed)[: self.limit]
+        yield from (pair.own for pair in pairs)
+        yield from (pair.foreign for pair in pairs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeEvaluation:
+    """Both probes of one model."""
+
+    settings: ProbeSettings
+    fixed: tuple[EpisodeRecord, ...]
+    blind_spot: BlindSpot
+
+    def as_json(self) -> dict[str, Any]:
+        """Counts beside every rate; the gap in points of a share."""
+        gap = self.blind_spot.gap
+        return {
+            "fixed_errors": {metric.name: _counted(metric, self.fixed) for metric in PROBE_METRICS},
+            "blind_spot": {
+                "own": [gap.before.successes, gap.before.total],
+                "foreign": [gap.after.successes, gap.after.total],
+                "gap": gap.difference,
+                "interval": [gap.interval.low, gap.interval.high],
+                "p_value": gap.change.p_value,
+            },
+        }
+
+
+def evaluate_probes(
+    settings: ProbeSettings, *, output: Path, resume: bool = False, agent: Agent | None = None, width: int = 16
+) -> ProbeEvaluation:
+    """Play, measure, and keep everything in `output`; can be stopped at any moment and resumed.
+
+    Args:
+        agent: who answers; None builds the one that the settings choose.
+        width: dialogues side by side.
+
+    Raises:
+        ConfigError: no such model or server, or the folder is taken.
+        PolicyError: the model broke; what was finished is safe.
+    """
+    require_free(output, asdict(settings), resume=resume)
+    agent = agent or settings.agent.build(width=width)
+    claim(output, asdict(settings))
+    items, log = settings.items(), output / "traces.jsonl"
+    done = len(finished(log, EPISODE_LOG) & items.keys())
+    with progress("probes", total=len(items), done=done) as show:
+        numbers = count(done + 1)
+        records = play_missing(
+            {key: partial(_play, item) for key, item in items.items()},
+            agent,
+            log=log,
+            form=EPISODE_LOG,
+            purpose="probes",
+            seed=settings.seed,
+            report=lambda record: show(next(numbers), record.task),
+        )
+    found = _evaluation(settings, records)
+    write_text(output / "probes.json", json.dumps(found.as_json(), indent=2) + "\n")
+    write_text(output / "summary.md", summary(found))
+    return found
+
+
+def summary(found: ProbeEvaluation) -> str:
+    """Both probes as Markdown."""
+    name = Path(found.settings.agent.model).name
+    return "\n".join(
+        [
+            "# Probes on BFCL Base\n",
+            f"## Fixed errors\n\n{metrics_table([Arm(name=name, runs={0: found.fixed})], PROBE_METRICS)}",
+            f"## Blind spot\n\n{blind_spot_markdown(found.blind_spot)}",
+        ]
+    )
+
+
+def _play(item: ProbeItem) -> Played[EpisodeRecord]:
+    record = yield from play_task(item.task, BfclEnvironment())
+    return probed(item, record)
+
+
+def _evaluation(settings: ProbeSettings, records: Sequence[EpisodeRecord]) -> ProbeEvaluation:
+    parts: dict[str, list[EpisodeRecord]] = {}
+    for record in records:
+        parts.setdefault(record.meta["part"], []).append(record)
+    own, foreign = (parts.get(f"blind spot, {speaker}", []) for speaker in Speaker)
+    return ProbeEvaluation(
+        settings=settings,
+        fixed=tuple(parts.get("probe", [])),
+        blind_spot=blind_spot(own, foreign, seed=settings.seed),
+    )
+
+
+def _counted(metric: Metric, records: Sequence[EpisodeRecord]) -> list[int]:
+    rate = measure(metric, records)
+    return [rate.successes, rate.total]

@@ -1,0 +1,85 @@
+"""A user's own worlds, named in the settings and imported from the user's code.
+
+    worlds:
+      library: "shop.worlds:Library"     # a class whose public methods are tools, or anything that makes an Environment
+
+Modules are looked for where Python finds them, and in the current folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from fission_grpo.environments.base import Environment
+from fission_grpo.environments.functions.environment import FunctionEnvironment
+from fission_grpo.errors import ConfigError, EnvironmentFault, boundary
+
+FORM = "package.module:name"
+"""How the place of a world is written."""
+
+_VERBS = ("reset", "execute", "snapshot", "restore", "score")
+"""A class that has these is an `Environment` itself; any other class is a set of tools."""
+
+
+def imported_worlds(places: Mapping[str, str]) -> dict[str, Callable[[], Environment]]:
+    """Environment factories by name.
+
+    Args:
+        places: name of the world, as tasks give it -> where it is defined, as `FORM` says.
+
+    Raises:
+        ConfigError: a module cannot be imported, lacks the name, or what it holds can be no world.
+    """
+    return {name: _factory(name, place) for name, place in places.items()}
+
+
+def _factory(name: str, place: str) -> Callable[[], Environment]:
+    found = _found(name, place)
+    if not isinstance(found, type):
+        return _made_by(name, place, found)
+    if all(hasattr(found, verb) for verb in _VERBS):
+        return found
+    try:
+        FunctionEnvironment.from_class(found, name=name)
+    except ConfigError as error:
+        raise ConfigError(f"worlds.{name}: {place}: {error}") from error
+    return lambda: FunctionEnvironment.from_class(found, name=name)
+
+
+def _made_by(name: str, place: str, factory: Any) -> Callable[[], Environment]:
+    """A function that makes environments, once it has shown that it does."""
+    if not callable(factory):
+        raise ConfigError(f"worlds.{name}: {place} is {type(factory).__name__}; expected a class or a function")
+    made = _guarded(name, f"{place}()", factory)
+    if lacking := [verb for verb in _VERBS if not hasattr(made, verb)]:
+        raise ConfigError(
+            f"worlds.{name}: {place}() made {type(made).__name__} without {', '.join(lacking)}; "
+            "expected an Environment, for instance FunctionEnvironment.from_class(YourClass, name=...)"
+        )
+    return factory  # type: ignore[no-any-return]  # it was just seen to make environments
+
+
+def _found(name: str, place: str) -> Any:
+    module, colon, attribute = place.partition(":")
+    if not (module and colon and attribute):
+        raise ConfigError(f"worlds.{name}: got {place!r}, expected {FORM!r}")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # last: a user's file never takes the place of an installed package
+    imported = _guarded(name, f"import {module}", lambda: import_module(module))
+    if not hasattr(imported, attribute):
+        raise ConfigError(f"worlds.{name}: {module} ({imported.__file__}) has no {attribute!r}")
+    return getattr(imported, attribute)
+
+
+def _guarded(name: str, what: str, job: Callable[[], Any]) -> Any:
+    """Whatever the user's code raises here is for the user to mend, before anything is spent."""
+    try:
+        with boundary(EnvironmentFault, what):
+            return job()
+    except EnvironmentFault as fault:
+        raise ConfigError(f"worlds.{name}: {fault}; correct it there, or the setting") from fault

@@ -1,0 +1,128 @@
+"""Plays a suite with a policy, for real: it sees every true error text, may retry, and decides when it is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fission_grpo.chat.format import ChatFormat
+from fission_grpo.chat.transcript import Transcript
+from fission_grpo.evaluation.records import (
+    EpisodeRecord,
+    Probe,
+    first_call_right,
+    read_records,
+    record_episode,
+    write_records,
+)
+from fission_grpo.evaluation.suite import Suite
+from fission_grpo.policy.base import Policy, Sampling
+from fission_grpo.rollout import (
+    Horizon,
+    RolloutSettings,
+    Trajectory,
+    Worlds,
+    render_prompts,
+    rollout,
+    start_from,
+)
+from fission_grpo.run.folder import write_text
+from fission_grpo.tasks.probe import ProbeItem
+from fission_grpo.types import Task
+
+AT_ONCE = 1024
+"""Worlds that exist side by side: bounds memory."""
+
+PARTS = ("episodes", "transfer", "mixed", "precondition")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """All records of one policy on one suite."""
+
+    episodes: tuple[EpisodeRecord, ...]
+    transfer: tuple[EpisodeRecord, ...]
+    mixed: tuple[EpisodeRecord, ...]
+    precondition: tuple[EpisodeRecord, ...]
+
+    def save(self, folder: Path) -> None:
+        """One JSONL file for each part."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in PARTS:
+            write_records(folder / f"{part}.jsonl", getattr(self, part))
+        write_text(folder / "complete.json", json.dumps({part: len(getattr(self, part)) for part in PARTS}) + "\n")
+
+    @staticmethod
+    def load(folder: Path) -> Evaluation:
+        return Evaluation(**{part: read_records(folder / f"{part}.jsonl") for part in PARTS})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Player:
+    """A policy with everything it needs to be evaluated. Greedy unless told otherwise."""
+
+    policy: Policy
+    chat: ChatFormat
+    worlds: Worlds
+    rollouts: RolloutSettings
+    temperature: float = 0.0
+    seed: int = 0
+
+    def play(self, tasks: Sequence[Task], *, report: Callable[[int], None] = lambda done: None) -> list[Trajectory]:
+        """One trajectory for each task, through all of its user turns.
+
+        Args:
+            report: told how many more are done.
+        Raises:
+            ConfigError: a prompt leaves no room for an answer; nothing has been played then.
+        """
+        most = self.rollouts.max_tokens
+        prompts = render_prompts(tasks, chat=self.chat, window=self.policy.context_window, max_tokens=most)
+        trajectories: list[Trajectory] = []
+        for first in range(0, len(tasks), AT_ONCE):
+            batch = tasks[first : first + AT_ONCE]
+            trajectories += rollout(
+                [
+                    start_from(task, Transcript(prompt), task.messages, worlds=self.worlds)
+                    for task, prompt in zip(batch, prompts[first : first + AT_ONCE], strict=True)
+                ],
+                policy=self.policy,
+                chat=self.chat,
+                sampling=Sampling(max_tokens=most, temperature=self.temperature),
+                horizons=[Horizon.EPISODE] * len(batch),
+                max_turns=self.rollouts.max_turns,
+                seed=self.seed,
+                report=report,
+            )
+        return trajectories
+
+
+def evaluate(suite: Suite, player: Player, *, report: Callable[[int], None] = lambda done: None) -> Evaluation:
+    """The whole suite in one go, so that no part waits for the slowest dialogue of another.
+
+    Probes are continuations after an injected error: is the next call right, and does the policy get there in the end?
+    """
+    probes = [item.task for item in (*suite.mixed, *suite.precondition)]
+    played = iter(player.play([*suite.episodes, *suite.transfer, *probes], report=report))
+    return Evaluation(
+        episodes=tuple(_record(task, next(played)) for task in suite.episodes),
+        transfer=tuple(_record(task, next(played)) for task in suite.transfer),
+        mixed=tuple(_record_probe(item, next(played)) for item in suite.mixed),
+        precondition=tuple(_record_probe(item, next(played)) for item in suite.precondition),
+    )
+
+
+def _record(task: Task, trajectory: Trajectory) -> EpisodeRecord:
+    return record_episode(task, trajectory.turns, verdict=trajectory.verdict, end=trajectory.end)
+
+
+def _record_probe(item: ProbeItem, trajectory: Trajectory) -> EpisodeRecord:
+    probe = Probe(
+        kind=item.corruption.value if item.corruption else "precondition",
+        error=item.error,
+        call=item.wrong,
+        next_call_right=first_call_right(trajectory.turns, item.task.target),
+    )
+    return record_episode(item.task, trajectory.turns, verdict=trajectory.verdict, end=trajectory.end, probe=probe)

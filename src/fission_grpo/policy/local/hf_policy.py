@@ -1,0 +1,89 @@
+"""A Hugging Face causal language model as a policy.
+
+Nothing is read twice under the same weights: a group shares its prompt and what its members go on saying alike, a later
+turn continues the keys and values of the earlier ones, and a recovery those of the trajectory that failed
+(`PrefixMemory`). When the weights have changed, everything is read again. No row waits for another: a dialogue goes on
+when its reply is there (`Decoding`). What comes next is guessed, and a pass checks several tokens at once (`Guesses`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fission_grpo.errors import PolicyError, boundary
+from fission_grpo.policy.base import Context, Policy, Reply, Sampling
+from fission_grpo.policy.local.batching import Decoding
+from fission_grpo.policy.local.forward import GenerationCount, Reader
+from fission_grpo.policy.local.prefix_cache import weights_version
+from fission_grpo.policy.local.speculation import Guesses
+
+
+class HFPolicy(Policy):
+    """Batched sampling from a causal language model with full attention."""
+
+    def __init__(self, model: Any, *, eos_id: int, pad_id: int, max_rows: int = 256, share: bool = True) -> None:
+        """Args:
+        model: a transformers causal LM, or a peft model around one; used in eval mode, never changed.
+        eos_id: the token that ends an assistant message.
+        pad_id: any valid token; masked wherever it stands.
+        max_rows: most sequences decoded side by side; bounds the memory of the cache.
+        share: off, every context is read from its first token in a row of its own, token by token, and no row is
+            filled again before all have ended: what sharing is compared with.
+        """
+        self.model = model
+        self.eos_id = eos_id
+        self.max_rows = max_rows
+        self._reader = Reader(model, pad_id=pad_id, share=share)
+        self._version: tuple[int, ...] = ()
+
+    @property
+    def context_window(self) -> int:
+        return context_window(self.model)
+
+    @property
+    def guesses(self) -> Guesses:
+        """What it expects to say; outlives a change of weights."""
+        return self._reader.guesses
+
+    def take_count(self) -> GenerationCount:
+        """What was generated since the last call; counting starts afresh."""
+        count, self._reader.count = self._reader.count, GenerationCount()
+        return count
+
+    def forget(self) -> None:
+        """Read everything again from here on.
+
+        Changed weights are noticed without it. A caller that must be able to start over from some point and get the
+        same tokens bit for bit calls it there and keeps the state of `guesses`, because both change the last digits of
+        a logit.
+        """
+        self._reader.memory.forget()
+
+    def converse(self, contexts: Sequence[Context], *, reply: Reply, sampling: Sampling, seed: int) -> None:
+        self.model.eval()
+        self._notice_new_weights()
+        decoding = Decoding(self._reader, eos_id=self.eos_id, max_rows=self.max_rows, sampling=sampling, seed=seed)
+        for index, context in enumerate(contexts):
+            decoding.add(index, context)
+        while decoding.busy:
+            # What goes wrong inside a reply is not the policy's fault, and stands outside its boundary.
+            with boundary(PolicyError, "sampling"), torch.inference_mode():
+                ended = decoding.beat()
+            for index, completion in ended:
+                following = reply(index, completion)
+                if following is not None:
+                    decoding.add(index, following)
+
+    def _notice_new_weights(self) -> None:
+        version = weights_version(self.model)
+        if version != self._version:
+            self._reader.memory.forget()
+            self._version = version
+
+
+def context_window(model: Any) -> int:
+    """Most tokens that the model can hold."""
+    return int(model.config.get_text_config().max_position_embeddings)

@@ -1,0 +1,362 @@
+"""About two thousand records for the Error Simulator, from the policy's own failures and from spoiled gold calls.
+
+Explicit errors are executed in the real worlds, and the world's own text is the diagnosis. Calls that succeeded and
+were wrong get theirs from a teacher: `rules`, or a model behind an endpoint. A diagnosis that would teach its reader to
+copy from the reference is left out. Whole APIs are held out, so that a test asks for tools that were never seen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from pydantic import Field, field_validator
+
+from fission_grpo.algorithm.failures import Fault
+from fission_grpo.chat.parse import parse_message, render_call
+from fission_grpo.environments.base import Snapshot
+from fission_grpo.environments.bfcl.environment import BfclEnvironment, bfcl_tools
+from fission_grpo.errors import ConfigError
+from fission_grpo.rollout import turn_messages
+from fission_grpo.run.folder import RunFolder, read_jsonl
+from fission_grpo.seeds import derive
+from fission_grpo.settings import Settings
+from fission_grpo.simulator.base import (
+    Case,
+    ErrorSimulator,
+    FailedCall,
+    Feedback,
+    ReferencedSimulator,
+    case_of,
+    diagnose,
+)
+from fission_grpo.simulator.fault_fields import fields_at_fault, stated_first
+from fission_grpo.simulator.rules import RulesSimulator
+from fission_grpo.simulator_lab.records import WORLD, RecordOrigin, RecordSplit, SimulatorRecord, taught_leaks
+from fission_grpo.tasks.corruption import Corruption, corrupt
+from fission_grpo.tasks.dialogue import decision_points, premature_calls
+from fission_grpo.tasks.gold_chain import chain_of
+from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS
+from fission_grpo.tasks.synthesis.generator import Split, synthesise
+from fission_grpo.types import ErrorClass, GroupKind, Message, ParsedMessage, Task, ToolCall, ToolOutcome
+
+Show: TypeAlias = Callable[[int, str], None]
+"""Told how much is done, and a remark."""
+
+SPLITS: Mapping[str, RecordSplit] = MappingProxyType(
+    {
+        **dict.fromkeys(APIS, RecordSplit.TRAIN),
+        "TwitterAPI": RecordSplit.VALIDATION,
+        **dict.fromkeys((*HELDOUT_APIS, "TravelAPI"), RecordSplit.TEST),
+    }
+)
+"""Which split an API belongs to; those that no training task uses by default are for the test."""
+
+CLASS_SHARES: Mapping[ErrorClass, float] = MappingProxyType({ErrorClass.SILENT: 2.0, ErrorClass.UNKNOWN_TOOL: 0.7})
+"""Weight of a class among the records of an API; 1 where it is not listed."""
+
+
+class RecordSettings(Settings):
+    """How many records, and of what."""
+
+    seed: int = 0
+    count: int = Field(default=2000, ge=1)
+    """Records wanted, those of the policy included; fewer where too few different ones turn up."""
+    tasks_per_api: int = Field(default=45, ge=1)
+    """Synthesised tasks whose gold calls are spoiled."""
+    policy_share: float = Field(default=0.5, ge=0, le=1)
+    """Most of the records that may come from run folders."""
+    apis: tuple[str, ...] = tuple(APIS)
+
+    @field_validator("apis")
+    @classmethod
+    def _known(cls, apis: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [api for api in apis if api not in APIS]:
+            raise ValueError(f"unknown API {', '.join(unknown)}; expected some of {', '.join(APIS)}")
+        return apis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spoiled:
+    """A wrong call in a dialogue, executed: what a record is made of."""
+
+    case: Case
+    """`outcomes` hold the world's real answer."""
+    api: str
+    origin: RecordOrigin
+    name: str
+
+    @property
+    def call(self) -> ToolCall:
+        return self.case.failed.parsed.calls[0]
+
+    @property
+    def outcome(self) -> ToolOutcome:
+        return self.case.failed.outcomes[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordCount:
+    """What became of the candidates."""
+
+    records: int
+    by_split: Mapping[str, int]
+    by_error: Mapping[str, int]
+    by_origin: Mapping[str, int]
+    by_teacher: Mapping[str, int]
+    telling: int
+    """Candidates left out because their diagnosis holds a piece of the reference."""
+
+
+def simulator_records(
+    settings: RecordSettings,
+    *,
+    runs: Sequence[Path] = (),
+    teacher: ErrorSimulator | ReferencedSimulator | None = None,
+    show: Show = lambda done, remark: None,
+) -> tuple[list[SimulatorRecord], RecordCount]:
+    """Records in a seeded order; a function of the arguments and of the files of `runs` (and of a model as teacher).
+
+    Args:
+        runs: run folders whose failures are used, each with its own settings inside.
+        teacher: who diagnoses calls that succeeded and were wrong; `rules` by default.
+        show: told how many of `len(settings.apis) + len(runs)` sources are done.
+
+    Raises:
+        ConfigError: a run folder without a run, or tasks that cannot be drawn.
+    """
+    own: list[Spoiled] = []
+    for done, run in enumerate(runs, 1):
+        own += policy_failures(run)
+        show(done, str(run))
+    spoiled: list[Spoiled] = []
+    for done, api in enumerate(settings.apis, len(runs) + 1):
+        spoiled += spoiled_calls(api, settings)
+        show(done, api)
+    rng = Random(derive(settings.seed, "simulator records"))
+    own = [one for one in own if one.api in settings.apis]
+    chosen = _balanced(own, round(settings.count * settings.policy_share), rng)
+    chosen += _balanced(spoiled, settings.count - len(chosen), rng)
+    rng.shuffle(chosen)
+    written = _written(chosen, teacher or RulesSimulator())
+    records = [record for record in written if not taught_leaks(record)]
+    return records, _count(records, telling=len(written) - len(records))
+
+
+def spoiled_calls(api: str, settings: RecordSettings) -> list[Spoiled]:
+    """Every kind of wrong call at every moment of the gold dialogues over one API, executed in its world.
+
+    Calls without consequences (a harmless detour) are left out.
+    """
+    split = Split.HELDOUT if api in HELDOUT_APIS else Split.TRAIN
+    tasks = synthesise(derive(settings.seed, "simulator") % 10**6, settings.tasks_per_api, apis=(api,), split=split)
+    environment = BfclEnvironment()
+    found: list[Spoiled] = []
+    for task in tasks:
+        rng = Random(f"simulator/{settings.seed}/{task.id}")
+        found += [*_corrupted(task, rng, environment), *_premature(task, environment)]
+    return found
+
+
+def policy_failures(run: Path) -> list[Spoiled]:
+    """What the policy of a run did wrong in exploration, one for each distinct wrong call of a dialogue.
+
+    Malformed messages are left out: they have a fixed answer.
+
+    Raises:
+        ConfigError: no run in this folder, or one whose tasks cannot be had again.
+    """
+    folder = RunFolder(run)
+    if not folder.config.exists() or not folder.traces.exists():
+        raise ConfigError(f"{run} holds no run with traces; give the folder that `fission train --output` named")
+    tasks = _tasks_of(folder)
+    failed: dict[tuple[str, ...], tuple[Task, Mapping[str, Any]]] = {}
+    for trace in read_jsonl(folder.traces):
+        task = tasks.get(trace["task"])
+        if task is None or trace["kind"] == GroupKind.FISSION:
+            continue
+        for trajectory in trace["trajectories"]:
+            failure = trajectory["failure"]
+            if failure and failure["fault"] == Fault.MODEL:
+                # Siblings that say the same fail alike: one of them is replayed.
+                failed.setdefault((task.id, *trajectory["text"][: failure["turn"] + 1]), (task, trajectory))
+    found: dict[str, Spoiled] = {}
+    for task, trajectory in failed.values():
+        if one := _replayed(task, trajectory):
+            found.setdefault(repr((one.case.failed.messages, one.call)), one)
+    return [replace(one, name=f"policy/{run.name}/{place}") for place, one in enumerate(found.values())]
+
+
+def _tasks_of(folder: RunFolder) -> dict[str, Task]:
+    from fission_grpo.assembly import WORLDS, with_own_worlds  # the settings of a run name its simulator
+    from fission_grpo.config import load_settings
+    from fission_grpo.tasks.training_set import training_set
+
+    settings = load_settings(file=folder.config)
+    worlds = with_own_worlds(WORLDS, settings.worlds)
+    return {task.id: task for task in training_set(settings.data, settings.synthetic, worlds=worlds)}
+
+
+def _replayed(task: Task, trajectory: Mapping[str, Any]) -> Spoiled | None:
+    """The failed message of one trajectory as its world saw it; None unless it is one well-formed call."""
+    texts, replies, outcomes = trajectory["text"], trajectory["replies"], trajectory["outcomes"]
+    failure = trajectory["failure"]
+    turn = failure["turn"]
+    messages: list[Message] = list(task.messages)
+    for text, answers in zip(texts[:turn], replies[:turn], strict=True):
+        messages += turn_messages(parse_message(text), text, answers)
+    parsed = parse_message(texts[turn])
+    if parsed.failures or len(parsed.calls) != 1 or not replies[turn]:
+        return None
+    made = outcomes[turn][0]
+    error = ErrorClass(failure["error"])
+    outcome = ToolOutcome(
+        kind=made["kind"], text=replies[turn][0], error=ErrorClass(made["error"]) if made["error"] else None
+    )
+    failed = FailedCall(
+        messages=tuple(messages), tools=task.tools, text=texts[turn], parsed=parsed, outcomes=(outcome,), error=error
+    )
+    return _spoiled(case_of(task, failed), RecordOrigin.POLICY, task)
+
+
+def _corrupted(task: Task, rng: Random, environment: BfclEnvironment) -> Iterator[Spoiled]:
+    values = [value for call in chain_of(task) for value in call.arguments.values()]
+    for point in decision_points(task, environment=environment):
+        environment.reset(point)
+        before = environment.snapshot()
+        for right in point.target:
+            for kind in Corruption:
+                wrong = corrupt(right, kind, tools=task.tools, others=values, rng=rng)
+                if wrong is not None and (one := _executed(point, task, wrong, before, environment)):
+                    yield replace(one, name=f"{one.api}/{point.id}/{kind}")
+
+
+def _premature(task: Task, environment: BfclEnvironment) -> Iterator[Spoiled]:
+    """Gold calls made before the world is ready."""
+    found = premature_calls(task, environment=environment)
+    points = {point.id: point for point in decision_points(task, environment=environment)} if found else {}
+    for moment, call in found:
+        point = points[f"{task.id}/{moment.turn}.{moment.done}"]
+        environment.reset(point)
+        one = _executed(point, task, call, environment.snapshot(), environment)
+        if one is not None:
+            yield replace(one, name=f"{one.api}/{point.id}/premature")
+
+
+def _executed(
+    point: Task, task: Task, wrong: ToolCall, before: Snapshot, environment: BfclEnvironment
+) -> Spoiled | None:
+    """The wrong call with the world's answer; None where it does no harm, or overran its limits."""
+    environment.restore(before)
+    outcome = environment.execute(wrong)
+    if outcome.error is ErrorClass.LIMIT or (not outcome.is_error and _harmless(point, environment)):
+        return None
+    failed = FailedCall(
+        messages=point.messages,
+        tools=point.tools,
+        text=render_call(wrong),
+        parsed=ParsedMessage(content="", calls=(wrong,), failures=()),
+        outcomes=(outcome,),
+        error=outcome.error or ErrorClass.SILENT,
+    )
+    return _spoiled(Case(failed=failed, reference=_due(point)), RecordOrigin.CORRUPTION, task)
+
+
+def _harmless(point: Task, environment: BfclEnvironment) -> bool:
+    """Whether the turn comes out right when the wrong call stands in for the right one."""
+    for call in _due(point)[1:]:
+        environment.execute(call)
+    return environment.score().ok
+
+
+def _due(point: Task) -> tuple[ToolCall, ...]:
+    """Gold calls left of the user turn that a decision point stands in."""
+    turn = sum(message["role"] == "user" for message in point.messages) - 1
+    done = sum(len(message.get("tool_calls") or ()) for message in _since_user(point.messages))
+    return tuple(point.gold[turn][done:])
+
+
+def _since_user(messages: Sequence[Message]) -> Sequence[Message]:
+    last = max(place for place, message in enumerate(messages) if message["role"] == "user")
+    return messages[last:]
+
+
+def _spoiled(case: Case, origin: RecordOrigin, task: Task) -> Spoiled | None:
+    """With its API: that of the tool called, else of the tool that was due; None where the call is right after all."""
+    names = [case.failed.parsed.calls[0].name, *(call.name for call in case.reference)]
+    if not case.reference or case.failed.parsed.calls[0] == case.reference[0]:
+        return None
+    owners = {tool["function"]["name"]: api for api in task.meta.get("apis", ()) for tool in bfcl_tools((api,))}
+    api = next((owners[name] for name in names if name in owners), None)
+    return None if api is None else Spoiled(case=case, api=api, origin=origin, name=task.id)
+
+
+def _balanced(candidates: Iterable[Spoiled], count: int, rng: Random) -> list[Spoiled]:
+    """`count` of them: every API alike, and in it every class by its share, as far as there are enough."""
+    shelves: dict[tuple[str, ErrorClass], list[Spoiled]] = defaultdict(list)
+    for one in candidates:
+        shelves[one.api, one.case.failed.error].append(one)
+    for shelf in shelves.values():
+        rng.shuffle(shelf)
+    taken: Counter[tuple[str, ErrorClass]] = Counter()
+    chosen: list[Spoiled] = []
+    apis: Counter[str] = Counter()
+    while len(chosen) < count and (open_ := [key for key, shelf in shelves.items() if shelf]):
+        key = min(open_, key=lambda key: (apis[key[0]], taken[key] / CLASS_SHARES.get(key[1], 1.0)))
+        chosen.append(shelves[key].pop())
+        taken[key] += 1
+        apis[key[0]] += 1
+    return chosen
+
+
+def _written(chosen: Sequence[Spoiled], teacher: ErrorSimulator | ReferencedSimulator) -> list[SimulatorRecord]:
+    silent = [one for one in chosen if not one.outcome.is_error]
+    taught = iter(diagnose(teacher, [one.case for one in silent]))
+    return [_record(one, one.outcome.text, WORLD) if one.outcome.is_error else _taught(one, taught) for one in chosen]
+
+
+def _taught(one: Spoiled, taught: Iterator[Feedback]) -> SimulatorRecord:
+    feedback = next(taught)
+    text = feedback.texts[0].removeprefix(one.outcome.text).lstrip()
+    return _record(one, text, feedback.origin)
+
+
+def _record(one: Spoiled, diagnosis: str, teacher: str) -> SimulatorRecord:
+    failed, call, reference = one.case.failed, one.call, one.case.reference
+    system = "\n".join(str(m["content"]) for m in failed.messages if m["role"] == "system")
+    named = stated_first(failed.error)
+    return SimulatorRecord(
+        id=one.name,
+        split=SPLITS[one.api],
+        api=one.api,
+        origin=one.origin,
+        error=failed.error,
+        system=system,
+        tools=failed.tools,
+        dialogue=tuple(message for message in failed.messages if message["role"] != "system"),
+        failed=call,
+        answer=None if one.outcome.is_error else one.outcome.text,
+        reference=reference,
+        diagnosis=diagnosis,
+        teacher=teacher,
+        fields=fields_at_fault(call, reference, failed.tools) if named else (),
+    )
+
+
+def _count(records: Sequence[SimulatorRecord], *, telling: int) -> RecordCount:
+    def by(values: Iterable[str]) -> Mapping[str, int]:
+        return dict(sorted(Counter(values).items()))
+
+    return RecordCount(
+        records=len(records),
+        by_split=by(str(record.split) for record in records),
+        by_error=by(str(record.error) for record in records),
+        by_origin=by(str(record.origin) for record in records),
+        by_teacher=by(record.teacher for record in records),
+        telling=telling,
+    )

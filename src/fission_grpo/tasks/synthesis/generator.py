@@ -1,0 +1,326 @@
+"""Unlimited tasks over the official multi-turn classes: drawn, executed, and kept only when they prove themselves.
+
+A task is one or two requests in one or two user turns. Its gold chain must replay without an error and satisfy the
+official verdict, and must stop doing so when any one call is left out. Half of the requests that need something (a
+login, a folder, a running engine) meet a world where it is missing, and nothing in the prompt tells.
+
+Splits never share a text, a world, or a gold chain of three or more calls: texts and chains belong to one split by
+their hash, worlds come from disjoint seed streams, and held-out texts use wordings that no training text uses. No task
+shares anything of that kind with the official test entries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cache
+from random import Random
+from typing import Any
+
+from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment, bfcl_tools
+from fission_grpo.errors import ConfigError
+from fission_grpo.tasks.gold_chain import canonical, chain_of, proves_itself, texts_of
+from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS, SEEN_APIS
+from fission_grpo.tasks.synthesis.families.family import Family, Part, Scene, Unfit, literal
+from fission_grpo.tasks.synthesis.overlap import CALLS, official_index
+from fission_grpo.types import Task, Tool, ToolCall, World
+
+OPENINGS = ("", "please ", "now ", "I want you to do this: ", "here is what I need: ", "could you do this: ")
+JOINERS = ("{first}, then {second}", "{first}. After that, {second}", "first {first}, and then {second}")
+FOLLOWUP_OPENINGS = ("", "now ", "next, ", "then ", "also ")
+
+LENGTHS = (range(1, 2), range(2, 3), range(3, 5))
+"""What the shares of `Mixture.calls` stand for."""
+
+TRIES = 150
+"""Rejected drawings after which the plan of a task gives way to a wider one."""
+
+
+class Split(StrEnum):
+    """Whom a task is for."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    HELDOUT = "heldout"
+
+
+_CHAINS: Mapping[Split, range] = {
+    Split.TRAIN: range(0, 5),
+    Split.VALIDATION: range(5, 7),
+    Split.HELDOUT: range(7, 10),
+}
+"""Tenths of the hash space: which split may use a gold chain of three or more calls."""
+
+_TEXTS: Mapping[Split, range] = {
+    Split.TRAIN: range(0, 7),
+    Split.VALIDATION: range(7, 10),
+    Split.HELDOUT: range(0, 10),
+}
+"""The same for texts; held-out texts are told apart by their wordings already."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixture:
+    """What share of the tasks has what."""
+
+    calls: tuple[float, float, float] = (0.45, 0.35, 0.20)
+    """Tasks whose longest turn takes one, two, and three to four gold calls; adds up to one."""
+    two_parts: tuple[float, float] = (0.3, 0.6)
+    """Of the single-turn tasks with two, and with more gold calls: two requests in one user message."""
+    two_turns: float = 0.0
+    """Two user messages, one request each."""
+    two_apis: float = 0.3
+    """Of the tasks with two requests: those that go to two different APIs, where two are allowed."""
+    unmet: float = 0.5
+    """Of the needs: those that the initial world does not meet."""
+
+    def __post_init__(self) -> None:
+        shares = (*self.calls, *self.two_parts, self.two_turns, self.two_apis, self.unmet)
+        if not all(0 <= share <= 1 for share in shares) or abs(sum(self.calls) - 1) > 1e-6:
+            raise ConfigError(f"{self}: shares must lie in [0, 1], and those of `calls` add up to 1")
+
+
+def synthesise(
+    seed: int,
+    count: int,
+    *,
+    apis: Sequence[str] = SEEN_APIS,
+    split: Split | str = Split.TRAIN,
+    mixture: Mixture | None = None,
+    tools: tuple[int, int] = (6, 8),
+) -> list[Task]:
+    """`count` different tasks, a function of the arguments alone.
+
+    Args:
+        seed: with the split, names the stream of worlds.
+        count: how many tasks.
+        apis: official classes to draw from; held-out ones only in the held-out split.
+        split: whose texts, worlds and chains these are.
+        mixture: shares of long and multi-turn tasks.
+        tools: fewest and most tools on offer, more only where a task needs more: the needed ones, whatever its
+            repairs may take, and others of the same APIs.
+
+    Raises:
+        ConfigError: unknown or held-out API, or the request cannot be met (too many tasks of too few kinds).
+    """
+    split = Split(split)
+    _check_apis(apis, split)
+    studio = _Studio(seed=seed, split=split, apis=tuple(apis), mixture=mixture or Mixture(), tools=tools)
+    seen: set[str] = set()
+    tasks: list[Task] = []
+    for index in range(count):
+        task = studio.task(index, seen)
+        seen.add(_text_of(task))
+        tasks.append(task)
+    return tasks
+
+
+def _check_apis(apis: Sequence[str], split: Split) -> None:
+    unknown = [name for name in apis if name not in APIS]
+    if unknown or not apis:
+        raise ConfigError(f"unknown APIs {unknown}; choose from {', '.join(APIS)}")
+    leaked = [name for name in apis if name in HELDOUT_APIS]
+    if leaked and split is not Split.HELDOUT:
+        raise ConfigError(f"{', '.join(leaked)} is held out: it may only be drawn for the split 'heldout'")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """The shape of one task, decided before any drawing so that rejections cannot shift the mixture."""
+
+    lengths: range
+    """Gold calls that its longest turn may take."""
+    turns: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One family in one task, drawn."""
+
+    api: str
+    family: Family
+    part: Part
+    wording: int
+    clause: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Meeting:
+    """What it takes to get the world ready for one request."""
+
+    fixes: tuple[ToolCall, ...]
+    notes: tuple[str, ...]
+    """What the user says about it, whether or not it is needed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Studio:
+    """Draws the tasks of one `synthesise`."""
+
+    seed: int
+    split: Split
+    apis: tuple[str, ...]
+    mixture: Mixture
+    tools: tuple[int, int]
+
+    def task(self, index: int, seen: set[str]) -> Task:
+        """The `index`-th task: the first drawing that proves itself and is nobody else's."""
+        environment = BfclEnvironment()
+        plans = self._plans(Random(f"{self.split}/{self.seed}/{index}"))
+        for attempt, plan in enumerate(plan for plan in plans for _ in range(TRIES)):
+            rng = Random(f"{self.split}/{self.seed}/{index}/{attempt}")
+            try:
+                task = self._draw(rng, plan, f"{self.split}-{self.seed}-{index:05d}")
+            except Unfit:
+                continue
+            if _text_of(task) not in seen and self._is_ours(task) and proves_itself(environment, task):
+                return task
+        raise ConfigError(
+            f"no new task for number {index} of split {self.split} over {', '.join(self.apis)}: "
+            "ask for fewer tasks or more APIs"
+        )
+
+    def _is_ours(self, task: Task) -> bool:
+        chain = chain_of(task)
+        if len(chain) >= CALLS and _bucket(canonical(chain)) not in _CHAINS[self.split]:
+            return False
+        return _bucket(_text_of(task)) in _TEXTS[self.split] and not official_index().offences(task)
+
+    def _plans(self, rng: Random) -> Iterator[_Plan]:
+        """What to try: first what the mixture says, then what comes near it where an API cannot give that."""
+        (size,) = rng.choices(range(3), self.mixture.calls)
+        two_turns = rng.random() < self.mixture.two_turns
+        two_parts = rng.random() < (0.0, *self.mixture.two_parts)[size]
+        first = _Plan(lengths=LENGTHS[size], turns=1 + two_turns, requests=2 if two_turns or two_parts else 1)
+        yield first
+        yield replace(first, requests=2)
+        yield replace(first, requests=2, lengths=range(1, 5))
+
+    def _draw(self, rng: Random, plan: _Plan, name: str) -> Task:
+        scenes = _scenes(rng, self._choose_apis(rng, plan.requests))
+        requests = self._requests(rng, scenes, plan.requests)
+        turns = [requests] if plan.turns == 1 else [[request] for request in requests]
+        return self._assemble(rng, plan, name, scenes, turns)
+
+    def _choose_apis(self, rng: Random, count: int) -> list[str]:
+        apart = count == 2 and len(self.apis) > 1 and rng.random() < self.mixture.two_apis
+        return rng.sample(self.apis, 2) if apart else [rng.choice(self.apis)] * count
+
+    def _requests(self, rng: Random, scenes: Mapping[str, Scene], count: int) -> list[_Request]:
+        requests: list[_Request] = []
+        names = list(scenes) if len(scenes) == count else list(scenes) * count
+        topics: set[str] = set()
+        for api in names:
+            free = [f for f in APIS[api].families if (f.topic or f.name) not in topics]
+            (family,) = rng.choices(free, [f.weight for f in free])
+            topics.add(family.topic or family.name)
+            part = family.draw(scenes[api])
+            wording, template = family.wordings.draw(rng, self._kinds(api))
+            requests.append(_Request(api, family, part, wording, _fill(template, part)))
+        return requests
+
+    def _kinds(self, api: str) -> tuple[str, ...]:
+        if api in HELDOUT_APIS:
+            return ("train", "heldout")
+        return ("heldout",) if self.split is Split.HELDOUT else ("train",)
+
+    def _assemble(
+        self, rng: Random, plan: _Plan, name: str, scenes: Mapping[str, Scene], turns: list[list[_Request]]
+    ) -> Task:
+        arranged: set[str] = set()
+        meetings = [[self._meet(rng, scenes[r.api], r, arranged) for r in turn] for turn in turns]
+        gold = tuple(_gold(turn, met) for turn, met in zip(turns, meetings, strict=True))
+        if max(map(len, gold)) not in plan.lengths:
+            raise Unfit
+        first, *later = (_text(rng, i, turn, met) for i, (turn, met) in enumerate(zip(turns, meetings, strict=True)))
+        requests = [request for turn in turns for request in turn]
+        initial = {api: scene.state for api, scene in scenes.items()}
+        return Task(
+            id=name,
+            messages=({"role": "user", "content": first},),
+            tools=_offer(rng, requests, self.tools),
+            target=gold[0][:1],
+            world=World(environment=BFCL, config={"classes": list(scenes), "initial": initial}),
+            gold=gold,
+            followups=tuple(later),
+            meta=self._meta(requests, [fix for met in meetings for part in met for fix in part.fixes], gold),
+        )
+
+    def _meet(self, rng: Random, scene: Scene, request: _Request, arranged: set[str]) -> _Meeting:
+        """Arrange the needs that no earlier request arranged."""
+        fixes: list[ToolCall] = []
+        notes: list[str] = []
+        for need in request.family.needs:
+            if need.name in arranged:
+                continue
+            arranged.add(need.name)
+            fix = need.arrange(scene, request.part, rng.random() < self.mixture.unmet)
+            _, template = need.notes.draw(rng, self._kinds(request.api))
+            fixes += fix.calls
+            notes.append(_fill(template, fix))
+        return _Meeting(tuple(fixes), tuple(notes))
+
+    def _meta(
+        self, requests: Sequence[_Request], fixes: Sequence[ToolCall], gold: Sequence[Sequence[ToolCall]]
+    ) -> dict[str, Any]:
+        apis = sorted({request.api for request in requests})
+        return {
+            "apis": apis,
+            "family": "+".join(request.family.name for request in requests),
+            "split": str(self.split),
+            "slice": "heldout_api" if any(api in HELDOUT_APIS for api in apis) else "seen_api",
+            "wording": requests[0].wording,
+            "hidden": bool(fixes),
+            "gold_calls": sum(len(turn) for turn in gold),
+        }
+
+
+@cache
+def _tools(api: str) -> Mapping[str, Tool]:
+    return {tool["function"]["name"]: tool for tool in bfcl_tools((api,))}
+
+
+def _scenes(rng: Random, apis: Sequence[str]) -> dict[str, Scene]:
+    return {api: Scene(rng=rng, state=APIS[api].scene(rng)) for api in dict.fromkeys(apis)}
+
+
+def _fill(template: str, part: Part) -> str:
+    return template.format(**{key: literal(value) for key, value in part.slots.items()})
+
+
+def _gold(turn: Sequence[_Request], meetings: Sequence[_Meeting]) -> tuple[ToolCall, ...]:
+    pairs = zip(turn, meetings, strict=True)
+    return tuple(call for request, meeting in pairs for call in (*meeting.fixes, *request.part.calls))
+
+
+def _text(rng: Random, turn: int, requests: Sequence[_Request], meetings: Sequence[_Meeting]) -> str:
+    """One user message: the request with its opening, and what else the user says before or after it."""
+    clauses = [request.clause for request in requests]
+    request = clauses[0] if len(clauses) == 1 else rng.choice(JOINERS).format(first=clauses[0], second=clauses[1])
+    asked = [rng.choice(FOLLOWUP_OPENINGS if turn else OPENINGS) + request]
+    notes = [note for meeting in meetings for note in meeting.notes]
+    sentences = [*notes, *asked] if rng.random() < 0.3 else [*asked, *notes]
+    return " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences)
+
+
+def _offer(rng: Random, requests: Sequence[_Request], size: tuple[int, int]) -> tuple[Tool, ...]:
+    """The needed tools, those that repairs may take, and seeded others of the same APIs, in random order."""
+    known = {name: tool for request in requests for name, tool in _tools(request.api).items()}
+    needed = {call.name for request in requests for call in request.part.calls}
+    needed |= {fixer for request in requests for need in request.family.needs for fixer in need.fixers}
+    others = sorted(set(known) - needed)
+    more = max(0, rng.randint(*size) - len(needed))
+    names = sorted(needed) + rng.sample(others, min(more, len(others)))
+    rng.shuffle(names)
+    return tuple(known[name] for name in names)
+
+
+def _text_of(task: Task) -> str:
+    return "\n".join(texts_of(task))
+
+
+def _bucket(key: str) -> int:
+    return hashlib.sha256(key.encode()).digest()[0] % 10

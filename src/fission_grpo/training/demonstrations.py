@@ -1,0 +1,41 @@
+"""Supervised error-and-fix demonstrations: the strong, cheap baseline that reinforcement has to be seen beside.
+
+A gold dialogue is spoiled at one moment by a call with a real explicit error; the gold call behind it is
+learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from random import Random
+
+from fission_grpo.chat.format import ChatFormat
+from fission_grpo.rollout import Worlds
+from fission_grpo.tasks.probe import ProbeKind, probe_items
+from fission_grpo.training.supervised import gold_dialogue, next_message
+from fission_grpo.tree.logprobs import TokenRow
+from fission_grpo.types import Task
+
+CLEAN_SHARE = 9
+"""Clean gold dialogues for each demonstration: recovering must not be learned at the price of everything else."""
+
+
+def demonstration_rows(
+    tasks: Sequence[Task], *, count: int, seed: int, chat: ChatFormat, worlds: Worlds
+) -> list[TokenRow]:
+    """Up to `count` demonstrations, half of them premature calls only, among nine times as many clean rows.
+
+    Args:
+        tasks: training tasks, at least ten times `count`.
+    """
+    rng = Random(seed)
+    spoiled = [
+        *islice(probe_items(tasks, seed, ProbeKind.PRECONDITION), count // 2),
+        *islice(probe_items(tasks[: 2 * count], seed, ProbeKind.MIXED), count - count // 2),
+    ]
+    rows = [next_message(item.task, chat=chat) for item in spoiled if item.task.target]
+    clean = tasks[: CLEAN_SHARE * len(rows)]
+    rows += [gold_dialogue(task, chat=chat, worlds=worlds) for task in clean]
+    rng.shuffle(rows)
+    return rows
