@@ -102,11 +102,11 @@ def test_the_frozen_start_is_asked_while_the_server_writes(tmp_path: Path) -> No
     reference = Watched(warm_model())
 
     def when_asked(handler: Handler) -> None:
-        if reference.asked.wait(20):
+        if reference.asked.wait():
             good(TEXT)(handler)
 
     with serving(when_asked) as server:
-        trainer = tiny_run(tmp_path, fission=FISSION, simulator=simulator(server, deadline_seconds=10.0), steps=1)
+        trainer = tiny_run(tmp_path, fission=FISSION, simulator=simulator(server, deadline_seconds=120.0), steps=1)
         trainer.reference = reference
         finish(trainer)
     assert "endpoint" in written(trainer)
