@@ -167,7 +167,7 @@ def run_in_process(
 def run_until_killed(
     folder: Path, start: Path, threads: int, environment: Mapping[str, str], fission: FissionSettings = FISSION
 ) -> None:
-    """The same run, which never ends: it waits after its last step, so that no machine is too fast to kill it before."""
+    """The same run, which waits after its last step for ever: no machine is too fast for it to be killed before."""
 
     def hold(report: StepReport) -> None:
         if report.step == STEPS:
