@@ -22,4 +22,5 @@ titled() {
 resolve cuda.txt "The releases for torch's CUDA build: those of cpu.txt, and what that build brings along." "$@"
 grep -vE '^(cuda|nvidia|triton)' requirements/cuda.txt >requirements/cpu.txt
 titled requirements/cpu.txt "The releases that are tested, for any build of torch: make test, CI."
+rm -f requirements/oldest.txt # an old pin would be kept, and be no longer the oldest
 resolve oldest.txt "The oldest releases that pyproject.toml admits, for make test-oldest." --resolution lowest-direct
