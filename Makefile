@@ -22,6 +22,8 @@ LOCK ?= requirements/$(if $(TORCH_INDEX),cpu,$(if $(GPU),cuda,cpu)).txt
 TORCH ?= torch
 RELEASES := $(if $(LOCK),-c $(LOCK),--upgrade --upgrade-strategy eager)
 INSTALL := -m pip --disable-pip-version-check install $(RELEASES)
+# Tests side by side: a file stays with one process, which keeps its fixtures. PARALLEL= runs them one after another.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 torch_for = $(if $(TORCH_INDEX),$(1)/python $(INSTALL) --no-deps --index-url $(TORCH_INDEX) $(TORCH))
 
 .PHONY: install quickstart test test-all test-newest test-oldest lint types check wheel-check lock format clean
@@ -41,10 +43,10 @@ quickstart: install
 	$(BIN)/fission quickstart $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-all: install
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "" $(ARGS)
 
 test-newest:
 	rm -f .venv-newest/.installed
