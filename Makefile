@@ -23,7 +23,7 @@ TORCH ?= torch
 RELEASES := $(if $(LOCK),-c $(LOCK),--upgrade --upgrade-strategy eager)
 INSTALL := -m pip --disable-pip-version-check install $(RELEASES)
 # Tests side by side: a file stays with one process, which keeps its fixtures. PARALLEL= runs them one after another.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 torch_for = $(if $(TORCH_INDEX),$(1)/python $(INSTALL) --no-deps --index-url $(TORCH_INDEX) $(TORCH))
 
 .PHONY: install quickstart test test-all test-newest test-oldest lint types check wheel-check lock format clean

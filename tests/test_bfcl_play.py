@@ -59,6 +59,8 @@ from fission_grpo.evaluation.metrics import ABANDON, ERR, ERROR, NCR, REPEAT, me
 from fission_grpo.evaluation.protocols.bfcl import Handover, play_entry
 from fission_grpo.types import EndReason, ErrorClass, FinishReason, Task, ToolCall
 
+pytestmark = pytest.mark.early
+
 BASE = bfcl_entries(BfclCategory.BASE)
 MISS_FUNC = bfcl_entries(BfclCategory.MISS_FUNC)
 

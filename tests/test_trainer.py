@@ -56,6 +56,8 @@ from fission_grpo.simulator.static import StaticSimulator
 from fission_grpo.training.trainer import Trainer
 from fission_grpo.types import Task, ToolCall, ToolOutcome, Turn
 
+pytestmark = pytest.mark.early
+
 
 def assert_close(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor], *, atol: float) -> None:
     for name, weight in one.items():

