@@ -119,6 +119,27 @@ def score(
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorer:
+    """How the rows of an update are read by a model, be it the policy or the frozen start."""
+
+    temperature: float
+    """Of the distribution that the tokens were drawn from."""
+    token_budget: int
+    """Most tokens of one micro-batch: see `score`."""
+    tree: bool
+    """Pay for shared prefixes once."""
+
+    def pack(self, model: Any, rows: Sequence[TokenRow], some: Sequence[int]) -> list[Family]:
+        """Some of the rows as one tree, or each alone; every tree with the indices of its rows."""
+        packed = families_of(model, [rows[index] for index in some], tree=self.tree)
+        return [(forest, tuple(some[member] for member in members)) for forest, members in packed]
+
+    def scores(self, model: Any, rows: Sequence[TokenRow], packed: Sequence[Family], *, width: int) -> Iterator[Scores]:
+        """Log-probabilities and entropies of the trained tokens, micro-batch by micro-batch: see `score`."""
+        return score(model, rows, packed, width=width, temperature=self.temperature, token_budget=self.token_budget)
+
+
 def _within(family: Family, rows: Sequence[TokenRow], token_budget: int) -> list[Family]:
     """A family as one part, or, where it is too large for a row, as several."""
     forest, members = family
