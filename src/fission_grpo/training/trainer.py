@@ -43,14 +43,14 @@ from fission_grpo.models.folder import load_trained_weights, save_trained_weight
 from fission_grpo.models.recomputation import recompute_layers
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy
-from fission_grpo.policy.local.speculation import Guesses
+from fission_grpo.policy.local.speculation import PromptLookup
 from fission_grpo.rollout import Horizon, RolloutSettings, Start, Worlds, open_group, rollout
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.metrics import fission_metrics, group_metrics, prefixed, revived
 from fission_grpo.run.traces import trace
 from fission_grpo.seeds import derive, in_turn
 from fission_grpo.settings import Settings
-from fission_grpo.tree.logprobs import Family, Scores, families_of, score
+from fission_grpo.tree.logprobs import PackedGroup, Scores, packed_groups, score
 from fission_grpo.tree.reference import Reference
 from fission_grpo.types import GroupKind, Task
 
@@ -80,8 +80,8 @@ class TrainerSettings(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     token_budget: int = Field(default=4096, ge=1)
-    """Most tokens of one training micro-batch. A larger tree is cut into subtrees that read their trunk again, none
-    smaller than twice its longest trajectory."""
+    """Most tokens of one training micro-batch. A larger tree is cut into subtrees that compute their shared prefix
+    again, none smaller than twice its longest trajectory."""
     tree: bool = True
     """Pay for shared prefixes once, in generation and in training; off, every trajectory is a row of its own. The
     gradient is the same."""
@@ -114,10 +114,10 @@ class Update:
     unique_tokens: int = 0
     """Tokens once shared prefixes are counted once."""
     pushed_tokens: int = 0
-    """Tokens that the gradient took: more than the unique ones where a tree exceeds `token_budget`, is cut, and its
-    trunk is read again."""
+    """Tokens that the gradient took: more than the unique ones where a tree exceeds `token_budget`, is cut, and a
+    shared prefix is computed again."""
     raw_tokens: int = 0
-    """Tokens that separate rows would have pushed."""
+    """Tokens that separate rows would have computed."""
 
 
 @dataclass(slots=True)
@@ -125,16 +125,16 @@ class Progress:
     """Where the run stands: all that a checkpoint holds besides weights, optimizer and random states."""
 
     source: FissionSource
-    guesses: Guesses
+    lookup: PromptLookup
     step: int = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "fission": self.source.state_dict(), "guesses": self.guesses.state_dict()}
+        return {"step": self.step, "fission": self.source.state_dict(), "guesses": self.lookup.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         self.source.load_state_dict(state["fission"])
-        self.guesses.load_state_dict(state["guesses"])
+        self.lookup.load_state_dict(state["guesses"])
 
 
 @dataclass(slots=True)
@@ -190,7 +190,7 @@ class Trainer:
             )
         )
         self.policy = HFPolicy(self.model, eos_id=chat.eos_id, pad_id=chat.pad_id, share=settings.tree)
-        self.progress = Progress(source, self.policy.guesses)
+        self.progress = Progress(source, self.policy.lookup)
         self.clock = Clock()
         accelerator.register_save_state_pre_hook(_save_trained_weights)
         accelerator.register_load_state_pre_hook(_load_trained_weights)
@@ -222,7 +222,7 @@ class Trainer:
         self.clock = Clock()
         with self.clock.phase("collect"):
             collected = self.collect()
-        self.policy.forget()  # a resumed run remembers nothing either
+        self.policy.invalidate()  # a resumed run has nothing cached either
         with self.clock.phase("explore"):
             groups = self.explore(step)
         with self.clock.phase("observe"):
@@ -245,7 +245,7 @@ class Trainer:
             "fission/revived": float(revived(groups, families)),
             **self.source.simulator_metrics(),
             **prefixed("update", asdict(update)),
-            **prefixed("generate", asdict(self.policy.take_count())),
+            **prefixed("generate", self.policy.take_count().metrics()),
         }
         self._write(step, [*collected, *groups, *families], metrics)
         self.progress.step += 1
@@ -306,7 +306,7 @@ class Trainer:
         update.grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))
         self.optimizer.step()
         if self.reference is not None:
-            self.reference.forget()
+            self.reference.invalidate()
         return update
 
     def save(self) -> None:
@@ -406,9 +406,9 @@ class Trainer:
         longest = self.rollouts.max_tokens * self.rollouts.max_turns
         return TrainingBatch.of(groups, self.objective, max_tokens=longest, device=self.model.device)
 
-    def _forests(self, batch: TrainingBatch, rows: Sequence[int]) -> list[Family]:
+    def _forests(self, batch: TrainingBatch, rows: Sequence[int]) -> list[PackedGroup]:
         """Some rows of a batch, as one tree or each alone."""
-        forests = families_of(self.model, [batch.rows[row] for row in rows], tree=self.settings.tree)
+        forests = packed_groups(self.model, [batch.rows[row] for row in rows], tree=self.settings.tree)
         return [(forest, tuple(rows[member] for member in members)) for forest, members in forests]
 
     def _accumulate(self, batch: TrainingBatch, update: Update) -> None:
@@ -428,7 +428,7 @@ class Trainer:
                 beta=self.settings.beta,
             )
             self.accelerator.backward(loss)
-            update.pushed_tokens += scores.pushed
+            update.pushed_tokens += scores.computed
             update.loss += loss.item()
             update.entropy += scores.entropy_BT[trained_BT].sum().item()
             logprobs_BT = scores.logprobs_BT.detach()
@@ -439,7 +439,7 @@ class Trainer:
         update.entropy /= update.trained_tokens
         update.kl /= update.trained_tokens
         update.unique_tokens = sum(len(forest) for forest, _ in forests)
-        update.raw_tokens = sum(forest.raw_tokens for forest, _ in forests)
+        update.raw_tokens = sum(forest.unshared_tokens for forest, _ in forests)
 
     def _reference_logprobs(self, batch: TrainingBatch) -> Tensor | None:
         """The same tokens under the frozen start, [B, T]; None without a KL penalty."""
@@ -450,13 +450,13 @@ class Trainer:
             batch.rows, lambda model, rows: self._score(model, batch, self._forests(batch, rows)), width=width
         )
 
-    def _score(self, model: Any, batch: TrainingBatch, forests: Sequence[Family]) -> Iterator[Scores]:
+    def _score(self, model: Any, batch: TrainingBatch, forests: Sequence[PackedGroup]) -> Iterator[Scores]:
         return score(
             model,
             batch.rows,
             forests,
             width=batch.weights_BT.shape[1],
-            temperature=self.settings.temperature,
+            distribution=self.sampling,
             token_budget=self.settings.token_budget,
         )
 

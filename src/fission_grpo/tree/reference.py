@@ -38,9 +38,11 @@ class Reference:
             yield self._model
 
     def logprobs(self, rows: Sequence[TokenRow], scoring: Scoring, *, width: int) -> Tensor:
-        """Log-probabilities of the trained tokens of some rows, in nats; 0 beyond the end.
+        """Log-probabilities of the trained tokens of some rows under the reference, in nats; 0 beyond the end.
 
-        What has been scored since the last `forget` is not scored again.
+        They are those of the distribution that `scoring` scores under: tempered and cut like the policy's, with the
+        scored token always among those that are left (`score`).
+        What has been scored since the last `invalidate` is not scored again.
 
         Args:
             scoring: scores those rows that are not known yet.
@@ -59,6 +61,6 @@ class Reference:
             logprobs_BT[index, : len(known_T)] = known_T
         return logprobs_BT
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Lose what has been scored: nobody will ask again."""
         self._known.clear()
