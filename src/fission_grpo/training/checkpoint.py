@@ -3,7 +3,7 @@
 checkpoints/step-N/
   checkpoint.json     format and version of the package that wrote it
   model/              what was trained, as an ordinary Hugging Face folder
-  progress-R.pkl      of process R: step, fission buffer or pool, counters, what the sampler's drafts know
+  progress-R.pkl      of process R: step, fission buffer or pool, counters, what prompt lookup has seen
   ...                 accelerate's own: optimizer, random states
 """
 
@@ -22,7 +22,7 @@ from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.errors import ConfigError
 from fission_grpo.files import write_text
 from fission_grpo.models.folder import load_trained_weights, save_trained_weights
-from fission_grpo.policy.local.speculation import Guesses
+from fission_grpo.policy.local.speculation import PromptLookup
 from fission_grpo.run.folder import RunFolder
 
 FORMAT = 2
@@ -35,18 +35,18 @@ class Progress:
     """Where the run stands: all that a checkpoint holds besides weights, optimizer and random states."""
 
     source: FissionSource
-    guesses: Guesses
+    lookup: PromptLookup
     step: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, for `torch.save`."""
-        return {"step": self.step, "fission": self.source.state_dict(), "guesses": self.guesses.state_dict()}
+        return {"step": self.step, "fission": self.source.state_dict(), "guesses": self.lookup.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where `state_dict` stood."""
         self.step = state["step"]
         self.source.load_state_dict(state["fission"])
-        self.guesses.load_state_dict(state["guesses"])
+        self.lookup.load_state_dict(state["guesses"])
 
 
 class Checkpoints:

@@ -23,6 +23,7 @@ from fission_grpo.models.recomputation import recompute_layers
 from fission_grpo.training.settings import TrainerSettings
 from fission_grpo.tree.logprobs import Scorer
 from fission_grpo.tree.reference import Reference
+from fission_grpo.types import Distribution
 
 
 @dataclass(slots=True)
@@ -52,17 +53,26 @@ class Update:
 class Learner:
     """A model, its optimizer, and the frozen start that it is held to."""
 
-    def __init__(self, model: Any, settings: TrainerSettings, *, longest: int, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        model: Any,
+        settings: TrainerSettings,
+        *,
+        distribution: Distribution,
+        longest: int,
+        accelerator: Accelerator,
+    ) -> None:
         """Prepare a model for training; its weights change in place.
 
         Args:
+            distribution: what trajectories are sampled from; the sampler's own value.
             longest: most tokens that one trajectory can sample.
         """
         self.settings = settings
         self.longest = longest
         self.accelerator = accelerator
         self.objective: Objective = OBJECTIVES[settings.objective]
-        self.scorer = Scorer(temperature=settings.temperature, token_budget=settings.token_budget, tree=settings.tree)
+        self.scorer = Scorer(distribution=distribution, token_budget=settings.token_budget, tree=settings.tree)
         self.reference = Reference(model) if settings.beta else None
         if settings.gradient_checkpointing:
             recompute_layers(model)
@@ -94,7 +104,7 @@ class Learner:
         update.grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))
         self.optimizer.step()
         if self.reference is not None:
-            self.reference.forget()
+            self.reference.invalidate()
         return update
 
     def _batch(self, groups: Sequence[Group]) -> TrainingBatch:
@@ -117,7 +127,7 @@ class Learner:
                 beta=self.settings.beta,
             )
             self.accelerator.backward(loss)
-            update.pushed_tokens += scores.pushed
+            update.pushed_tokens += scores.computed
             update.loss += loss.item()
             update.entropy += scores.entropy_BT[trained_BT].sum().item()
             logprobs_BT = scores.logprobs_BT.detach()
@@ -128,7 +138,7 @@ class Learner:
         update.entropy /= update.trained_tokens
         update.kl /= update.trained_tokens
         update.unique_tokens = sum(len(forest) for forest, _ in packed)
-        update.raw_tokens = sum(forest.raw_tokens for forest, _ in packed)
+        update.raw_tokens = sum(forest.unshared_tokens for forest, _ in packed)
 
     def _reference_logprobs(self, batch: TrainingBatch) -> Tensor | None:
         """The same tokens under the frozen start, [B, T]; None without a KL penalty."""

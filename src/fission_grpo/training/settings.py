@@ -34,8 +34,8 @@ class TrainerSettings(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     token_budget: int = Field(default=4096, ge=1)
-    """Most tokens of one training micro-batch. A larger tree is cut into subtrees that read their trunk again, none
-    smaller than twice its longest trajectory."""
+    """Most tokens of one training micro-batch. A larger tree is cut into subtrees that compute their shared prefix
+    again, none smaller than twice its longest trajectory."""
     tree: bool = True
     """Pay for shared prefixes once, in generation and in training; off, every trajectory is a row of its own. The
     gradient is the same."""

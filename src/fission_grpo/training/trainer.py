@@ -21,7 +21,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
@@ -104,8 +104,13 @@ class Trainer:
         self.source = source
         self.run = run
         self.accelerator = accelerator
+        sampling = Sampling(max_tokens=rollouts.max_tokens, temperature=settings.temperature, top_k=settings.top_k)
         self.learner = Learner(
-            model, settings, longest=rollouts.max_tokens * rollouts.max_turns, accelerator=accelerator
+            model,
+            settings,
+            distribution=sampling,
+            longest=rollouts.max_tokens * rollouts.max_turns,
+            accelerator=accelerator,
         )
         self.policy = HFPolicy(self.learner.model, eos_id=chat.eos_id, pad_id=chat.pad_id, share=settings.tree)
         self.stages = Stages(
@@ -114,14 +119,14 @@ class Trainer:
             worlds=worlds,
             judge=judge,
             source=source,
-            sampling=Sampling(max_tokens=rollouts.max_tokens, temperature=settings.temperature, top_k=settings.top_k),
+            sampling=sampling,
             group_size=settings.group_size,
             horizon=settings.horizon,
             max_turns=rollouts.max_turns,
             seed=settings.seed,
             rank=accelerator.process_index,
         )
-        self.progress = Progress(source, self.policy.guesses)
+        self.progress = Progress(source, self.policy.lookup)
         self.checkpoints = Checkpoints(run, accelerator, self.progress)
 
     def train(self, *, stop: Callable[[], bool], report: Callable[[StepReport], None]) -> None:
@@ -163,7 +168,7 @@ class Trainer:
         clock = Clock()
         with clock.phase("collect"):
             collected = self._collect(collect_at_most)
-        self.policy.forget()  # a resumed run remembers nothing either
+        self.policy.invalidate()  # a resumed run has nothing cached either
         with clock.phase("explore"):
             groups = self.stages.explore(self._tasks_of(step), step=step, progress=progress)
         with clock.phase("observe"):
@@ -214,7 +219,7 @@ class Trainer:
             "fission/revived": float(rescued_groups(outcome.groups, outcome.fission_groups)),
             **self.source.simulator_metrics(),
             **prefixed("update", outcome.update.metrics()),
-            **prefixed("generate", asdict(self.policy.take_count())),
+            **prefixed("generate", self.policy.take_count().metrics()),
         }
 
     def _write(self, step: int, outcome: StepOutcome, metrics: dict[str, float]) -> None:

@@ -35,9 +35,11 @@ class Reference:
             yield self._model
 
     def logprobs(self, rows: Sequence[TokenRow], scorer: Scorer, *, width: int) -> Tensor:
-        """Log-probabilities of the trained tokens of some rows, in nats; 0 beyond the end.
+        """Log-probabilities of the trained tokens of some rows under the reference, in nats; 0 beyond the end.
 
-        What has been scored since the last `forget` is not scored again.
+        They are those of the distribution that the scorer means: tempered and cut like the policy's, with the
+        scored token always among those that are left (`score`).
+        What has been scored since the last `invalidate` is not scored again.
 
         Args:
             scorer: how those rows that are not known yet are scored.
@@ -57,6 +59,6 @@ class Reference:
             logprobs_BT[index, : len(known_T)] = known_T
         return logprobs_BT
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Lose what has been scored: nobody will ask again."""
         self._known.clear()
