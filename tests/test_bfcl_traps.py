@@ -11,13 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -25,6 +23,7 @@ import pytest
 pytest.importorskip("bfcl_eval", reason="the official benchmark is not installed")
 
 import mpmath
+from work import entered
 
 from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment, bfcl_tools
@@ -57,22 +56,6 @@ def play(environment: BfclEnvironment, task: Task) -> list[ToolOutcome]:
             environment.next_turn()
         outcomes += [environment.execute(c) for c in calls]
     return outcomes
-
-
-def entered(action: Callable[[], object]) -> Counter[str]:
-    """How often each Python function was entered meanwhile: work, counted, so that no machine is too slow for it."""
-    count: Counter[str] = Counter()
-
-    def note(frame: FrameType, event: str, _: object) -> None:
-        if event == "call":
-            count[frame.f_code.co_qualname] += 1
-
-    sys.setprofile(note)
-    try:
-        action()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 def effort(action: Callable[[], object]) -> float:
