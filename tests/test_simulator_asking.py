@@ -67,7 +67,7 @@ def assert_same_run(one: Trainer, other: Trainer) -> None:
 def test_how_long_a_server_takes_makes_no_difference_and_its_answers_can_be_replayed(tmp_path: Path) -> None:
     cache = str(tmp_path / "answers")
     runs = []
-    for name, behaviour in (("fast", good(TEXT)), ("slow", after(0.2))):
+    for name, behaviour in (("fast", good(TEXT)), ("slow", after(0.05))):
         with serving(behaviour) as server:
             kept = {"cache": cache} if name == "slow" else {}
             run = tiny_run(tmp_path / name, fission=FISSION, simulator=simulator(server, **kept), steps=3)
