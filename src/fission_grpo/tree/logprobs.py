@@ -127,6 +127,29 @@ def score(
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorer:
+    """How the rows of an update are read by a model, be it the policy or the frozen start."""
+
+    distribution: Distribution
+    """What the tokens were drawn from; the sampler's own value."""
+    token_budget: int
+    """Most tokens of one micro-batch: see `score`."""
+    tree: bool
+    """Pay for shared prefixes once."""
+
+    def pack(self, model: Any, rows: Sequence[TokenRow], some: Sequence[int]) -> list[PackedGroup]:
+        """Some of the rows as one tree, or each alone; every tree with the indices of its rows."""
+        packed = packed_groups(model, [rows[index] for index in some], tree=self.tree)
+        return [(forest, tuple(some[member] for member in members)) for forest, members in packed]
+
+    def scores(
+        self, model: Any, rows: Sequence[TokenRow], packed: Sequence[PackedGroup], *, width: int
+    ) -> Iterator[Scores]:
+        """Log-probabilities and entropies of the trained tokens, micro-batch by micro-batch: see `score`."""
+        return score(model, rows, packed, width=width, distribution=self.distribution, token_budget=self.token_budget)
+
+
 def _within(group: PackedGroup, rows: Sequence[TokenRow], token_budget: int) -> list[PackedGroup]:
     """A group as one part, or, where it is too large for a row, as several."""
     forest, members = group
