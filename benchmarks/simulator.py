@@ -29,7 +29,7 @@ from fission_grpo.config import RunSettings
 from fission_grpo.recipes import Recipe, load_recipe
 from fission_grpo.recipes.arms import Arm, apply_arm
 from fission_grpo.simulator.endpoint import EndpointWriter
-from fission_grpo.simulator.guarded import GuardedSimulator
+from fission_grpo.simulator.guarded import LeakGuardedSimulator
 from fission_grpo.training.trainer import Trainer
 
 ARMS = (Arm.FISSION_DECISION, Arm.FISSION)
@@ -88,7 +88,7 @@ def measure(
 def nobody_else(trainer: Trainer) -> None:
     """Have the server waited for."""
     simulator = trainer.source.simulator
-    assert isinstance(simulator, GuardedSimulator)
+    assert isinstance(simulator, LeakGuardedSimulator)
     assert isinstance(simulator.writer, EndpointWriter)
     simulator.writer.remote = False
 

@@ -81,8 +81,8 @@ def test_what_is_missing_is_answered_with_the_official_words(travel: list[Task])
     texts: set[str] = set()
     environment = BfclEnvironment()
     for task in travel:
-        for moment, early in premature_calls(task, environment=environment):
-            if moment.done == 0:
+        for position, early in premature_calls(task, environment=environment):
+            if position.done == 0:
                 (first, *_), _ = outcomes(task, (early,))
                 texts.add(first.text)
     said = " ".join(texts)

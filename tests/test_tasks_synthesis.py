@@ -144,16 +144,16 @@ def test_hidden_tasks_answer_the_premature_call_with_an_official_error(train: li
     for task in hidden:
         found = premature_calls(task, environment=environment)
         assert found, task
-        for moment, call in found:
-            assert call in task.gold[moment.turn]
+        for position, call in found:
+            assert call in task.gold[position.turn]
 
 
 def test_premature_errors_are_about_the_state_of_the_world(train: list[Task]) -> None:
     errors: Counter[ErrorClass | None] = Counter()
     environment = BfclEnvironment()
     for task in (task for task in train if task.meta["hidden"]):
-        moment, call = premature_calls(task, environment=environment)[0]
-        if moment.turn == 0 and moment.done == 0:
+        position, call = premature_calls(task, environment=environment)[0]
+        if position.turn == 0 and position.done == 0:
             environment.reset(task)
             errors[environment.execute(call).error] += 1
     assert set(errors) == {ErrorClass.PRECONDITION, ErrorClass.NOT_FOUND}

@@ -126,7 +126,7 @@ def _login(initial: InitialState, request: Draw, unmet: bool) -> Draw:
 
 
 def _known_card(initial: InitialState, request: Draw, unmet: bool) -> Draw:
-    """The card of the request's calls is the one that registering gives; unmet, the user only has its printed number."""
+    """The card of the request's calls is the one that registering gives; unmet, only its printed number is known."""
     token, card_id = (request.calls[0].arguments[key] for key in ("access_token", "card_id"))
     number = digits(initial.rng, CARD_ID) if unmet else card_id
     card = _card(initial.rng, number, initial.state["user_first_name"])
