@@ -27,7 +27,6 @@ from fission_grpo.files import write_text
 from fission_grpo.models.catalog import LoadedModel, Precision, load_policy_model
 from fission_grpo.models.folder import save_trained_weights
 from fission_grpo.models.lora import LoraSettings, add_lora
-from fission_grpo.models.nano import COPY_STEPS
 from fission_grpo.policy.local.hf_policy import context_window
 from fission_grpo.seeds import derive
 from fission_grpo.settings import Settings
@@ -36,6 +35,7 @@ from fission_grpo.simulator.prompts import Prompt, PromptStyle, prompt_messages,
 from fission_grpo.simulator_lab.fresh_base import FRESH, fresh_base
 from fission_grpo.simulator_lab.records import RecordSplit, SimulatorRecord
 from fission_grpo.simulator_lab.renaming import renamed_records
+from fission_grpo.training.copying import COPY_STEPS
 from fission_grpo.tree.logprobs import TokenRow
 
 IGNORED = -100

@@ -14,9 +14,10 @@ from transformers import PreTrainedTokenizerFast
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.models.catalog import LoadedModel
-from fission_grpo.models.nano import build_tokenizer, fresh_model, sharpen_copying
+from fission_grpo.models.nano import build_tokenizer, fresh_model
 from fission_grpo.simulator.prompts import Prompt, PromptStyle, prompt_messages
 from fission_grpo.simulator_lab.records import SimulatorRecord
+from fission_grpo.training.copying import sharpen_copying
 
 FRESH = "fresh"
 
