@@ -1,0 +1,1 @@
+"""Messages <-> tokens, exactly, by a model's own chat template."""

@@ -167,8 +167,10 @@ def _nested(settings: Any) -> dict[str, Any]:
 
 
 def _validated(kind: Any, values: Mapping[str, Any]) -> Any:
-    """Raises:
-    ConfigError: an unknown key or a wrong value.
+    """Settings of one kind from plain values.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value.
     """
     from pydantic import ValidationError
 

@@ -1,0 +1,1 @@
+"""Models by name or folder, in and out; no training."""

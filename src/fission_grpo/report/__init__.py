@@ -1,0 +1,1 @@
+"""Tables and pictures, made from the files that runs and evaluations left."""

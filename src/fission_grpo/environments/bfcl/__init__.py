@@ -1,0 +1,1 @@
+"""The official multi-turn classes of `bfcl-eval`."""

@@ -1,0 +1,1 @@
+"""The user's own typed functions and classes."""

