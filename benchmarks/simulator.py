@@ -5,7 +5,7 @@
 
 One trainer for each simulator; with the same seed they take turns, step by step, so that all meet the same load of the
 machine. `observe` is everything between judged trajectories and corrective contexts. `endpoint` is a server on this
-machine that answers each question after `--latency` seconds, asked in the background; `foreground` is the same server
+machine that answers each request after `--latency` seconds, asked in the background; `foreground` is the same server
 with nothing done meanwhile.
 """
 

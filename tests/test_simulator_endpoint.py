@@ -80,7 +80,7 @@ def test_a_server_that_hangs_costs_no_more_than_the_deadline_and_is_then_left_al
         assert reasons == [Fallback.UNANSWERED] * 2 + [Fallback.CIRCUIT_OPEN] * 4
         asked = len(server.received)
         guarded.diagnose_cases(cases(1))
-        assert len(server.received) == asked, "one batch of rest"
+        assert len(server.received) == asked, "one batch is left out"
 
 
 def test_a_server_that_comes_back_is_asked_again() -> None:

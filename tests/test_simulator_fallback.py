@@ -66,7 +66,7 @@ def says(text: str) -> Scribe:
     return Scribe(lambda prompt: Candidate(text=text, cost=Cost(tokens=3, seconds=0.5)))
 
 
-def test_a_clean_draft_is_the_feedback() -> None:
+def test_a_clean_candidate_is_the_feedback() -> None:
     guarded = LeakGuardedSimulator(says("cd: no folder of this name"))
     (feedback,) = diagnose(guarded, [EXPLICIT])
     assert feedback.texts == ("cd: no folder of this name",)
@@ -79,7 +79,7 @@ def test_the_answer_to_a_call_that_succeeded_stays_in_front() -> None:
     assert feedback.texts == ("None\nThe call succeeded, but nothing moved.",)
 
 
-def test_a_leaking_draft_is_replaced_by_the_rules_and_counted() -> None:
+def test_a_leaking_candidate_is_replaced_by_the_rules_and_counted() -> None:
     guarded = LeakGuardedSimulator(says("use the folder 'archive'"))
     (feedback,) = guarded.diagnose_cases([EXPLICIT])
     assert feedback.texts == RulesSimulator().diagnose([EXPLICIT.failed])[0].texts
@@ -146,7 +146,7 @@ def test_the_reference_never_reaches_the_rules() -> None:
 
 
 @pytest.mark.parametrize("style", [PromptStyle.COMPACT, PromptStyle.INSTRUCTED])
-def test_a_question_shows_everything_but_the_worlds_error_text(style: PromptStyle) -> None:
+def test_a_prompt_shows_everything_but_the_worlds_error_text(style: PromptStyle) -> None:
     explicit, silent = (prompt_messages(Prompt(case=one, place=0), style) for one in (EXPLICIT, SILENT))
     assert all(word in repr(explicit) for word in ("go there", "archive", "'x'" if style == "compact" else '"x"'))
     assert "No such directory" not in repr(explicit)

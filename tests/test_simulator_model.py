@@ -154,7 +154,7 @@ def test_a_leak_is_audited_as_it_was_written_and_as_it_was_replaced() -> None:
     assert dict(told.table())["candidates: leaks"].startswith("100.0 %")
 
 
-def test_what_a_model_did_not_write_is_no_draft() -> None:
+def test_what_a_model_did_not_write_is_no_candidate() -> None:
     failed = audit(LeakGuardedSimulator(writer("")), records()[:3])
     assert failed.candidates is not None
     assert (failed.candidates.records, failed.records, dict(failed.fallbacks)) == (0, 3, {"empty": 3})

@@ -82,7 +82,7 @@ def test_renamed_records_are_sound_repeatable_and_differ_from_copy_to_copy(tmp_p
     assert check_simulator_records(file) == []
 
 
-def test_a_lesson_names_an_argument_where_the_world_names_none() -> None:
+def test_a_target_text_names_an_argument_where_the_world_names_none() -> None:
     record = one_of(ErrorClass.ARGUMENT_SCHEMA)
     assert record.target_text().startswith("Error during execution: ")
     assert record.failed.name in record.target_text()
