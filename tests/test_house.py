@@ -53,10 +53,10 @@ def _is_command(decorator: ast.expr) -> bool:
 
 
 def documented(node: Documented, within: str) -> Iterator[tuple[str, Documented]]:
-    """Public modules, classes and functions with their names, methods included."""
+    """The module, its classes and its functions with their names, methods and private ones included."""
     yield within, node
     for inner in node.body:
-        if isinstance(inner, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not inner.name.startswith("__"):
+        if isinstance(inner, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from documented(inner, f"{within}.{inner.name}")
 
 

@@ -39,7 +39,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FissionTree:
-    """An exploration group and one fission family that grew from a failure in it."""
+    """An exploration group and one fission group that grew from a failure in it."""
 
     task: str
     step: int
