@@ -136,7 +136,7 @@ def fission_trees(traces: Iterable[Mapping[str, Any]]) -> Iterator[FissionTree]:
 
 
 def most_telling(trees: Iterable[FissionTree]) -> FissionTree | None:
-    """A tree that shows the mechanism, not a typical one: of a zero-variance group, its fission group mixed most evenly.
+    """A tree that shows the mechanism, not a typical one: of a zero-variance group, its recoveries mixed most evenly.
 
     A caption has to say that it was picked. None without trees.
     """
