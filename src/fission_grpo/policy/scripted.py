@@ -15,11 +15,9 @@ class ScriptedPolicy(Policy):
     def __init__(
         self, tokenizer: Any, script: Callable[[str], str], *, eos_id: int, context_window: int = 1 << 20
     ) -> None:
-        """Take a script in place of a model.
-
-        Args:
-            tokenizer: turns contexts into text and answers into tokens.
-            script: decoded context -> assistant text, without the end-of-turn token.
+        """Args:
+        tokenizer: turns contexts into text and answers into tokens.
+        script: decoded context -> assistant text, without the end-of-turn token.
         """
         self.tokenizer = tokenizer
         self.script = script

@@ -47,7 +47,7 @@ def benchmark_sections(runs: Runs, folder: Path) -> list[str]:
         accuracy_table(runs),
         "\n## Recovery\n\n![recovery](recovery.png)\n",
         recovery_table(runs),
-        agent_effort_table(runs),
+        effort_table(runs),
         "\n## What becomes of an error\n\n![flow](flow.png)\n",
         curve_table(runs),
         "\n## By class of error\n",
@@ -90,7 +90,7 @@ def curve_table(runs: Runs, upto: int = CURVE) -> str:
     return markdown_table(["An error-free step", *runs], rows)
 
 
-def agent_effort_table(runs: Runs) -> str:
+def effort_table(runs: Runs) -> str:
     """What a recovery costs, where there is one."""
     rows = [
         ["Steps per recovery", *(str(steps_to_recover(records)) for records in runs.values())],

