@@ -14,7 +14,7 @@ from fission_grpo.evaluation.comparison import Arm
 from fission_grpo.evaluation.metrics import Better, Metric, measure
 from fission_grpo.evaluation.statistics import Interval
 from fission_grpo.files import read_jsonl
-from fission_grpo.report.style import INK, MUTED, house_style, new_figure, save
+from fission_grpo.report.style import INK, QUIET, house_style, new_figure, save
 
 Row = Mapping[str, Any]
 """One line of `metrics.jsonl`: `step` and numbers."""
@@ -89,7 +89,7 @@ def bars_figure(
             _rate_panel(panel, metric, [shares[name] for name in names], [colours[name] for name in names])
         panels[0].set_yticks(range(len(names)), names, color=INK, fontsize=9.5)
         panels[0].set_ylim(len(names) - 0.45, -0.55)
-        figure.text(0.012, 0.025, caption, fontsize=7.5, color=MUTED)
+        figure.text(0.012, 0.025, caption, fontsize=7.5, color=QUIET)
         figure.tight_layout(rect=(0, 0.05, 1, 1), w_pad=1.6)
         return save(figure, path)
 
@@ -97,7 +97,7 @@ def bars_figure(
 def _rate_panel(panel: Any, metric: Metric, rates: Sequence[Share], colours: Sequence[str]) -> None:
     wanted = "higher is better" if metric.better is Better.HIGHER else "lower is better"
     panel.set_title(metric.title, pad=16)
-    panel.text(0, 1.0, wanted, transform=panel.transAxes, fontsize=7.5, color=MUTED, va="bottom")
+    panel.text(0, 1.0, wanted, transform=panel.transAxes, fontsize=7.5, color=QUIET, va="bottom")
     counted = [rate for rate in rates if rate.total]
     top = max((100 * rate.interval.high for rate in counted), default=100.0)
     panel.set_xlim(0, top * 1.62)
@@ -111,7 +111,7 @@ def _rate_panel(panel: Any, metric: Metric, rates: Sequence[Share], colours: Seq
 
 def _rate_bar(panel: Any, place: int, rate: Share, colour: str) -> None:
     if not rate.total:
-        panel.annotate("nothing to count", (0, place), (4, 0), textcoords="offset points", va="center", color=MUTED)
+        panel.annotate("nothing to count", (0, place), (4, 0), textcoords="offset points", va="center", color=QUIET)
         return
     value, low, high = 100 * rate.value, 100 * rate.interval.low, 100 * rate.interval.high
     panel.barh(place, value, height=0.58, color=colour, alpha=0.85, linewidth=0)
@@ -120,7 +120,7 @@ def _rate_bar(panel: Any, place: int, rate: Share, colour: str) -> None:
     label = f"{value:.1f} %"
     panel.annotate(label, (high, place), (5, 5), textcoords="offset points", va="center", fontsize=8.5, weight="bold")
     count = f"{rate.successes}/{rate.total}"
-    panel.annotate(count, (high, place), (5, -6), textcoords="offset points", va="center", fontsize=7, color=MUTED)
+    panel.annotate(count, (high, place), (5, -6), textcoords="offset points", va="center", fontsize=7, color=QUIET)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -163,7 +163,7 @@ def _curve_panel(panel: Any, curve: Curve, window: int) -> None:
     panel.set_title(curve.title, pad=16)
     unit = "%" if curve.share else curve.unit
     subtitle = ", ".join(filter(None, (unit, f"mean of the last {window} steps")))
-    panel.text(0, 1.02, subtitle, transform=panel.transAxes, fontsize=7.5, color=MUTED, va="bottom")
+    panel.text(0, 1.02, subtitle, transform=panel.transAxes, fontsize=7.5, color=QUIET, va="bottom")
     panel.set_xlabel("step", fontsize=8)
     panel.yaxis.grid(visible=True)
     panel.tick_params(length=0, labelsize=8)
@@ -173,7 +173,7 @@ def _say_if_empty(panel: Any) -> None:
     if not panel.lines:
         panel.set_xticks([])
         panel.set_yticks([])
-        panel.text(0.5, 0.5, "not recorded", transform=panel.transAxes, ha="center", color=MUTED)
+        panel.text(0.5, 0.5, "not recorded", transform=panel.transAxes, ha="center", color=QUIET)
 
 
 def _series(run: Sequence[Row], curve: Curve, window: int) -> tuple[Series, Series]:

@@ -13,7 +13,7 @@ from matplotlib.path import Path
 from fission_grpo.evaluation.events import Fate
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.recovery import fates
-from fission_grpo.report.style import BLUE, GREY, INK, MUTED, ORANGE, PURPLE, VERMILLION, house_style, new_figure, save
+from fission_grpo.report.style import BLUE, GREY, INK, ORANGE, PURPLE, QUIET, VERMILLION, house_style, new_figure, save
 from fission_grpo.report.tables import error_name
 from fission_grpo.types import ErrorClass
 
@@ -31,7 +31,7 @@ _FATE_NAMES: Mapping[Fate, str] = {
     Fate.GAVE_UP: "gave up",
     Fate.CUT_OFF: "cut off",
 }
-_Counts = Mapping[ErrorClass, Mapping[Fate, int]]
+Counts = Mapping[ErrorClass, Mapping[Fate, int]]
 
 _GAP = 0.035
 """Between the bars of a side; the bars and gaps of a side share the height 1."""
@@ -75,15 +75,15 @@ def flow_figure(runs: Mapping[str, Sequence[EpisodeRecord]], path: FilePath) -> 
         return save(figure, path)
 
 
-def _panel(panel: Any, name: str, counts: _Counts) -> None:
+def _panel(panel: Any, name: str, counts: Counts) -> None:
     panel.set_axis_off()
     panel.set_xlim(-0.52, 1.36)
     panel.set_ylim(-0.02, 1.04)
     total = sum(sum(row.values()) for row in counts.values())
     panel.set_title(name, pad=20)
-    panel.text(0, 1.01, _subtitle(total), transform=panel.transAxes, fontsize=8, color=MUTED, va="bottom")
+    panel.text(0, 1.01, _subtitle(total), transform=panel.transAxes, fontsize=8, color=QUIET, va="bottom")
     if not total:
-        panel.text(0.42, 0.5, "no errors", ha="center", color=MUTED)
+        panel.text(0.42, 0.5, "no errors", ha="center", color=QUIET)
         return
     ends = {fate: sum(row[fate] for row in counts.values()) for fate in Fate}
     left = _bars({error: sum(row.values()) for error, row in counts.items()})
@@ -112,7 +112,7 @@ def _bars(counts: Mapping[Any, int]) -> dict[Any, _Bar]:
     return bars
 
 
-def _ribbons(panel: Any, counts: _Counts, left: Mapping[ErrorClass, _Bar], right: Mapping[Fate, _Bar]) -> None:
+def _ribbons(panel: Any, counts: Counts, left: Mapping[ErrorClass, _Bar], right: Mapping[Fate, _Bar]) -> None:
     for error, row in counts.items():
         for fate, count in row.items():
             if count:
@@ -139,5 +139,5 @@ def _label(panel: Any, x: float, bar: _Bar, name: str, colour: str, total: int) 
     count = f"{bar.count:,} · {100 * bar.count / total:.0f} %"
     panel.annotate(name, (outer, middle), (0, 4.5), textcoords="offset points", ha=side, va="center", fontsize=8.5)
     panel.annotate(
-        count, (outer, middle), (0, -5), textcoords="offset points", ha=side, va="center", fontsize=7.5, color=MUTED
+        count, (outer, middle), (0, -5), textcoords="offset points", ha=side, va="center", fontsize=7.5, color=QUIET
     )

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 INK = "#1b2733"
-MUTED = "#66727f"
+QUIET = "#66727f"
 HAIRLINE = "#d5dbe1"
 PAPER = "#ffffff"
 
@@ -36,7 +36,7 @@ _RC = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
-    "axes.labelcolor": MUTED,
+    "axes.labelcolor": QUIET,
     "axes.edgecolor": HAIRLINE,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -44,8 +44,8 @@ _RC = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.axisbelow": True,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
     "grid.color": "#edf0f3",
     "legend.frameon": False,
     "svg.fonttype": "path",

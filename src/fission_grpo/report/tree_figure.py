@@ -12,8 +12,8 @@ from matplotlib.path import Path as Curve
 
 from fission_grpo.report.style import (
     HAIRLINE,
-    MUTED,
     ORANGE,
+    QUIET,
     RIGHT,
     RIGHT_TINT,
     WRONG,
@@ -89,7 +89,7 @@ def tree_figure(tree: FissionTree, path: Path) -> Path:
         _feedback_card(sheet, tree, middle)
         for branch, y in zip(tree.recoveries, recovered, strict=True):
             _branch_card(sheet, branch, _RECOVER_X, y, _RECOVER_W, strong=False)
-        sheet.text(_REQUEST_X, height - 0.24, _LEGEND, fontsize=7.8, color=MUTED)
+        sheet.text(_REQUEST_X, height - 0.24, _LEGEND, fontsize=7.8, color=QUIET)
         return save(figure, path)
 
 
@@ -115,7 +115,7 @@ def _headings(sheet: _Sheet, tree: FissionTree) -> None:
     )
     for x, title, subtitle in headings:
         sheet.text(x, 0.3, title, fontsize=12.5, weight="bold")
-        sheet.text(x, 0.56, subtitle, fontsize=8.6, color=MUTED)
+        sheet.text(x, 0.56, subtitle, fontsize=8.6, color=QUIET)
 
 
 def _links(sheet: _Sheet, tree: FissionTree, middle: float, explored: list[float], recovered: list[float]) -> None:
@@ -160,7 +160,7 @@ def _branch_card(sheet: _Sheet, branch: Branch, x: float, y: float, width: float
     reward = "" if branch.reward is None else f"{branch.reward:.2f}"
     sheet.text(numbers, y - 0.075, reward, ha="right", fontsize=8.6, weight="bold")
     advantage = "" if branch.advantage is None else f"A {branch.advantage:+.2f}"
-    sheet.text(numbers, y + 0.09, advantage, ha="right", fontsize=7.3, color=MUTED)
+    sheet.text(numbers, y + 0.09, advantage, ha="right", fontsize=7.3, color=QUIET)
     room = width - 0.32 - 0.62 - (0.3 if branch.error else 0)
     sheet.text(x + 0.32, y, branch.fit(int(room / _MONO_INCH)), family=_MONO, fontsize=8.3)
     sheet.text(numbers - 0.52, y, branch.error, ha="right", fontsize=7.4, color=colour, weight="bold")
