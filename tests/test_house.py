@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import TypeAlias
 import pytest
 
 import fission_grpo
+from fission_grpo.cli import app
 
 PACKAGE = Path(fission_grpo.__file__).parent
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
@@ -31,10 +33,10 @@ def parsed(module: Path) -> ast.Module:
 
 
 def defined(module: Path) -> Iterator[str]:
-    """Public names that the top level of a module defines; the functions behind typer's commands bear command names."""
+    """Public names that the top level of a module defines; a function that bears a command's name is left out."""
     for node in parsed(module).body:
         match node:
-            case ast.FunctionDef() if module.parts[0] == "cli" and any(map(_is_command, node.decorator_list)):
+            case ast.FunctionDef() if (module, node.name) in command_functions():
                 continue
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 names = [node.name]
@@ -47,9 +49,18 @@ def defined(module: Path) -> Iterator[str]:
         yield from (name for name in names if not name.startswith("_"))
 
 
-def _is_command(decorator: ast.expr) -> bool:
-    called = decorator.func if isinstance(decorator, ast.Call) else decorator
-    return isinstance(called, ast.Attribute) and called.attr in ("command", "callback")
+@cache
+def command_functions() -> set[tuple[Path, str]]:
+    """Modules and names of the functions behind the commands of `fission`, which typer names them after."""
+    apps, found = [app], set()
+    while apps:
+        current = apps.pop()
+        apps += [group.typer_instance for group in current.registered_groups if group.typer_instance]
+        for command in current.registered_commands:
+            assert command.callback
+            place = Path(inspect.getfile(command.callback)).relative_to(PACKAGE)
+            found.add((place, command.callback.__name__))
+    return found
 
 
 def documented(node: Documented, within: str) -> Iterator[tuple[str, Documented]]:
