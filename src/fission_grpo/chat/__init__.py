@@ -1,1 +1,1 @@
-"""Messages <-> tokens, exactly, by a model's own chat template."""
+"""Messages to tokens and back, exactly."""

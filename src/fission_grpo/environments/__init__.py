@@ -1,1 +1,1 @@
-"""Executable worlds behind one protocol (`base.py`), each judged by its own checker."""
+"""Executable worlds: what they must do, the ones that ship, and checks and limits around them."""

@@ -1,1 +1,1 @@
-"""Models by name or folder, in and out; no training."""
+"""Models as folders: the catalog, nano, LoRA."""

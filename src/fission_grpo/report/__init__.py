@@ -1,1 +1,1 @@
-"""Tables and pictures, made from the files that runs and evaluations left."""
+"""What a person reads, made from the files of runs and evaluations."""

@@ -1,1 +1,1 @@
-"""The workshop of a learned Error Simulator: its records, its training, its audit."""
+"""Data, training and audit of a learned Error Simulator."""

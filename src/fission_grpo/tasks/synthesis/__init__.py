@@ -1,1 +1,1 @@
-"""Tasks drawn without end over the official classes, each proved by its own gold chain."""
+"""Synthetic tasks over real tools."""
