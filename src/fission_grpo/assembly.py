@@ -32,7 +32,7 @@ from fission_grpo.run.folder import RunFolder
 from fission_grpo.seeds import derive
 from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
 from fission_grpo.simulator.endpoint import endpoint_simulator
-from fission_grpo.simulator.guarded import GuardedSimulator
+from fission_grpo.simulator.guarded import LeakGuardedSimulator
 from fission_grpo.simulator.model import model_simulator
 from fission_grpo.simulator.passthrough import PassthroughSimulator
 from fission_grpo.simulator.rules import RulesSimulator
@@ -47,7 +47,7 @@ WORLDS: Worlds = MappingProxyType({BFCL: BfclEnvironment})
 """The worlds that ship; pass your own beside them to `assemble`."""
 
 
-def _by_server(settings: RunSettings) -> GuardedSimulator:
+def _by_server(settings: RunSettings) -> LeakGuardedSimulator:
     assert settings.simulator_endpoint is not None, "RunSettings lets nobody choose a server that is not named"
     return endpoint_simulator(settings.simulator_endpoint)
 

@@ -34,14 +34,14 @@ app = typer.Typer(
     cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 
-QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+QUIET_LIBRARIES = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
 """Models come from this machine, and progress is ours to show; a user's own values win."""
 
 
 @app.callback()
 def fission() -> None:
     """Teach small tool-calling models to recover from tool errors (Fission-GRPO, arXiv:2601.15625)."""
-    for name, value in QUIET.items():
+    for name, value in QUIET_LIBRARIES.items():
         os.environ.setdefault(name, value)
 
 
