@@ -14,6 +14,8 @@ from fission_grpo.recipes import build_nano
 from fission_grpo.training.copying import copy_accuracy, sharpen_copying
 from fission_grpo.training.supervised import gold_dialogue
 
+pytestmark = pytest.mark.early
+
 FOLDER = find_model("nano").folder
 SLACK = 2e-3
 """Nats per token by which another processor's arithmetic may move a loss."""

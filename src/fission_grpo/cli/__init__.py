@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from fission_grpo.cli.benchmarks import install_benchmarks
 from fission_grpo.cli.data import data
 from fission_grpo.cli.doctor import doctor
 from fission_grpo.cli.evaluate import compare, evaluation
@@ -51,6 +52,7 @@ app.command(context_settings=OVERRIDES)(supervise)
 app.add_typer(evaluation, name="eval")
 app.command()(compare)
 app.command()(doctor)
+app.command()(install_benchmarks)
 app.add_typer(data, name="data")
 app.add_typer(simulator, name="simulator")
 
