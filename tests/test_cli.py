@@ -21,8 +21,9 @@ from typer.testing import CliRunner
 
 from fission_grpo.cli import app
 from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
+from fission_grpo.files import read_jsonl
 from fission_grpo.models.catalog import load_policy_model
-from fission_grpo.run.folder import RunFolder, read_jsonl
+from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.interruption import Interruption
 from fission_grpo.tasks.jsonl import read_tasks, write_tasks
 from fission_grpo.tasks.synthesis.generator import synthesise

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fission_grpo.cli import app
-from fission_grpo.run.folder import read_jsonl
+from fission_grpo.files import read_jsonl
 
 SMALL = (
     *("synthetic.count=4", "synthetic.apis=[TradingBot]", "synthetic.tools=[2, 3]", "trainer.steps=2"),

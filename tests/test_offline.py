@@ -29,8 +29,8 @@ from fission_grpo.algorithm.offline import OfflineSource
 from fission_grpo.algorithm.pool import ContextPool
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.evaluation.dead_groups import count_dead_groups, group_outcome
+from fission_grpo.files import read_jsonl
 from fission_grpo.report.tables import budget_table
-from fission_grpo.run.folder import read_jsonl
 from fission_grpo.training.trainer import Trainer
 
 POOL = OFFLINE.pool

@@ -20,9 +20,9 @@ from fission_grpo.config import RunSettings, load_settings, read_overrides
 from fission_grpo.environments.functions.imported import imported_worlds
 from fission_grpo.environments.functions.schema_of import toolbox
 from fission_grpo.errors import ConfigError
+from fission_grpo.files import read_jsonl
 from fission_grpo.policy.base import Sampling
 from fission_grpo.rollout import Horizon, open_task, rollout
-from fission_grpo.run.folder import read_jsonl
 from fission_grpo.tasks.jsonl import read_tasks, write_tasks
 from fission_grpo.types import Task, ToolCall, World
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fission_grpo.errors import ConfigError, FissionError
-from fission_grpo.run.folder import RunFolder, read_jsonl, write_text
+from fission_grpo.files import read_jsonl, write_text
+from fission_grpo.run.folder import RunFolder
 
 SETTINGS: dict[str, Any] = {"seed": 1, "trainer": {"steps": 100, "beta": 0.02}, "data": None}
 

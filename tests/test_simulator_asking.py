@@ -17,7 +17,7 @@ from tiny_runs import buffer_of, fingerprint, finish, metrics, tiny_run, warm_mo
 
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.client.chat import EndpointSettings
-from fission_grpo.run.folder import read_jsonl
+from fission_grpo.files import read_jsonl
 from fission_grpo.simulator.answer_cache import CacheMode
 from fission_grpo.simulator.background import ask, is_remote
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings, EndpointWriter

@@ -43,11 +43,12 @@ from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.chat.parse import parse_message, render_call
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.errors import ConfigError, EnvironmentFault, FissionError
+from fission_grpo.files import read_jsonl
 from fission_grpo.models.lora import LoraSettings, add_lora
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.rollout import Horizon, RolloutSettings
-from fission_grpo.run.folder import RunFolder, read_jsonl
+from fission_grpo.run.folder import RunFolder
 from fission_grpo.seeds import derive
 from fission_grpo.simulator.base import ErrorSimulator
 from fission_grpo.simulator.passthrough import PassthroughSimulator

@@ -29,9 +29,9 @@ from fission_grpo.evaluation.bfcl.score import Score, score
 from fission_grpo.evaluation.claim import claim, require_free
 from fission_grpo.evaluation.protocols.bfcl import Handover
 from fission_grpo.evaluation.session import finished
+from fission_grpo.files import write_text
 from fission_grpo.progress import progress
 from fission_grpo.report.benchmark import benchmark_sections
-from fission_grpo.run.folder import write_text
 from fission_grpo.types import Task
 
 HANDOVER: Mapping[PromptMode, Handover] = MappingProxyType(

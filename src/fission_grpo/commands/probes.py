@@ -28,10 +28,10 @@ from fission_grpo.evaluation.metrics import PROBE_METRICS, Metric, measure
 from fission_grpo.evaluation.protocols.ours import play_task
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.session import EPISODE_LOG, finished, play_missing
+from fission_grpo.files import write_text
 from fission_grpo.progress import progress
 from fission_grpo.report.contrasts import blind_spot_markdown
 from fission_grpo.report.tables import metrics_table
-from fission_grpo.run.folder import write_text
 from fission_grpo.tasks.probe import ProbeItem
 
 

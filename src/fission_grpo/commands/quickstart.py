@@ -14,8 +14,8 @@ from pathlib import Path
 
 from fission_grpo.commands.worker_pool import Job, work
 from fission_grpo.errors import ConfigError
+from fission_grpo.files import write_text
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
-from fission_grpo.run.folder import write_text
 
 DEFAULT_ARMS = ("grpo-decision", "fission-decision")
 HELDOUT_SEED = 1

@@ -23,8 +23,8 @@ from fission_grpo.evaluation.protocols.tau2 import SoloLimits, SoloPrompt
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.tau2.run import run_tickets
 from fission_grpo.evaluation.tau2_score import Tau2Score, score
+from fission_grpo.files import write_text
 from fission_grpo.progress import progress
-from fission_grpo.run.folder import write_text
 from fission_grpo.types import ErrorClass, OutcomeKind
 
 OFFICIAL_TEMPERATURE = 0.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fission_grpo.errors import ConfigError
-from fission_grpo.run.folder import write_text
+from fission_grpo.files import write_text
 
 
 def require_free(output: Path, settings: Mapping[str, Any], *, resume: bool) -> None:

@@ -21,7 +21,7 @@ from fission_grpo.evaluation.metrics import ERR, FINAL, FIRST_ATTEMPT, NCR, PROB
 from fission_grpo.evaluation.paired import Contrast, Paired, contrast, pair
 from fission_grpo.evaluation.records import EpisodeRecord, read_records
 from fission_grpo.evaluation.recovery import ACCURACY, BENCHMARK_METRICS, PROBE_TURN
-from fission_grpo.run.folder import read_jsonl
+from fission_grpo.files import read_jsonl
 
 TRACES = "traces.jsonl"
 BENCHMARK, PROBES = "benchmark", "probe"

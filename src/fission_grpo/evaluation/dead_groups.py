@@ -14,7 +14,7 @@ from typing import Any
 
 from fission_grpo.algorithm.rewards import is_dead
 from fission_grpo.evaluation.statistics import Rate
-from fission_grpo.run.folder import read_jsonl
+from fission_grpo.files import read_jsonl
 from fission_grpo.types import GroupKind
 
 

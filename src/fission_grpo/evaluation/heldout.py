@@ -18,6 +18,7 @@ from fission_grpo.evaluation.records import (
     write_records,
 )
 from fission_grpo.evaluation.suite import Suite
+from fission_grpo.files import write_text
 from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.rollout import (
     Horizon,
@@ -28,7 +29,6 @@ from fission_grpo.rollout import (
     rollout,
     start_from,
 )
-from fission_grpo.run.folder import write_text
 from fission_grpo.tasks.probe import ProbeItem
 from fission_grpo.types import Task
 

@@ -20,9 +20,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
+from fission_grpo.files import write_text
 from fission_grpo.models.nano import build_tokenizer, copy_accuracy, fresh_model, parameter_count, sharpen_copying
 from fission_grpo.recipes.nano import WORLD
-from fission_grpo.run.folder import write_text
 from fission_grpo.tasks.synthesis.generator import synthesise
 from fission_grpo.training.supervised import SupervisedSettings, gold_dialogue, supervise
 from fission_grpo.tree.logprobs import TokenRow, score, separate

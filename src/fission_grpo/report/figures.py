@@ -13,8 +13,8 @@ import numpy.typing as npt
 from fission_grpo.evaluation.comparison import Arm
 from fission_grpo.evaluation.metrics import Better, Metric, measure
 from fission_grpo.evaluation.statistics import Interval
+from fission_grpo.files import read_jsonl
 from fission_grpo.report.style import INK, QUIET, house_style, new_figure, save
-from fission_grpo.run.folder import read_jsonl
 
 Row = Mapping[str, Any]
 """One line of `metrics.jsonl`: `step` and numbers."""

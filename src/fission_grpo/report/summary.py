@@ -18,6 +18,7 @@ from fission_grpo.evaluation.metrics import (
     Metric,
     measure,
 )
+from fission_grpo.files import write_text
 from fission_grpo.report.figures import curves_figure, rates_figure, read_metrics
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
 from fission_grpo.report.style import arm_colours
@@ -34,7 +35,6 @@ from fission_grpo.report.tables import (
 )
 from fission_grpo.report.tree import fission_trees, most_telling, text_tree
 from fission_grpo.report.tree_figure import tree_figure
-from fission_grpo.run.folder import write_text
 
 HEADLINES = (("grpo-decision", "fission-decision"), ("grpo-matched", "fission"))
 """Pairs that differ in nothing but fission: in the paper's setting, and in whole episodes."""

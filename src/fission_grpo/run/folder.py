@@ -21,6 +21,7 @@ import yaml
 from safetensors import SafetensorError
 
 from fission_grpo.errors import ConfigError, FissionError
+from fission_grpo.files import ESCAPED, read_jsonl, write_text
 
 KEPT_CHECKPOINTS = 2
 """The newest, and one to fall back to."""
@@ -30,8 +31,6 @@ WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 _MAY_GROW = "trainer.steps"
 """The one setting that a resumed run may change: a finished run can go on."""
-ESCAPED = "backslashreplace"
-"""Half a surrogate pair, which UTF-8 cannot hold, becomes the JSON escape that reads back as itself."""
 
 
 class RunFolder:
@@ -148,21 +147,6 @@ def _no_leftovers(folder: Path) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-
-
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a JSONL file; a last line that a crash cut off is passed over."""
-    with path.open("rb") as file:  # bytes, because a crash may cut a character in two
-        for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step: readers see the old text or the new one, never half of it."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8", errors=ESCAPED)
-    unfinished.replace(path)
 
 
 def _dotted(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

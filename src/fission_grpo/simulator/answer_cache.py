@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from fission_grpo.client.wire import ChatReply, ChatRequest
-from fission_grpo.run.folder import write_text
+from fission_grpo.files import write_text
 from fission_grpo.types import FinishReason
 
 

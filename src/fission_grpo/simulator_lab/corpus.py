@@ -22,8 +22,9 @@ from fission_grpo.chat.parse import parse_message, render_call
 from fission_grpo.environments.base import Snapshot
 from fission_grpo.environments.bfcl.environment import BfclEnvironment, bfcl_tools
 from fission_grpo.errors import ConfigError
+from fission_grpo.files import read_jsonl
 from fission_grpo.rollout import turn_messages
-from fission_grpo.run.folder import RunFolder, read_jsonl
+from fission_grpo.run.folder import RunFolder
 from fission_grpo.seeds import derive
 from fission_grpo.settings import Settings
 from fission_grpo.simulator.base import (

@@ -23,12 +23,12 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.errors import ConfigError
+from fission_grpo.files import write_text
 from fission_grpo.models.catalog import LoadedModel, Precision, load_policy_model
 from fission_grpo.models.folder import save_trained_weights
 from fission_grpo.models.lora import LoraSettings, add_lora
 from fission_grpo.models.nano import COPY_STEPS
 from fission_grpo.policy.local.hf_policy import context_window
-from fission_grpo.run.folder import write_text
 from fission_grpo.seeds import derive
 from fission_grpo.settings import Settings
 from fission_grpo.simulator.model import STYLE_FILE

@@ -25,7 +25,7 @@ from fission_grpo.chat.parse import render_call
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.environments.schema import explain_problems
 from fission_grpo.errors import DataError
-from fission_grpo.run.folder import write_text
+from fission_grpo.files import write_text
 from fission_grpo.simulator.base import Case, FailedCall
 from fission_grpo.simulator.fault_fields import NAME, names_field
 from fission_grpo.simulator.leak import Known, Leak, find_leaks
