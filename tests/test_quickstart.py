@@ -1,4 +1,4 @@
-"""The quickstart's plan; the whole of it is a slow test. How its jobs are done: test_crew.py."""
+"""The quickstart's plan; the whole of it is a slow test. How its jobs are done: test_worker_pool.py."""
 
 from __future__ import annotations
 

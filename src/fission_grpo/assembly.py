@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -15,17 +14,15 @@ from accelerate.utils import set_seed
 
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.offline import fission_source
-from fission_grpo.chat.format import ChatFormat
 from fission_grpo.config import RunSettings, SimulatorName
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.environments.check import check_environment
 from fission_grpo.environments.functions.imported import imported_worlds
 from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.models.catalog import find_model, load_policy_model
-from fission_grpo.models.folder import save_trained_weights
+from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import add_lora
 from fission_grpo.policy.local.hf_policy import context_window
-from fission_grpo.progress import progress
 from fission_grpo.rollout import Horizon, Worlds, new_world, render_prompts
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.seeds import derive
@@ -36,9 +33,8 @@ from fission_grpo.simulator.model import model_simulator
 from fission_grpo.simulator.passthrough import PassthroughSimulator
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.simulator.static import StaticSimulator
-from fission_grpo.tasks.training_set import SYNTHETIC, training_set
-from fission_grpo.training.demonstrations import CLEAN_SHARE, demonstration_rows
-from fission_grpo.training.supervised import SupervisedSettings, supervise
+from fission_grpo.tasks.jsonl import tasks_from
+from fission_grpo.tasks.training_set import training_set
 from fission_grpo.training.trainer import Trainer
 from fission_grpo.types import Task
 
@@ -65,8 +61,13 @@ SIMULATORS: Mapping[SimulatorName, Callable[[RunSettings], ErrorSimulator | Refe
 )
 
 
-def assemble(settings: RunSettings, *, worlds: Worlds = WORLDS) -> Trainer:
+def assemble(
+    settings: RunSettings, *, worlds: Worlds = WORLDS, tasks: Sequence[Task | Mapping[str, Any]] | None = None
+) -> Trainer:
     """Everything that one run needs, wired; nothing is written yet.
+
+    Args:
+        tasks: in place of `settings.data`.
 
     Raises:
         ConfigError: data, model or template cannot work, or do not fit each other.
@@ -75,12 +76,15 @@ def assemble(settings: RunSettings, *, worlds: Worlds = WORLDS) -> Trainer:
     accelerator = full_precision_accelerator()
     worlds = with_own_worlds(worlds, settings.worlds)
     set_seed(settings.trainer.seed)
-    tasks = training_set(settings.data, settings.synthetic, worlds=worlds)
-    require_fit_worlds(tasks, {name: worlds[name] for name in settings.worlds})
-    require_judges(tasks, worlds, horizon=settings.trainer.horizon, fission=bool(settings.fission.contexts))
+    if tasks is None:
+        chosen = training_set(settings.data, settings.synthetic, worlds=worlds)
+    else:
+        chosen = tasks_from(tasks, worlds=worlds)
+    require_fit_worlds(chosen, {name: make for name, make in worlds.items() if name not in WORLDS})
+    require_judges(chosen, worlds, horizon=settings.trainer.horizon, fission=bool(settings.fission.contexts))
     loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
     window = context_window(loaded.model)
-    render_prompts(tasks, chat=loaded.chat, window=window, max_tokens=settings.rollouts.max_tokens)
+    render_prompts(chosen, chat=loaded.chat, window=window, max_tokens=settings.rollouts.max_tokens)
     model = loaded.model
     if settings.lora is not None:
         model = add_lora(model, settings.lora, seed=derive(settings.trainer.seed, "lora"))
@@ -88,7 +92,7 @@ def assemble(settings: RunSettings, *, worlds: Worlds = WORLDS) -> Trainer:
     return Trainer(
         model,
         chat=loaded.chat,
-        tasks=tasks,
+        tasks=chosen,
         worlds=worlds,
         source=fission_source(settings.fission, simulator=simulator, chat=loaded.chat, seed=settings.trainer.seed),
         judge=Judge(chat=loaded.chat, decision=settings.decision, episode=settings.episode),
@@ -149,47 +153,8 @@ def save_policy(trainer: Trainer) -> Path:
     folder = trainer.run.policy
     if trainer.accelerator.is_main_process:
         with trainer.run.refusal_of(folder):
-            _save_folder(trainer.model, trainer.chat, folder)
+            save_model_folder(trainer.model, trainer.chat, folder)
     return folder
-
-
-def _save_folder(model: Any, chat: ChatFormat, folder: Path) -> None:
-    """Write aside, then rename: a folder of this name is a whole one."""
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    save_trained_weights(model, unfinished)
-    chat.renderer.tokenizer.save_pretrained(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
-
-
-def demonstrate(
-    settings: RunSettings, supervised: SupervisedSettings, *, count: int, output: Path, worlds: Worlds = WORLDS
-) -> list[float]:
-    """The other way to the same end: fine-tune the model of some settings on `count` demonstrations, and save it.
-
-    Returns:
-        The loss of every step, in nats per token.
-    Raises:
-        ConfigError: no such model, or tasks that cannot be drawn.
-    """
-    loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
-    enough = settings.synthetic.model_copy(update={"count": count * (1 + CLEAN_SHARE)})
-    tasks = training_set(SYNTHETIC, enough, worlds=worlds)
-    rows = demonstration_rows(tasks, count=count, seed=supervised.seed, chat=loaded.chat, worlds=worlds)
-    model = loaded.model.to(Accelerator().device)
-    if settings.lora is not None:
-        model = add_lora(model, settings.lora, seed=derive(supervised.seed, "lora"))
-    with progress("supervise", total=supervised.steps) as show:
-        losses = supervise(
-            model,
-            rows,
-            supervised,
-            report=lambda step, loss: show(step + 1, f"loss {loss:.3f}"),
-        )
-    _save_folder(model, loaded.chat, output)
-    return losses
 
 
 def agreed(stop: Callable[[], bool], accelerator: Accelerator) -> Callable[[], bool]:

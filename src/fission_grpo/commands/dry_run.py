@@ -93,7 +93,7 @@ class Collection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RunPlan:
     """The cost of a run."""
 
     tasks: int
@@ -134,7 +134,7 @@ class Plan:
         )
 
 
-def make_plan(settings: RunSettings) -> Plan:
+def make_plan(settings: RunSettings) -> RunPlan:
     """Assemble the run, rehearse it, and count; nothing is written.
 
     Raises:
@@ -150,7 +150,7 @@ def make_plan(settings: RunSettings) -> Plan:
     collection = _collection(settings, tasks=len(trainer.tasks), found=rehearsal.contexts)
     sampled = rollouts + recoveries + (collection.rollouts if collection else 0)
     parameters = list(trainer.model.parameters())
-    return Plan(
+    return RunPlan(
         tasks=len(trainer.tasks),
         updates=steps,
         rollouts=rollouts,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 from safetensors.torch import load_file
+
+from fission_grpo.chat.format import ChatFormat
 
 
 def save_trained_weights(model: Any, folder: Path, *, is_main_process: bool = True) -> None:
@@ -16,6 +19,17 @@ def save_trained_weights(model: Any, folder: Path, *, is_main_process: bool = Tr
         model.save_pretrained(str(folder), is_main_process=is_main_process, save_embedding_layers=False)
     else:
         model.save_pretrained(folder, is_main_process=is_main_process)
+
+
+def save_model_folder(model: Any, chat: ChatFormat, folder: Path) -> None:
+    """Write a model with its tokenizer and chat template: aside, then renamed, so that such a folder is a whole one."""
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    save_trained_weights(model, unfinished)
+    chat.renderer.tokenizer.save_pretrained(unfinished)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
 
 
 def load_trained_weights(model: Any, folder: Path) -> None:

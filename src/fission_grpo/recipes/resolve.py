@@ -25,11 +25,12 @@ def recipe(name: str, changes: Mapping[str, Any] | None = None, *, arm: str | No
     Raises:
         ConfigError: no such recipe, arm or setting, or values that cannot be or do not go together.
     """
+    named = changes or {}
     if name not in list(Recipe):
         raise ConfigError(f"unknown recipe {name!r}; expected {' or '.join(Recipe)}")
     if arm is not None and arm not in list(Arm):
         raise ConfigError(f"unknown arm {arm!r}; expected one of {', '.join(Arm)}")
-    written = [Setting(key=tuple(key.split(".")), value=value, origin="changes") for key, value in (changes or {}).items()]
+    written = [Setting(key=tuple(key.split(".")), value=value, origin="changes") for key, value in named.items()]
     return resolve(recipe=Recipe(name), arm=None if arm is None else Arm(arm), written=written)
 
 
