@@ -71,7 +71,7 @@ def make_tasks(name: str, count: int) -> list[dict[str, Any]]:
             {
                 "id": f"{name}-{number}",
                 "messages": [{"role": "user", "content": asked}],
-                "world": {"environment": "help-desk", "config": {**config, "goal": tickets[1:]}},
+                "world": {"environment": "helpdesk", "config": {**config, "goal": tickets[1:]}},
             }
         )
     return made
@@ -83,7 +83,7 @@ def main() -> None:
     options.add_argument("--output", default="runs/own-tools", help="the run folder")
     asked = options.parse_args()
 
-    environments = {"help-desk": HelpDesk}
+    environments = {"helpdesk": HelpDesk}
     held_out = make_tasks("held-out", 100)
     settings = recipe("nano", {"trainer.steps": asked.steps, "output": asked.output})
     before = evaluate("nano", tasks=held_out, environments=environments, settings=settings)

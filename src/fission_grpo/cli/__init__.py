@@ -13,6 +13,7 @@ from fission_grpo.cli.data import data
 from fission_grpo.cli.doctor import doctor
 from fission_grpo.cli.evaluate import compare, evaluation
 from fission_grpo.cli.options import FAILED, OVERRIDES, WRONG_INPUT
+from fission_grpo.cli.own_tasks import eval_tasks
 from fission_grpo.cli.simulator import simulator
 from fission_grpo.cli.train import quickstart, supervise, train
 from fission_grpo.errors import ConfigError, FissionError, message_lines
@@ -75,6 +76,7 @@ def _first_words(ctx: typer.Context) -> Iterator[str]:
 app.command(context_settings=OVERRIDES, epilog="Any setting of `fission train` goes to every arm.")(quickstart)
 app.command(context_settings=OVERRIDES, epilog="Any setting: trainer.steps=10, or --trainer.steps 10.")(train)
 app.command(context_settings=OVERRIDES)(supervise)
+evaluation.command(name="tasks", context_settings=OVERRIDES)(eval_tasks)
 app.add_typer(evaluation, name="eval")
 app.command()(compare)
 app.command()(doctor)

@@ -14,7 +14,7 @@ from fission_grpo.commands.train import TrainedRun
 from fission_grpo.config import RunSettings, load_settings
 from fission_grpo.environments.functions.imported import environments_of
 from fission_grpo.errors import ConfigError
-from fission_grpo.evaluation.heldout import Player
+from fission_grpo.evaluation.heldout import Evaluation, Player
 from fission_grpo.evaluation.metrics import (
     EPISODE_METRICS,
     ERR,
@@ -24,7 +24,7 @@ from fission_grpo.evaluation.metrics import (
     harness_faults,
     measure,
 )
-from fission_grpo.evaluation.records import EpisodeRecord, record_episode, write_records
+from fission_grpo.evaluation.records import EpisodeRecord, record_episode
 from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.models.catalog import load_policy_model
 from fission_grpo.policy.local.hf_policy import HFPolicy
@@ -62,10 +62,16 @@ class Evaluated:
         """Episodes that ended right, over those with an error; over none, it says nothing."""
         return measure(ERR, self.records)
 
+    def as_json(self) -> dict[str, Any]:
+        """Every metric as plain values; a share over nothing is null."""
+        return {
+            name: {"count": rate.successes, "total": rate.total, "value": rate.value if rate.total else None}
+            for name, rate in self.metrics.items()
+        }
+
     def save(self, folder: Path) -> None:
-        """One line an episode in `episodes.jsonl`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_records(folder / "episodes.jsonl", self.records)
+        """Write the records where `fission compare` finds them."""
+        Evaluation(episodes=self.records, transfer=(), mixed=(), precondition=()).save(folder)
 
     def __str__(self) -> str:
         """Three rates with 95 % intervals and counts, and what must be known to read them."""
