@@ -1,8 +1,8 @@
 """Teach a policy to use your own tools, and measure it before and after: `python examples/own_tools.py`.
 
-A help desk of three tools. Half of the time nobody is logged in, which only an error says; `nano` was never shown an
-error, so it gives up. (`nano` knows the names of a few tools and no others: these are among them. A model that speaks
-can use whatever yours are called.) The whole takes half a minute on two CPU cores; what it leaves is in runs/own-tools.
+A help desk. Nobody can see whether the user is logged in already: only an error says it, both ways, so that half of all
+episodes begin with one. `nano` was never shown an error, and gives up or repeats itself; ten updates teach it to go on. (`nano` knows the names of a few tools and no others, and these are among them. A model that speaks can use whatever
+yours are called.) It takes half a minute on two CPU cores; what it leaves is in runs/own-tools.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from fission_grpo import ToolError, evaluate, recipe, train
 class HelpDesk:
     """Public methods with types and a docstring are tools; `reset` begins a task; `score` says how it ended."""
 
-    def reset(self, user: str, password: str, logged_in: bool, tickets: list[int], goal: list[int]) -> None:
+    def reset(self, user: str, password: str, logged_in: bool, goal: list[Any]) -> None:
         self.account, self.logged_in = (user, password), logged_in
-        self.tickets, self.goal = set(tickets), set(goal)
+        self.tickets: list[list[Any]] = []
+        self.goal = goal
 
     def ticket_login(self, username: str, password: str) -> str:
         """Log in to the ticket system.
@@ -28,18 +29,27 @@ class HelpDesk:
             username: who logs in
             password: the user's password
         """
+        if self.logged_in:
+            raise ToolError("you are logged in already")
         if (username, password) != self.account:
             raise ToolError("wrong username or password")
         self.logged_in = True
         return "logged in"
 
-    def get_ticket(self, ticket_id: int) -> str:
-        """Say how a ticket stands.
+    def create_ticket(self, title: str, description: str, priority: int) -> str:
+        """Create a ticket.
 
         Args:
-            ticket_id: number of the ticket
+            title: what it is called
+            description: what it is about
+            priority: from 1 to 5
         """
-        return f"ticket {ticket_id} is {'open' if ticket_id in self.tickets else 'unknown'}"
+        if not self.logged_in:
+            raise ToolError("nobody is logged in; log in first")
+        if not 1 <= priority <= 5:
+            raise ToolError(f"priority {priority} is not between 1 and 5")
+        self.tickets.append([title, description, priority])
+        return f"ticket {len(self.tickets)} was created"
 
     def close_ticket(self, ticket_id: int) -> str:
         """Close a ticket.
@@ -47,15 +57,16 @@ class HelpDesk:
         Args:
             ticket_id: number of the ticket
         """
-        if not self.logged_in:
-            raise ToolError("nobody is logged in; log in first")
-        if ticket_id not in self.tickets:
-            raise ToolError(f"there is no open ticket {ticket_id}")
-        self.tickets.remove(ticket_id)
+        if not 1 <= ticket_id <= len(self.tickets):
+            raise ToolError(f"there is no ticket {ticket_id}")
+        del self.tickets[ticket_id - 1]
         return "closed"
 
     def score(self) -> float:
-        return float(self.tickets == self.goal)  # 1 is a success
+        return float(self.tickets == [self.goal])  # 1 is a success
+
+
+WORDS = ("copper", "lantern", "garden", "island", "pocket", "granite", "mirror", "quartz", "meadow", "cobalt", "paddle")
 
 
 def make_tasks(name: str, count: int) -> list[dict[str, Any]]:
@@ -63,23 +74,28 @@ def make_tasks(name: str, count: int) -> list[dict[str, Any]]:
     draw = random.Random(name)
     made = []
     for number in range(count):
-        tickets = draw.sample(range(1000, 10_000), 3)
-        user, password = f"{draw.choice(('nadia', 'hugo', 'carla'))}{draw.randrange(10, 99)}", f"lantern{number}"
-        asked = f'Please close ticket {tickets[0]}. Log in as "{user}" with password "{password}" if needed.'
-        config = {"user": user, "password": password, "logged_in": draw.random() < 0.5, "tickets": tickets}
+        title, description = draw.sample(WORDS, 2)
+        priority, user, password = draw.randint(1, 5), f"nadia{draw.randint(10, 99)}", f"pebble{draw.randint(10, 99)}"
+        asked = f'Please create the ticket "{title}" saying "{description}" with priority {priority}.'
+        login = f'Log in as "{user}" with password "{password}" if needed.'
+        account = {"user": user, "password": password, "logged_in": draw.random() < 0.5}
         made.append(
             {
                 "id": f"{name}-{number}",
-                "messages": [{"role": "user", "content": asked}],
-                "world": {"environment": "helpdesk", "config": {**config, "goal": tickets[1:]}},
+                "messages": [{"role": "user", "content": f"{asked} {login}"}],
+                "world": {
+                    "environment": "helpdesk",
+                    "config": {**account, "goal": [title, description, priority]},
+                },
             }
         )
     return made
 
 
 def main() -> None:
+    """Measure, train, measure."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--steps", type=int, default=20, help="updates")
+    options.add_argument("--steps", type=int, default=10, help="updates")
     options.add_argument("--output", default="runs/own-tools", help="the run folder")
     asked = options.parse_args()
 

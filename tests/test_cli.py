@@ -220,6 +220,19 @@ def test_after_a_run_ctrl_c_is_what_it_was_before() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_run_in_another_thread_just_cannot_be_interrupted() -> None:
+    heard: list[bool] = []
+
+    def run() -> None:
+        with Interruption() as asked:
+            heard.append(asked())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert heard == [False]
+
+
 def test_an_evaluation_counts_what_it_played(model: Path) -> None:
     asked = ("--model", model, "--output", "ev", "--size", "3", "--validation", "--json", *SMALL)
     result = fission("eval", "heldout", *asked)

@@ -142,7 +142,7 @@ def test_a_mistake_gets_its_cause_and_its_remedy(written: str, expected: str) ->
     [
         (
             "--num_generations=8",
-            "unknown setting num_generations (command line); the nearest by meaning is trainer.group_size",
+            "num_generations (command line); the nearest by meaning is trainer.group_size",
         ),
         ("--max-completion-length=8", "the nearest by meaning is rollouts.max_tokens"),
         ("--per_device_train_batch_size=8", "the nearest by meaning is trainer.queries"),

@@ -129,7 +129,7 @@ def test_a_script_trains_and_evaluates_in_a_world_of_its_own(model: Path, tmp_pa
     found.save(tmp_path / "one")
     by_folder.save(tmp_path / "two")
     (part,) = compare_runs([tmp_path / "one", tmp_path / "two"]).contrasts
-    assert (part.part, len(part.paired.entries)) == ("episodes", 4)
+    assert (part.part, part.paired.entries) == ("episodes", 4)
 
 
 def test_a_run_of_a_script_goes_on_with_the_same_tasks_only(model: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def _first_words(ctx: typer.Context) -> Iterator[str]:
     yield ""
     commands: dict[str, Any] = ctx.command.commands  # type: ignore[attr-defined]  # it is a group
     for name in NEEDED_FIRST:
-        yield f"  fission {name:<11} {commands[name].get_short_help_str(limit=90)}"
+        yield f"  fission {name:<11} {commands[name].get_short_help_str(limit=120)}"
     yield ""
     yield "fission COMMAND --help says how; fission --help shows all commands."
 
