@@ -107,7 +107,7 @@ def test_the_frozen_start_is_asked_while_the_server_writes(tmp_path: Path) -> No
 
     with serving(when_asked) as server:
         trainer = tiny_run(tmp_path, fission=FISSION, simulator=simulator(server, deadline_seconds=10.0), steps=1)
-        trainer.reference = reference
+        trainer.learner.reference = reference
         finish(trainer)
     assert "endpoint" in written(trainer)
     assert not any(name.startswith("simulator/fallback") for line in metrics(trainer.run) for name in line)

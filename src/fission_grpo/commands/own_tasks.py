@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from fission_grpo.assembly import WORLDS, require_judges, with_own_worlds
+from fission_grpo.assembly import WORLDS, with_own_worlds
 from fission_grpo.commands.train import TrainedRun
 from fission_grpo.config import RunSettings, load_settings
 from fission_grpo.environments.functions.imported import environments_of
@@ -28,10 +28,11 @@ from fission_grpo.evaluation.records import EpisodeRecord, record_episode
 from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.models.catalog import load_policy_model
 from fission_grpo.policy.local.hf_policy import HFPolicy
+from fission_grpo.preflight import require_judges
 from fission_grpo.progress import progress
 from fission_grpo.rollout import Horizon, Worlds
 from fission_grpo.run.folder import RunFolder
-from fission_grpo.tasks.jsonl import read_tasks, tasks_from
+from fission_grpo.tasks.jsonl import Given, read_tasks, tasks_from
 from fission_grpo.types import Task
 
 
@@ -90,7 +91,7 @@ def _line(metric: Metric, rate: Rate) -> str:
 def evaluate(
     model: TrainedRun | Path | str,
     *,
-    tasks: Sequence[Task | Mapping[str, Any]] | Path | str,
+    tasks: Given | Path | str,
     environments: Mapping[str, Any] | None = None,
     settings: RunSettings | None = None,
 ) -> Evaluated:

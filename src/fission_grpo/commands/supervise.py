@@ -64,5 +64,5 @@ def demonstrate(
     supervised = SupervisedSettings(seed=seed, steps=steps, learning_rate=learning_rate, tree=settings.trainer.tree)
     with progress("supervise", total=steps) as show:
         losses = supervise(model, rows, supervised, report=lambda step, loss: show(step + 1, f"loss {loss:.3f}"))
-    save_model_folder(model, loaded.chat, output)
+    save_model_folder(model, loaded.tokenizer, output)
     return Demonstrated(policy=output, losses=tuple(losses))

@@ -18,7 +18,7 @@ from fission_grpo.progress import progress
 from fission_grpo.rollout import Worlds
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.interruption import Interruption
-from fission_grpo.tasks.jsonl import record_of, write_tasks
+from fission_grpo.tasks.jsonl import Given, record_of, write_tasks
 from fission_grpo.training.trainer import StepReport, Trainer
 from fission_grpo.types import Task
 
@@ -70,7 +70,7 @@ class TrainedRun:
 def train(
     settings: RunSettings,
     *,
-    tasks: Sequence[Task | Mapping[str, Any]] | None = None,
+    tasks: Given | None = None,
     environments: Mapping[str, Any] | None = None,
     resume: bool = False,
 ) -> TrainedRun:
@@ -101,7 +101,7 @@ def train(
     open_run(trainer, settings, resume=resume)
     if tasks is not None and trainer.accelerator.is_main_process:
         write_tasks(run.tasks, trainer.tasks)
-    done = TrainedRun(settings=settings, environments=trainer.worlds, step=trainer.progress.step)
+    done = TrainedRun(settings=settings, environments=trainer.stages.worlds, step=trainer.progress.step)
     with _told_where_it_is_safe(done), Interruption() as interruption, _reports(trainer) as report:
         trainer.train(stop=agreed(interruption, trainer.accelerator), report=report)
         if trainer.finished:  # whoever finds `policy/` must be able to take it for the trained one

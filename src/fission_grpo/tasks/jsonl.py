@@ -56,13 +56,14 @@ def read_tasks(path: Path | str, *, worlds: Worlds | None = None, render: Render
     return tasks
 
 
-def tasks_from(
-    given: Iterable[Task | Mapping[str, Any]], *, worlds: Worlds | None = None, render: Render | None = None
-) -> list[Task]:
+Given: TypeAlias = Sequence[Task | Mapping[str, Any]]
+"""Tasks of a program: as they are, or as objects with the keys of a line."""
+
+
+def tasks_from(given: Given, *, worlds: Worlds | None = None, render: Render | None = None) -> list[Task]:
     """The tasks of a program, checked as those of a file are.
 
     Args:
-        given: tasks, or objects with the keys of a line.
         worlds, render: see `read_tasks`.
 
     Raises:
