@@ -34,7 +34,7 @@ def data(
     seed: Annotated[int, typer.Option(help="Seed of tasks and errors.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Failed calls with what their world really said; whole APIs are held out."""
+    """Make records of failed calls with what their world really said; whole APIs are held out."""
     chosen = _simulator(teacher, ctx.args)
     from fission_grpo.progress import progress
     from fission_grpo.simulator_lab.corpus import RecordSettings, simulator_records
@@ -95,7 +95,7 @@ def audit(
     worldless: Annotated[bool, typer.Option("--worldless", help="Show no simulator what the world said.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What a simulator says, what it leaks, what it costs; of a learned one, also what it drafted before any net."""
+    """Measure what a simulator says, leaks and costs; of a learned one, also what it drafted before any guard."""
     from fission_grpo.progress import progress
     from fission_grpo.simulator_lab.audit import audit as measure
     from fission_grpo.simulator_lab.records import RecordSplit, read_simulator_records
@@ -123,7 +123,7 @@ def try_(
     which: Annotated[str, typer.Option("--with", help="More simulators, by commas: model, endpoint.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the failed call, where no file is given.")] = 0,
 ) -> None:
-    """One failed call, and what each simulator says about it, side by side."""
+    """Show one failed call, and what each simulator says about it, side by side."""
     from fission_grpo.simulator_lab.records import read_simulator_records
     from fission_grpo.simulator_lab.side_by_side import FREE, sample_record, side_by_side
 
