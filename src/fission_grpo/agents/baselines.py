@@ -131,8 +131,10 @@ class CuedFormat:
         cue: str = WAIT,
         read_outcome: Reader = classify,
     ) -> None:
-        """Args:
-        encode: text to token ids, without special tokens.
+        """Put the cue behind the inner prompt.
+
+        Args:
+            encode: text to token ids, without special tokens.
         """
         self._inner = inner
         self._encode = encode
@@ -167,8 +169,10 @@ class WaitPrefix:
     """
 
     def __init__(self, build: Callable[[PromptFormat], Agent], prompts: CuedFormat) -> None:
-        """Args:
-        build: makes the agent that prompts as it is told, for instance `LocalAgent` with its policy.
+        """Build the agent around the cued prompts.
+
+        Args:
+            build: makes the agent that prompts as it is told, for instance `LocalAgent` with its policy.
         """
         self._inner = build(prompts)
         self._prompts = prompts
