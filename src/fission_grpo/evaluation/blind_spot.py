@@ -18,7 +18,7 @@ from enum import StrEnum
 from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
 from fission_grpo.evaluation.metrics import FINAL, PROBE, PROBE_ABANDON, PROBE_REPEAT
 from fission_grpo.evaluation.paired import Contrast, Paired, contrast, pair
-from fission_grpo.evaluation.records import EpisodeRecord, Probe, with_probe
+from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.tasks.probe import ProbeItem, ProbeKind, probe_items, within_turn
 from fission_grpo.types import Task
 
@@ -90,13 +90,6 @@ def foreign(item: ProbeItem) -> ProbeItem:
     call = json.dumps({"name": item.wrong.name, "arguments": dict(item.wrong.arguments)}, ensure_ascii=False)
     report = LOG.format(request=request["content"], call=call, text=item.text)
     return replace(item, task=replace(item.task, messages=(*before, {**request, "content": report})))
-
-
-def probed(item: ProbeItem, record: EpisodeRecord) -> EpisodeRecord:
-    """The record of an item that was played, with what had been injected."""
-    kind = item.corruption.value if item.corruption else "precondition"
-    probe = Probe(kind=kind, error=item.error, call=item.wrong, next_call_right=False)
-    return with_probe(record, probe, item.task.target)
 
 
 def blind_spot(own: Sequence[EpisodeRecord], others: Sequence[EpisodeRecord], *, seed: int = 0) -> BlindSpot:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -11,8 +11,7 @@ from typing import Any
 
 from fission_grpo.environments.bfcl.entries import BfclCategory
 from fission_grpo.environments.dialogue import call_record
-from fission_grpo.errors import DataError
-from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord
+from fission_grpo.evaluation.records import EpisodeRecord, Format, TurnRecord, read_lines
 from fission_grpo.types import (
     EndReason,
     ErrorClass,
@@ -129,15 +128,15 @@ def _turn_record(user_turn: int, step: Step) -> TurnRecord:
     )
 
 
-def to_line(record: BfclRecord) -> str:
+def bfcl_to_line(record: BfclRecord) -> str:
     """One JSON line, without the line break; ASCII, because a model may write half a surrogate pair."""
     verdict = None if record.verdict is None else asdict(record.verdict)
     turns = [list(map(_step_value, steps)) for steps in record.turns]
     return json.dumps({**_shallow(record), "verdict": verdict, "turns": turns})
 
 
-def from_line(line: str | bytes) -> BfclRecord:
-    """Inverse of `to_line`; keys it does not know are ignored.
+def bfcl_from_line(line: str | bytes) -> BfclRecord:
+    """Inverse of `bfcl_to_line`; keys it does not know are ignored.
 
     Raises:
         KeyError, TypeError, ValueError: no such record.
@@ -158,31 +157,17 @@ def from_line(line: str | bytes) -> BfclRecord:
     )
 
 
-def write_records(path: Path, records: Iterable[BfclRecord]) -> None:
-    """One line an entry; replaces the file."""
-    path.write_text("".join(to_line(record) + "\n" for record in records), encoding="ascii")
+def read_bfcl(path: Path) -> tuple[BfclRecord, ...]:
+    """The records of a file, the last one of each entry, in order of first appearance; see `read_lines`."""
+    return tuple({record.entry: record for record in read_lines(path, bfcl_from_line)}.values())
 
 
-def read_records(path: Path) -> tuple[BfclRecord, ...]:
-    """The records of a file, the last one of each entry, in order of first appearance; a half-written last line is
-    passed over.
-
-    Raises:
-        DataError: with one entry for each line that is no record.
-    """
-    found: dict[str, BfclRecord] = {}
-    problems = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        if not line.endswith(b"\n"):
-            continue
-        try:
-            record = from_line(line)
-            found[record.entry] = record
-        except (KeyError, TypeError, ValueError) as error:
-            problems.append(f"line {number}: {type(error).__name__}: {error}")
-    if problems:
-        raise DataError(str(path), problems)
-    return tuple(found.values())
+BFCL_RECORDS: Format[BfclRecord] = Format(
+    key=lambda record: record.entry,
+    sound=lambda record: record.end is not BfclEnd.FAULT,
+    to_line=bfcl_to_line,
+    read=read_bfcl,
+)
 
 
 def _shallow(value: Any) -> dict[str, Any]:

@@ -11,24 +11,23 @@ from collections.abc import Generator, Mapping
 from enum import StrEnum
 from typing import TypeAlias
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind, tool_replies
 from fission_grpo.environments.bfcl.entries import BfclCategory
 from fission_grpo.environments.bfcl.official import bfcl_documents
 from fission_grpo.errors import EnvironmentFault
 from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord, Step
 from fission_grpo.evaluation.bfcl.world import JudgedWorld
-from fission_grpo.evaluation.replies import tool_replies
+from fission_grpo.evaluation.interleave import Played
 from fission_grpo.types import Message, Task, Tool, Verdict
 
 STEP_LIMIT = 20
 """Messages with calls that one user turn may have."""
 
 Steps: TypeAlias = Generator[Dialogue, Answer | AgentFault, tuple[BfclEnd, str]]
-Episode: TypeAlias = Generator[Dialogue, Answer | AgentFault, BfclRecord]
 
 
-class Handover(StrEnum):
-    """How a Miss Func entry gives functions back."""
+class ToolRelease(StrEnum):
+    """How a Miss Func entry gives back the functions that it withheld."""
 
     TOOLS = "tools"
     """They join the tools on offer; the official way for models behind an API."""
@@ -37,7 +36,7 @@ class Handover(StrEnum):
     models, `official-qwen-fc` among them."""
 
 
-def play_entry(entry: Task, *, handover: Handover) -> Episode:
+def play_entry(entry: Task, *, release: ToolRelease) -> Played[BfclRecord]:
     """Play one of `bfcl_entries`.
 
     A fault of the agent's machinery or of our executor ends the entry without a verdict.
@@ -45,7 +44,7 @@ def play_entry(entry: Task, *, handover: Handover) -> Episode:
     Raises:
         ConfigError: no BFCL entry.
     """
-    play, world = _Play(entry, handover), JudgedWorld(entry)
+    play, world = _Play(entry, release), JudgedWorld(entry)
     try:
         end, reason = yield from play.to_the_end(world)
     except EnvironmentFault as fault:
@@ -56,9 +55,9 @@ def play_entry(entry: Task, *, handover: Handover) -> Episode:
 class _Play:
     """What is known in the middle of an entry."""
 
-    def __init__(self, entry: Task, handover: Handover) -> None:
+    def __init__(self, entry: Task, release: ToolRelease) -> None:
         self._entry = entry
-        self._handover = handover
+        self._release = release
         self._withheld: Mapping[str, list[str]] = entry.meta["missed_function"]
         hidden = {name for names in self._withheld.values() for name in names}
         self._tools = [tool for tool in entry.tools if tool["function"]["name"] not in hidden]
@@ -95,7 +94,7 @@ class _Play:
     def _open_turn(self, turn: int, text: str) -> None:
         """The user speaks, and gives functions back where it is time."""
         names = self._withheld.get(str(turn), [])
-        if names and self._handover is Handover.TEXT:
+        if names and self._release is ToolRelease.TEXT:
             text = f"{[bfcl_documents()[name] for name in names]}\n{text}"
         elif names:
             self._tools += [_tool(self._entry, name) for name in names]

@@ -5,24 +5,16 @@ Unlike the official protocol it answers a malformed message with an error in the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind, tool_replies
 from fission_grpo.environments.base import Environment
-from fission_grpo.errors import ConfigError, EnvironmentFault
-from fission_grpo.evaluation.interleave import Played, fly
+from fission_grpo.errors import EnvironmentFault
+from fission_grpo.evaluation.interleave import Played
 from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord
-from fission_grpo.evaluation.replies import tool_replies
-from fission_grpo.rollout import Worlds, malformed_reply, new_world
-from fission_grpo.types import (
-    EndReason,
-    FinishReason,
-    Message,
-    Task,
-    ToolOutcome,
-    Verdict,
-)
+from fission_grpo.rollout import malformed_reply
+from fission_grpo.types import EndReason, FinishReason, Message, Task, ToolOutcome, Verdict
 
 MAX_STEPS = 20
 """Most messages with calls in one user turn."""
@@ -42,37 +34,6 @@ def play_task(task: Task, environment: Environment, *, max_steps: int = MAX_STEP
     except EnvironmentFault:
         end, verdict = EndReason.HARNESS_FAULT, None
     return play.record(end, verdict)
-
-
-def play_tasks(
-    tasks: Sequence[Task],
-    agent: Agent,
-    *,
-    worlds: Worlds,
-    seed: int = 0,
-    max_steps: int = MAX_STEPS,
-    report: Callable[[int], None] = lambda done: None,
-) -> list[EpisodeRecord]:
-    """One record for each task, in order; `agent.width` of them are under way side by side.
-
-    Args:
-        report: told how many more are done.
-    Raises:
-        PolicyError, ConfigError: the agent cannot go on.
-    """
-    episodes = (play_task(task, _world(task, worlds), max_steps=max_steps) for task in tasks)
-    records: dict[str, EpisodeRecord] = {}
-    for record in fly(episodes, agent, purpose="tasks", seed=seed):
-        records[record.task] = record
-        report(1)
-    return [records[task.id] for task in tasks]
-
-
-def _world(task: Task, worlds: Worlds) -> Environment:
-    environment = new_world(task, worlds)
-    if environment is None:
-        raise ConfigError(f"task {task.id} has no world; expected one that can judge it")
-    return environment
 
 
 @dataclass

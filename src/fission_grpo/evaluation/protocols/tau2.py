@@ -12,19 +12,17 @@ import json
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind, tool_replies
 from fission_grpo.environments.limits import CallLimits
 from fission_grpo.environments.tau2.entries import solo_prompt
 from fission_grpo.environments.tau2.environment import Tau2Environment
 from fission_grpo.environments.tau2.world import STOP_TOOL
 from fission_grpo.errors import EnvironmentFault
+from fission_grpo.evaluation.interleave import Played
 from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord
-from fission_grpo.evaluation.replies import tool_replies
 from fission_grpo.types import EndReason, FinishReason, Message, Task, ToolCall, ToolOutcome, Verdict
-
-Episode: TypeAlias = Generator[Dialogue, Answer | AgentFault, EpisodeRecord]
 
 
 class SoloPrompt(StrEnum):
@@ -63,7 +61,7 @@ def play_ticket(
     prompt: SoloPrompt = SoloPrompt.OFFICIAL,
     limits: SoloLimits | None = None,
     call_limits: CallLimits | None = None,
-) -> Episode:
+) -> Played[EpisodeRecord]:
     """Play one of `tau2_entries`.
 
     A fault of the agent's machinery or of our executor ends the episode without a verdict, and its reason stands in
