@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bfcl_play import run_entries
 from typer.testing import CliRunner
 
 from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue
 from fission_grpo.cli import app
 from fission_grpo.environments.bfcl.entries import bfcl_entries
 from fission_grpo.errors import PolicyError
-from fission_grpo.evaluation.bfcl.records import read_records
-from fission_grpo.evaluation.bfcl.run import run_entries
-from fission_grpo.evaluation.protocols.bfcl import Handover
-from fission_grpo.evaluation.session import PATIENCE
+from fission_grpo.evaluation.bfcl.records import read_bfcl
+from fission_grpo.evaluation.protocols.bfcl import ToolRelease
+from fission_grpo.evaluation.session import MAX_CONSECUTIVE_FAILURES
 
 NANO = ("--model", "nano", "--max-tokens", "16")
 
@@ -79,8 +79,8 @@ def test_probes_play_three_errors_for_each_of_the_limit() -> None:
 
 
 def test_a_dry_run_says_how_official_it_would_be_and_leaves_nothing() -> None:
-    asked = fission("eval", "bfcl", "--model", "nano", "--output", "none", "--aid", "wait", "--dry-run")
-    assert json.loads(asked.stdout) == {"entries": 800, "departures": ["aid wait"]}
+    asked = fission("eval", "bfcl", "--model", "nano", "--output", "none", "--baseline", "wait", "--dry-run")
+    assert json.loads(asked.stdout) == {"entries": 800, "departures": ["baseline wait"]}
     assert not Path("none").exists()
 
 
@@ -88,7 +88,7 @@ def test_a_dry_run_says_how_official_it_would_be_and_leaves_nothing() -> None:
     "options, remedy",
     [
         (("--mode", "official"), "official-qwen-fc, chat-tools, compact"),
-        (("--aid", "hints"), "none, structured-errors, wait"),
+        (("--baseline", "hints"), "none, structured-errors, wait"),
         (("--categories", "base,live"), "base, miss_func, miss_param, long_context"),
         (("--endpoint", "http://127.0.0.1:9/v1", "--mode", "compact"), "use chat-tools"),
         (("--lenient", "--mode", "compact"), "official-qwen-fc only"),
@@ -114,5 +114,5 @@ class _Dead(Agent):
 def test_a_dead_server_is_not_asked_800_times(tmp_path: Path) -> None:
     traces = tmp_path / "traces.jsonl"
     with pytest.raises(PolicyError, match="in a row"):
-        run_entries(bfcl_entries("base"), _Dead(), handover=Handover.TOOLS, traces=traces)
-    assert len(read_records(traces)) == PATIENCE
+        run_entries(bfcl_entries("base"), _Dead(), release=ToolRelease.TOOLS, traces=traces)
+    assert len(read_bfcl(traces)) == MAX_CONSECUTIVE_FAILURES

@@ -11,21 +11,28 @@ import pytest
 from test_recovery import CALL, OTHER, episode, message
 
 from fission_grpo.errors import ConfigError, DataError
-from fission_grpo.evaluation.clusters import ClusterCounts, estimate, interval_of, paired_change, swap_test
 from fission_grpo.evaluation.compare_runs import compare_runs, load_run
 from fission_grpo.evaluation.heldout import Evaluation
-from fission_grpo.evaluation.paired import contrast, pair
+from fission_grpo.evaluation.metrics import ACCURACY, err
+from fission_grpo.evaluation.paired import contrast, estimate, pair
 from fission_grpo.evaluation.records import EpisodeRecord, write_records
-from fission_grpo.evaluation.recovery import ACCURACY, err
-from fission_grpo.evaluation.statistics import Interval, sign_test, wilson
+from fission_grpo.evaluation.statistics import (
+    Counts,
+    Interval,
+    interval_of,
+    paired_change,
+    sign_test,
+    swap_test,
+    wilson,
+)
 from fission_grpo.report.benchmark import benchmark_sections, class_table
 from fission_grpo.report.contrasts import comparison_markdown
 from fission_grpo.types import EndReason, ErrorClass
 
 
-def counts(successes: list[list[int]], totals: list[list[int]] | None = None) -> ClusterCounts:
+def counts(successes: list[list[int]], totals: list[list[int]] | None = None) -> Counts:
     top = np.array(successes, dtype=np.float32)
-    return ClusterCounts(successes=top, totals=np.ones_like(top) if totals is None else np.array(totals, np.float32))
+    return Counts(successes=top, totals=np.ones_like(top) if totals is None else np.array(totals, np.float32))
 
 
 def test_a_pair_of_coins_by_hand() -> None:

@@ -188,6 +188,4 @@ def _conclude(trainer: Trainer, policy: Path, as_json: bool) -> None:
     elif step < steps:
         typer.echo(f"stopped after step {step} of {steps}; continue with: fission train --resume --output {run}")
     else:
-        typer.echo(
-            f"policy in {policy}; evaluate it with: fission eval heldout --model {policy} --output {run / 'evaluation'}"
-        )
+        typer.echo(f"policy in {policy}; evaluate it with: fission eval heldout --run {run}")

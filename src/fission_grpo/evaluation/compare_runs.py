@@ -13,17 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from fission_grpo.errors import ConfigError
-from fission_grpo.evaluation.bfcl.records import as_episode
-from fission_grpo.evaluation.bfcl.records import read_records as read_bfcl
-from fission_grpo.evaluation.clusters import Estimate, category_of
+from fission_grpo.evaluation.bfcl.records import as_episode, read_bfcl
 from fission_grpo.evaluation.heldout import PARTS, Evaluation
-from fission_grpo.evaluation.metrics import ERR, FINAL, FIRST_ATTEMPT, NCR, PROBE, PROBE_REPEAT, Metric
-from fission_grpo.evaluation.paired import Contrast, Paired, contrast, pair
-from fission_grpo.evaluation.records import EpisodeRecord, read_records
-from fission_grpo.evaluation.recovery import ACCURACY, BENCHMARK_METRICS, PROBE_TURN
+from fission_grpo.evaluation.metrics import (
+    ACCURACY,
+    BENCHMARK_METRICS,
+    ERR,
+    FINAL,
+    FIRST_ATTEMPT,
+    NCR,
+    PROBE,
+    PROBE_REPEAT,
+    PROBE_TURN,
+    Metric,
+)
+from fission_grpo.evaluation.paired import Contrast, Paired, category_of, contrast, pair
+from fission_grpo.evaluation.records import TRACES, EpisodeRecord, read_records
+from fission_grpo.evaluation.statistics import Estimate
 from fission_grpo.files import read_jsonl
 
-TRACES = "traces.jsonl"
 BENCHMARK, PROBES = "benchmark", "probe"
 """Parts of a benchmark's folder: its entries, and injected errors. A record's `meta["part"]` may name another."""
 _EPISODE = (FINAL, FIRST_ATTEMPT, ERR, NCR)
@@ -188,9 +196,6 @@ def _only(paired: Paired, category: str) -> Paired:
     return Paired(
         before=tuple(record for record in paired.before if category_of(record) == category),
         after=tuple(record for record in paired.after if category_of(record) == category),
-        only_before=(),
-        only_after=(),
-        faulty=(),
     )
 
 

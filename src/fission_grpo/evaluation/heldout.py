@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.transcript import Transcript
-from fission_grpo.evaluation.records import EpisodeRecord, probed, read_episodes, record_episode, write_episodes
+from fission_grpo.evaluation.records import EpisodeRecord, probed, read_records, record_episode, write_records
 from fission_grpo.files import write_text
 from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.rollout import (
@@ -36,6 +36,8 @@ AT_ONCE = 1024
 
 PARTS = ("episodes", "transfer", "mixed", "precondition")
 """Of a suite, and of the evaluation of it."""
+COMPLETE = "complete.json"
+"""Written last: whoever finds it finds all parts."""
 HIDDEN_SHARE = 4
 """Tasks drawn for each precondition probe item: only some worlds miss something."""
 
@@ -95,12 +97,12 @@ class Evaluation:
         """One JSONL file for each part."""
         folder.mkdir(parents=True, exist_ok=True)
         for part in PARTS:
-            write_episodes(folder / f"{part}.jsonl", getattr(self, part))
-        write_text(folder / "complete.json", json.dumps({part: len(getattr(self, part)) for part in PARTS}) + "\n")
+            write_records(folder / f"{part}.jsonl", getattr(self, part))
+        write_text(folder / COMPLETE, json.dumps({part: len(getattr(self, part)) for part in PARTS}) + "\n")
 
     @staticmethod
     def load(folder: Path) -> Evaluation:
-        return Evaluation(**{part: read_episodes(folder / f"{part}.jsonl") for part in PARTS})
+        return Evaluation(**{part: read_records(folder / f"{part}.jsonl") for part in PARTS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

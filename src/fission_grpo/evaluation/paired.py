@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,15 +16,51 @@ from fission_grpo.evaluation.metrics import Metric
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.statistics import (
     RESAMPLES,
+    Change,
     Counts,
+    Difference,
     Estimate,
     Interval,
     PairedChange,
-    Rate,
+    Share,
     interval_of,
     paired_change,
     paired_difference,
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One metric, treatment against baseline, on the same tasks."""
+
+    metric: Metric
+    before: Share
+    """Of the baseline."""
+    after: Share
+    """Of the treatment."""
+    change: Change
+    fixed: tuple[str, ...]
+    """Tasks that both counted and whose share of right runs rises by at least half; with one run: wrong to right."""
+    broken: tuple[str, ...]
+    """The opposite."""
+
+    @property
+    def title(self) -> str:
+        return self.metric.title
+
+    @property
+    def difference(self) -> float:
+        """Treatment minus baseline, in [-1, 1]; NaN where one of them counted nothing."""
+        return self.change.value
+
+    @property
+    def interval(self) -> Interval:
+        return self.change.interval
+
+    @property
+    def p_value(self) -> float | None:
+        return self.change.p_value
+
 
 # Arms: several training runs on one set of tasks
 
@@ -44,27 +80,12 @@ class EvaluatedArm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """One metric, treatment against baseline."""
+class Comparison(Compared):
+    """Two arms; the interval is a two-factor bootstrap over tasks and training seeds."""
 
-    metric: Metric
+    change: Difference
     baseline: str
     treatment: str
-    baseline_rate: Rate
-    treatment_rate: Rate
-    difference: float
-    """Treatment minus baseline, in [-1, 1]."""
-    interval: Interval
-    """95 %, two-factor bootstrap over tasks and training seeds."""
-    p_value: float | None
-    """Exact two-sided sign test, newly fixed against newly broken tasks (McNemar's, with one run an arm); None where
-    the arms have different numbers of runs."""
-    fixed: tuple[str, ...]
-    """Tasks whose share of right runs rises by at least half."""
-    broken: tuple[str, ...]
-    """Tasks whose share of right runs falls by at least half."""
-    comparable: int
-    """Tasks that both arms counted: fewer than `tasks` where the denominator moves."""
     seed_differences: Mapping[int, float]
     """The difference in each seed that both arms have; empty when seeds do not pair."""
     tasks: int
@@ -104,20 +125,17 @@ def compare_arms(
         raise ValueError(f"{len(faulty)} of {len(shared)} tasks met a harness fault; expected at least one without")
     before, after = (_count_tasks(metric, runs, tasks) for runs in (early, late))
     paired = early.keys() == late.keys()
-    outcome = paired_difference(before, after, paired_seeds=paired, resamples=resamples, seed=seed)
+    change = paired_difference(before, after, paired_seeds=paired, resamples=resamples, seed=seed)
     per_seed = zip(early, before.row_rates, after.row_rates, strict=True) if paired else ()
     return Comparison(
         metric=metric,
+        before=before.rate,
+        after=after.rate,
+        change=change,
+        fixed=tuple(np.array(tasks)[change.fixed].tolist()),
+        broken=tuple(np.array(tasks)[change.broken].tolist()),
         baseline=baseline.name,
         treatment=treatment.name,
-        baseline_rate=before.rate,
-        treatment_rate=after.rate,
-        difference=outcome.value,
-        interval=outcome.interval,
-        p_value=outcome.p_value,
-        comparable=outcome.comparable,
-        fixed=tuple(np.array(tasks)[outcome.fixed].tolist()),
-        broken=tuple(np.array(tasks)[outcome.broken].tolist()),
         seed_differences={run: new.value - old.value for run, old, new in per_seed},
         tasks=len(tasks),
         excluded=len(shared) - len(tasks),
@@ -234,27 +252,10 @@ def _count_clusters(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contrast:
-    """One metric, treatment against baseline, on the same entries."""
+class Contrast(Compared):
+    """Two runs; the interval draws scenarios again."""
 
-    metric: Metric
-    title: str
-    before: Estimate
-    after: Estimate
     change: PairedChange
-    fixed: tuple[str, ...]
-    """Entries that both runs counted and whose share rises by at least half: from wrong to right."""
-    broken: tuple[str, ...]
-    """The opposite."""
-
-    @property
-    def difference(self) -> float:
-        """Treatment minus baseline, in [-1, 1]; NaN where one of them counted nothing."""
-        return self.change.value
-
-    @property
-    def interval(self) -> Interval:
-        return self.change.interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,8 +324,7 @@ def contrast(
     rates = [(pair_of(a), metric.count(a), metric.count(b)) for a, b in zip(paired.before, paired.after, strict=True)]
     moved = {name: late.value - early.value for name, early, late in rates if early.total and late.total}
     return Contrast(
-        metric=metric,
-        title=title or metric.title,
+        metric=replace(metric, title=title or metric.title),
         before=_estimate(before, seed),
         after=_estimate(after, seed),
         change=paired_change(before, after, seed=seed),

@@ -259,12 +259,12 @@ def from_line(line: str | bytes) -> EpisodeRecord:
     return _ADAPTER.validate_json(line)
 
 
-def write_episodes(path: Path, records: Iterable[EpisodeRecord]) -> None:
+def write_records(path: Path, records: Iterable[EpisodeRecord]) -> None:
     """One line an episode; replaces the file."""
     path.write_text("".join(to_line(record) + "\n" for record in records), encoding="utf-8")
 
 
-def read_episodes(path: Path) -> tuple[EpisodeRecord, ...]:
+def read_records(path: Path) -> tuple[EpisodeRecord, ...]:
     """All episodes of a file; see `read_lines`."""
     return tuple(read_lines(path, from_line))
 
@@ -307,5 +307,5 @@ EPISODE_RECORDS: Format[EpisodeRecord] = Format(
     key=lambda record: record.task,
     sound=lambda record: not record.harness_fault,
     to_line=to_line,
-    read=read_episodes,
+    read=read_records,
 )

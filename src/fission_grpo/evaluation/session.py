@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any
 
 from fission_grpo.agents.base import Agent
+from fission_grpo.agents.baselines import OutcomeReader
+from fission_grpo.agents.choice import AgentChoice
+from fission_grpo.environments.bfcl.outcomes import classify
 from fission_grpo.errors import ConfigError, PolicyError
-from fission_grpo.evaluation.interleave import Played, RecordT, interleave
-from fission_grpo.evaluation.records import EpisodeRecord, read_episodes, to_line
+from fission_grpo.evaluation.interleave import Played, interleave
+from fission_grpo.evaluation.records import TRACES, Format, RecordT
 from fission_grpo.files import write_text
 from fission_grpo.progress import progress
 
@@ -25,25 +28,41 @@ MAX_CONSECUTIVE_FAILURES = 20
 """Spoiled episodes in a row after which a server or our machinery is taken for dead."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSettings:
+    """What to play, and how; equal settings may share a folder."""
+
+    agent: AgentChoice
+    limit: int | None = None
+    """Episodes of each kind, the first ones; None is all."""
+    seed: int = 0
+
+    def saved(self) -> dict[str, Any]:
+        """For `settings.json`."""
+        return {**asdict(self), "agent": self.agent.saved()}
+
+
 def run_session(
+    settings: SessionSettings,
     episodes: Mapping[str, Callable[[], Played[RecordT]]],
-    build: Callable[[], Agent],
     *,
-    output: Path,
-    settings: Mapping[str, Any],
-    resume: bool,
     form: Format[RecordT],
     purpose: str,
-    seed: int,
+    output: Path,
+    resume: bool,
+    agent: Agent | None,
+    width: int,
+    read: OutcomeReader = classify,
 ) -> tuple[RecordT, ...]:
-    """Reserve a folder, build the agent, play what the folder does not hold yet; can be stopped at any moment.
+    """Reserve the folder, build the agent, play what the folder does not hold yet; can be stopped at any moment.
 
     Args:
         episodes: by key; each is begun when there is room for it.
-        build: the agent; asked only when the folder is known to be free.
-        settings: what is asked for; equal settings may share a folder.
+        purpose: names the evaluation, and keeps the seeds of different ones apart.
         resume: go on with what the folder holds.
-        purpose: names the evaluation, and keeps the seeds of different benchmarks apart.
+        agent: who answers; None builds the one that the settings choose.
+        width: dialogues side by side.
+        read: what a tool's text means in the world at hand.
 
     Returns:
         A record for each episode, in order.
@@ -52,20 +71,25 @@ def run_session(
         ConfigError: no such model or server, or the folder holds another evaluation, or one that `resume` does not ask
             for.
         DataError: the folder's traces hold lines that are no records.
-        PolicyError: the model broke; what was finished is safe.
+        PolicyError: the model broke, or the last `MAX_CONSECUTIVE_FAILURES` episodes were spoiled; what was finished
+            is safe.
     """
-    require_free(output, settings, resume=resume)
-    agent = build()
-    reserve(output, settings)
+    require_free(output, settings.saved(), resume=resume)
+    agent = agent or settings.agent.build(width=width, read=read)
+    reserve(output, settings.saved())
     traces = output / TRACES
     done = len(finished(traces, form) & episodes.keys())
     with progress(purpose, total=len(episodes), done=done) as show:
         numbers = count(done + 1)
-
-        def report(record: RecordT) -> None:
-            show(next(numbers), form.key(record))
-
-        return play_missing(episodes, agent, log=traces, form=form, purpose=purpose, seed=seed, report=report)
+        return play_missing(
+            episodes,
+            agent,
+            log=traces,
+            form=form,
+            purpose=purpose,
+            seed=settings.seed,
+            report=lambda record: show(next(numbers), form.key(record)),
+        )
 
 
 def require_free(output: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
@@ -80,7 +104,7 @@ def require_free(output: Path, settings: Mapping[str, Any], *, resume: bool) -> 
     if not resume:
         raise ConfigError(f"{output} already holds an evaluation; go on with --resume or choose another --output")
     held = json.loads(path.read_text(encoding="utf-8"))
-    changed = sorted(_changed(held, _plain(settings)))
+    changed = sorted(_changed(held, json.loads(json.dumps(settings))))
     if changed:
         raise ConfigError(f"{output} was begun with other settings ({', '.join(changed)}); choose another --output")
 
@@ -88,7 +112,12 @@ def require_free(output: Path, settings: Mapping[str, Any], *, resume: bool) -> 
 def reserve(output: Path, settings: Mapping[str, Any]) -> None:
     """Take a free folder for these settings: they stand in its `settings.json` from now on."""
     output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "settings.json", json.dumps(_plain(settings), indent=2) + "\n")
+    write_json(output / "settings.json", settings)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """One JSON value, for people too."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def play_missing(
@@ -151,11 +180,6 @@ def repair_log(log: Path) -> None:
         with log.open("r+b") as file:
             file.truncate(whole)
         warnings.warn(f"{log}: the last line was cut off and is dropped; its episode is played again", stacklevel=2)
-
-
-def _plain(settings: Mapping[str, Any]) -> Any:
-    """As they will be read back."""
-    return json.loads(json.dumps(settings))
 
 
 def _changed(held: Any, asked: Any, path: str = "") -> Iterator[str]:

@@ -155,7 +155,9 @@ class Counts:
 
     def __post_init__(self) -> None:
         if self.successes.shape != self.totals.shape or self.successes.ndim != 2:
-            raise ValueError(f"got {self.successes.shape} and {self.totals.shape}; expected one shape of two dimensions")
+            raise ValueError(
+                f"got {self.successes.shape} and {self.totals.shape}; expected one shape of two dimensions"
+            )
 
     @property
     def rows(self) -> int:
@@ -173,7 +175,7 @@ class Counts:
     @property
     def row_rates(self) -> tuple[Rate, ...]:
         """Each row, its columns pooled."""
-        return tuple(Rate(int(right), int(of)) for right, of in zip(self.successes.sum(1), self.totals.sum(1), strict=True))
+        return tuple(map(Rate, self.successes.sum(1).tolist(), self.totals.sum(1).tolist()))
 
     @property
     def value(self) -> float:
@@ -191,20 +193,26 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """Treatment minus baseline, in [-1, 1]."""
+class Change:
+    """Treatment minus baseline, in [-1, 1]; NaN where one of them counted nothing."""
 
     value: float
     interval: Interval
+    p_value: float | None
+    """None where there is no test: nothing was counted, or the two could not be swapped under the null hypothesis."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference(Change):
+    """Of two arms. The p-value is an exact two-sided sign test of fixed against broken items; there is none where the
+    arms differ in their number of seeds."""
+
     fixed: npt.NDArray[np.bool_]
     """Items whose share of right runs rises by at least half: from wrong to right, with one run. Shape [I]."""
     broken: npt.NDArray[np.bool_]
     """The opposite. Shape [I]."""
     comparable: int
     """Items that both arms counted; all of them, unless the denominator moves."""
-    p_value: float | None
-    """Exact two-sided sign test of fixed against broken items; None where the arms differ in their number of seeds:
-    they could then not be swapped under the null hypothesis, and the test would be wrong."""
     undefined: int
     """Resamples in which a denominator was empty; the interval leaves them out."""
 
@@ -292,21 +300,15 @@ def interval_of(counts: Counts, *, resamples: int = RESAMPLES, seed: int = 0) ->
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairedChange:
-    """Treatment minus baseline on the same entries."""
+class PairedChange(Change):
+    """Of two runs; the p-value is `swap_test`'s."""
 
-    value: float
-    interval: Interval
-    p_value: float | None
-    """None where nothing was counted in one of the runs."""
     resolvable: float | None
     """The smallest true difference that entries with this paired variance find with 80 % power at 5 %, two-sided; None
     where the runs never differ, so that nothing is known of the variance."""
 
 
-def paired_change(
-    before: Counts, after: Counts, *, resamples: int = RESAMPLES, seed: int = 0
-) -> PairedChange:
+def paired_change(before: Counts, after: Counts, *, resamples: int = RESAMPLES, seed: int = 0) -> PairedChange:
     """Clusters are drawn again for both runs together; the test swaps the runs cluster by cluster.
 
     Raises:

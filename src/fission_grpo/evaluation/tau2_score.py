@@ -51,7 +51,7 @@ class Tau2Score:
         }
 
 
-def score(records: Iterable[EpisodeRecord]) -> Tau2Score:
+def score_tickets(records: Iterable[EpisodeRecord]) -> Tau2Score:
     """Count the verdicts of records of different tickets."""
     found = tuple(records)
     judged = [record for record in found if record.verdict is not None]

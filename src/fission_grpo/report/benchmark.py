@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fission_grpo.evaluation.clusters import Estimate, category_of, clusters_of, estimate
-from fission_grpo.evaluation.metrics import Better, Metric, harness_faults
-from fission_grpo.evaluation.records import EpisodeRecord
-from fission_grpo.evaluation.recovery import (
+from fission_grpo.evaluation.metrics import (
     ACCURACY,
     BENCHMARK_METRICS,
+    NCR,
     ONE_SHOT,
     Among,
+    Metric,
     err,
     err_turn_clean,
     error_classes,
-    next_call_recovery,
+    harness_faults,
+    recovered_within,
     recovery_metrics,
     steps_to_recover,
     tokens_to_recover,
 )
+from fission_grpo.evaluation.paired import category_of, clusters_of, estimate
+from fission_grpo.evaluation.records import EpisodeRecord
+from fission_grpo.evaluation.statistics import Estimate
 from fission_grpo.report.figures import bars_figure
 from fission_grpo.report.flow import flow_figure
 from fission_grpo.report.style import arm_colours
@@ -37,7 +40,7 @@ INTERVALS = "95 % intervals by bootstrap over scenarios, which the categories sh
 def benchmark_sections(runs: Runs, folder: Path) -> list[str]:
     """Everything about some runs, as paragraphs of a `summary.md` in `folder`; draws the pictures there."""
     colours = arm_colours(runs)
-    shown = (ACCURACY, ONE_SHOT, err(), err_turn_clean(), next_call_recovery(1))
+    shown = (ACCURACY, ONE_SHOT, err(), err_turn_clean(), NCR)
     bars = {metric: {name: estimate(metric, records) for name, records in runs.items()} for metric in shown}
     bars_figure(bars, folder / "recovery.png", colours=colours, caption=f"Whiskers: {INTERVALS}.")
     flow_figure(runs, folder / "flow.png")
@@ -47,7 +50,7 @@ def benchmark_sections(runs: Runs, folder: Path) -> list[str]:
         accuracy_table(runs),
         "\n## Recovery\n\n![recovery](recovery.png)\n",
         recovery_table(runs),
-        effort_table(runs),
+        recovery_effort_table(runs),
         "\n## What becomes of an error\n\n![flow](flow.png)\n",
         curve_table(runs),
         "\n## By class of error\n",
@@ -69,16 +72,12 @@ def accuracy_table(runs: Runs) -> str:
 
 def recovery_table(runs: Runs, metrics: Sequence[Metric] = BENCHMARK_METRICS) -> str:
     """Metrics by runs; the arrow points to the better side."""
-    rows = [
-        [f"{metric.title} {'↑' if metric.better is Better.HIGHER else '↓'}", *_cells(metric, runs)]
-        for metric in metrics
-    ]
-    return markdown_table(["", *runs], rows)
+    return markdown_table(["", *runs], [[metric.heading, *_cells(metric, runs)] for metric in metrics])
 
 
 def class_table(records: Sequence[EpisodeRecord]) -> str:
     """Recovery metrics of one run by the class of the error; only classes that occur."""
-    header = [f"{metric.title} {'↑' if metric.better is Better.HIGHER else '↓'}" for metric in recovery_metrics()]
+    header = [metric.heading for metric in recovery_metrics()]
     among = {error_name(error): Among(error=error) for error in error_classes(records)} | {"all": Among()}
     rows = [_class_row(name, errors, records) for name, errors in among.items()]
     return markdown_table(["Class", *header, "Steps", "Tokens"], rows)
@@ -86,11 +85,11 @@ def class_table(records: Sequence[EpisodeRecord]) -> str:
 
 def curve_table(runs: Runs, upto: int = CURVE) -> str:
     """Recovery within 1 to k steps of the same user turn, over all errors."""
-    rows = [[f"within {steps}", *_cells(next_call_recovery(steps), runs)] for steps in range(1, upto + 1)]
+    rows = [[f"within {steps}", *_cells(recovered_within(steps), runs)] for steps in range(1, upto + 1)]
     return markdown_table(["An error-free step", *runs], rows)
 
 
-def effort_table(runs: Runs) -> str:
+def recovery_effort_table(runs: Runs) -> str:
     """What a recovery costs, where there is one."""
     rows = [
         ["Steps per recovery", *(str(steps_to_recover(records)) for records in runs.values())],

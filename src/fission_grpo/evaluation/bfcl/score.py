@@ -73,7 +73,7 @@ class Score:
         }
 
 
-def score(records: Iterable[BfclRecord]) -> Score:
+def score_entries(records: Iterable[BfclRecord]) -> Score:
     """Count the verdicts of records of different entries."""
     by_category: dict[BfclCategory, list[BfclRecord]] = {category: [] for category in BfclCategory}
     for record in records:
@@ -81,7 +81,7 @@ def score(records: Iterable[BfclRecord]) -> Score:
     return Score(categories=MappingProxyType({key: _category(key, found) for key, found in by_category.items()}))
 
 
-def rescore(record: BfclRecord) -> BfclRecord:
+def judge_again(record: BfclRecord) -> BfclRecord:
     """The record with a verdict and turn tests made afresh from its calls; what it held before is not looked at.
 
     Raises:

@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 from enum import StrEnum
 from typing import TypeAlias
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind, tool_replies
+from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
 from fission_grpo.environments.bfcl.entries import BfclCategory
 from fission_grpo.environments.bfcl.official import bfcl_documents
 from fission_grpo.errors import EnvironmentFault
@@ -115,7 +115,7 @@ class _Play:
     def _take(self, answer: Answer, world: JudgedWorld) -> None:
         outcomes = tuple(map(world.execute, answer.calls))
         self._messages.append(answer.message)
-        self._messages += tool_replies(answer, outcomes)
+        self._messages += answer.replies(outcomes)
         self._turns[-1].append(
             Step(
                 text=answer.text,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind, tool_replies
+from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
 from fission_grpo.environments.base import Environment
 from fission_grpo.errors import EnvironmentFault
 from fission_grpo.evaluation.interleave import Played
@@ -91,7 +91,7 @@ class _Play:
                 tokens=answer.tokens,
             )
         )
-        self.messages += [answer.message, *tool_replies(answer, outcomes)]
+        self.messages += [answer.message, *answer.replies(outcomes)]
 
     def record(self, end: EndReason, verdict: Verdict | None) -> EpisodeRecord:
         return EpisodeRecord(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind, tool_replies
+from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
 from fission_grpo.environments.limits import CallLimits
 from fission_grpo.environments.tau2.entries import solo_prompt
 from fission_grpo.environments.tau2.environment import Tau2Environment
@@ -135,7 +135,7 @@ class _Play:
     def _execute(self, answer: Answer) -> None:
         outcomes = tuple(map(self._world.execute, answer.calls))
         self._errors += sum(outcome.is_error for outcome in outcomes)
-        self._messages += (answer.message, *tool_replies(answer, outcomes))
+        self._messages += (answer.message, *answer.replies(outcomes))
         self._note(answer, calls=answer.calls, outcomes=outcomes)
 
     def _limit(self) -> Tau2End | None:
