@@ -13,7 +13,7 @@ from test_recovery import CALL, OTHER, episode, message
 from fission_grpo.errors import ConfigError, DataError
 from fission_grpo.evaluation.compare_runs import compare_runs, load_run
 from fission_grpo.evaluation.heldout import Evaluation
-from fission_grpo.evaluation.metrics import ACCURACY, err
+from fission_grpo.evaluation.metrics import ACCURACY, OFFICIAL_ERR
 from fission_grpo.evaluation.paired import contrast, estimate, pair
 from fission_grpo.evaluation.records import EpisodeRecord, write_records
 from fission_grpo.evaluation.statistics import (
@@ -149,7 +149,7 @@ def test_a_contrast_names_what_changed_and_what_is_left_out() -> None:
     assert (found.fixed, found.broken) == (("base_1", "base_2"), ())
     assert (found.difference, found.change.p_value) == (0.5, 0.5)
     # ERR: 0/1 against 1/1.
-    assert contrast(err(), paired).difference == 1.0
+    assert contrast(OFFICIAL_ERR, paired).difference == 1.0
 
 
 def test_an_entry_twice_is_refused() -> None:
@@ -226,5 +226,5 @@ def test_a_run_without_errors_can_be_drawn(tmp_path: Path) -> None:
 
 
 def test_an_estimate_says_what_it_was_counted_over() -> None:
-    assert str(estimate(err(), run("++"))) == "- (0/0)"
+    assert str(estimate(OFFICIAL_ERR, run("++"))) == "- (0/0)"
     assert str(estimate(ACCURACY, run("+-"))).endswith("(1/2)")

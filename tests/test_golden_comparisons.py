@@ -14,14 +14,13 @@ import pytest
 from fission_grpo.evaluation.metrics import (
     ACCURACY,
     ERR,
+    ERR_TURN,
     FALSE_SUCCESS,
     FINAL,
     NCR,
+    OFFICIAL_ERR,
     REPEAT,
     Metric,
-    err,
-    err_turn,
-    identical_repeat,
 )
 from fission_grpo.evaluation.paired import EvaluatedArm, category_of, compare_arms, contrast, estimate, pair
 from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord
@@ -198,21 +197,21 @@ def test_arms(metric: Metric, baseline: EvaluatedArm, numbers: str) -> None:
             "168 12",
         ),
         (
-            err(),
+            OFFICIAL_ERR,
             False,
             "38 87 0.436781615019 0.333333343267 0.548780500889 54 80 0.675000011921 0.567567586899 "
             "0.78125897944 0.238218396902 0.0918793752789 0.378561570495 0.00269986500675 0.205248088319 18 6 "
             "168 12",
         ),
         (
-            err_turn(),
+            ERR_TURN,
             True,
             "54 100 0.547874391079 0.444628489017 0.643917287141 55 92 0.599904576937 0.504925071448 "
             "0.699294657012 0.0520301858584 -0.0955537751317 0.209383989498 0.52397380131 0.216976574384 18 "
             "12 168 12",
         ),
         (
-            identical_repeat(),
+            REPEAT,
             False,
             "79 163 0.484662562609 0.415094345808 0.55621394515 50 123 0.406504064798 0.327433615923 0.5 "
             "-0.0781584978104 -0.188888800889 0.0374287351966 0.182540872956 0.161925795962 8 11 168 12",
@@ -224,6 +223,6 @@ def test_runs(metric: Metric, by_category: bool, numbers: str) -> None:
 
 
 def test_an_estimate() -> None:
-    one = estimate(err(), AFTER, stratum=category_of, seed=1)
+    one = estimate(OFFICIAL_ERR, AFTER, stratum=category_of, seed=1)
     assert str(one) == "67.2 % [55.9, 77.9] (56/83)"
     assert words((one.value, one.interval.low, one.interval.high)) == "0.671775221825 0.558784278979 0.778935974344"

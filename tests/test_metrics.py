@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ def episode(
     task: Task = TASK,
     probe: Probe | None = None,
 ) -> EpisodeRecord:
-    return record_episode(task, turns, verdict=verdict, end=end, probe=probe)
+    return replace(record_episode(task, turns, verdict=verdict, end=end), probe=probe)
 
 
 def test_a_record_survives_its_line() -> None:

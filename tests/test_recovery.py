@@ -78,8 +78,8 @@ def episode(
 
 
 def rates(records: Sequence[EpisodeRecord], error: ErrorClass | None = None) -> dict[str, Rate]:
-    found = (r.ACCURACY, r.ERRED, r.CLEAN_ACCURACY, r.ONE_SHOT, *r.recovery_metrics(error))
-    return {metric.name: measure(metric, records) for metric in found}
+    among = r.Among(error=error)
+    return {one.name: measure(replace(one, among=among), records) for one in r.BENCHMARK_METRICS}
 
 
 def test_scripted_agents_on_the_official_entries() -> None:

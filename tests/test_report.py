@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fission_grpo.evaluation.dead_groups import count_dead_groups, group_outcome, read_traces
+from fission_grpo.evaluation.dead_groups import count_dead_groups, group_outcome
 from fission_grpo.evaluation.metrics import ERR, FINAL, FIRST_ATTEMPT, PROBE, REPEAT
 from fission_grpo.evaluation.paired import EvaluatedArm, compare_arms
 from fission_grpo.evaluation.records import EpisodeRecord, Probe, TurnRecord
+from fission_grpo.files import read_jsonl
 from fission_grpo.report.figures import Curve, curves_figure, rates_figure, read_metrics
 from fission_grpo.report.style import arm_colours
 from fission_grpo.report.tables import (
@@ -265,7 +266,7 @@ def test_an_arm_keeps_its_colour() -> None:
 def test_dead_groups_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     path.write_text("".join(json.dumps(trace) + "\n" for trace in (EXPLORATION, FAMILY)))
-    account = count_dead_groups(filter(None, map(group_outcome, read_traces(path))))
+    account = count_dead_groups(filter(None, map(group_outcome, read_jsonl(path))))
     table = dead_groups_table({"fission": account})
     assert cells(table, "All-fail groups revived by fission")[1].endswith("(1/1)")
     assert cells(table, "Exploration groups: all right")[1].endswith("(0/1)")

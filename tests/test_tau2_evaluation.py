@@ -210,7 +210,7 @@ def test_a_gold_agent_solves_all_and_an_idle_one_none(tmp_path: Path) -> None:
         agent = ScriptedAgent([answers(make(task)) for task in tickets])
         records = run_tickets(tickets, agent, traces=tmp_path / f"{name}.jsonl")
         assert [record.task for record in records] == [task.id for task in tickets]
-        assert sum(record.ok for record in records) == right == score_tickets(records).overall.right
+        assert sum(record.ok for record in records) == right == score_tickets(records).overall.successes
 
 
 def test_a_broken_run_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -92,16 +92,18 @@ def evaluate_model(settings: RunSettings, *, split: Split, seed: int, size: int)
 
 def rates(evaluation: Evaluation) -> dict[str, dict[str, dict[str, Any]]]:
     """Every metric of every part as counts with a 95 % interval."""
-    parts = {part: getattr(evaluation, part) for part in PARTS}
-    return {part: {m.name: _rate(m, records) for m in METRICS[part]} for part, records in parts.items() if records}
+    return {
+        part: {metric.name: _rate(metric, records) for metric in METRICS[part]}
+        for part, records in evaluation.parts.items()
+        if records
+    }
 
 
 def tables(evaluation: Evaluation, *, name: str) -> str:
     """The same as Markdown."""
-    parts = {part: getattr(evaluation, part) for part in PARTS}
     return "\n".join(
         f"{_TITLES[part]}\n\n{metrics_table([EvaluatedArm(name=name, runs={0: records})], METRICS[part])}"
-        for part, records in parts.items()
+        for part, records in evaluation.parts.items()
         if records
     )
 

@@ -113,10 +113,7 @@ def load_run(path: Path) -> Parts:
 
 
 def _suite(path: Path) -> Parts | None:
-    if not (path / f"{PARTS[0]}.jsonl").exists():
-        return None
-    evaluation = Evaluation.load(path)
-    return {part: getattr(evaluation, part) for part in PARTS}
+    return Evaluation.load(path).parts if (path / f"{PARTS[0]}.jsonl").exists() else None
 
 
 def _benchmark(path: Path) -> Parts | None:

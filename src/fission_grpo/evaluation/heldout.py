@@ -93,12 +93,17 @@ class Evaluation:
     mixed: tuple[EpisodeRecord, ...]
     precondition: tuple[EpisodeRecord, ...]
 
+    @property
+    def parts(self) -> dict[str, tuple[EpisodeRecord, ...]]:
+        """The records by the name of their part."""
+        return {part: getattr(self, part) for part in PARTS}
+
     def save(self, folder: Path) -> None:
         """One JSONL file for each part."""
         folder.mkdir(parents=True, exist_ok=True)
-        for part in PARTS:
-            write_records(folder / f"{part}.jsonl", getattr(self, part))
-        write_text(folder / COMPLETE, json.dumps({part: len(getattr(self, part)) for part in PARTS}) + "\n")
+        for part, records in self.parts.items():
+            write_records(folder / f"{part}.jsonl", records)
+        write_text(folder / COMPLETE, json.dumps({part: len(records) for part, records in self.parts.items()}) + "\n")
 
     @staticmethod
     def load(folder: Path) -> Evaluation:
@@ -107,14 +112,12 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Player:
-    """A policy with everything it needs to be evaluated. Greedy unless told otherwise."""
+    """A policy with everything it needs to be evaluated, greedily."""
 
     policy: Policy
     chat: ChatFormat
     worlds: Worlds
     rollouts: RolloutSettings
-    temperature: float = 0.0
-    seed: int = 0
 
     def play(self, tasks: Sequence[Task], *, report: Callable[[int], None] = lambda done: None) -> list[Trajectory]:
         """One trajectory for each task, through all of its user turns.
@@ -136,10 +139,10 @@ class Player:
                 ],
                 policy=self.policy,
                 chat=self.chat,
-                sampling=Sampling(max_tokens=most, temperature=self.temperature),
+                sampling=Sampling(max_tokens=most, temperature=0.0),
                 horizons=[Horizon.EPISODE] * len(batch),
                 max_turns=self.rollouts.max_turns,
-                seed=self.seed,
+                seed=0,
                 report=report,
             )
         return trajectories

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import count, islice
 from typing import Generic, TypeAlias
 
@@ -32,14 +31,9 @@ def interleave(episodes: Iterable[Played[RecordT]], agent: Agent, *, purpose: st
         if not in_flight:
             return
         answers = agent.answer([one.dialogue for one in in_flight], seed=derive(seed, purpose, step))
-        ends = [one.send(answer) for one, answer in zip(in_flight, answers, strict=True)]
-        in_flight = [one for one, end in zip(in_flight, ends, strict=True) if end is None]
-        yield from (end.record for end in ends if end is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Finished(Generic[RecordT]):
-    record: RecordT
+        records = [one.send(answer) for one, answer in zip(in_flight, answers, strict=True)]
+        in_flight = [one for one, record in zip(in_flight, records, strict=True) if record is None]
+        yield from (record for record in records if record is not None)
 
 
 class _InFlight(Generic[RecordT]):
@@ -49,10 +43,11 @@ class _InFlight(Generic[RecordT]):
         self._episode = episode
         self.dialogue = next(episode)
 
-    def send(self, answer: Answer | AgentFault) -> _Finished[RecordT] | None:
+    def send(self, answer: Answer | AgentFault) -> RecordT | None:
         """Go on with the answer; the record when that was the last one."""
         try:
             self.dialogue = self._episode.send(answer)
         except StopIteration as stop:
-            return _Finished(stop.value)
+            record: RecordT = stop.value
+            return record
         return None

@@ -38,6 +38,22 @@ class Better(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Among:
+    """Which errors are counted: all, or those of one class."""
+
+    error: ErrorClass | None = None
+
+    def events(self, events: Iterable[ErrorEvent]) -> list[ErrorEvent]:
+        return [event for event in events if self.error in (None, event.error)]
+
+    def of(self, episode: EpisodeRecord) -> list[ErrorEvent]:
+        return self.events(error_events(episode))
+
+
+ALL = Among()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """A named count over a count."""
 
@@ -45,9 +61,14 @@ class Metric:
     title: str
     meaning: str
     """One line: what is counted, over what."""
-    count: Callable[[EpisodeRecord], Rate]
-    """The contribution of one episode; `Rate(0, 0)` where it does not count."""
+    rule: Callable[[EpisodeRecord, Among], Rate]
+    """The contribution of one episode, with the errors that matter; `Rate(0, 0)` where it does not count."""
     better: Better = Better.HIGHER
+    among: Among = ALL
+
+    def count(self, episode: EpisodeRecord) -> Rate:
+        """The contribution of one episode."""
+        return self.rule(episode, self.among)
 
     @property
     def heading(self) -> str:
@@ -80,25 +101,25 @@ FINAL = Metric(
     name="final",
     title="Final success",
     meaning="verdict right and ended by the policy itself, over all episodes",
-    count=lambda episode: Rate.of(episode.ok),
+    rule=lambda episode, _: Rate.of(episode.ok),
 )
 ACCURACY = Metric(
     name="accuracy",
     title="Accuracy",
     meaning="verdict right, over all episodes",
-    count=lambda episode: Rate.of(episode.valid),
+    rule=lambda episode, _: Rate.of(episode.valid),
 )
 FIRST_ATTEMPT = Metric(
     name="first_attempt",
     title="First-attempt success",
     meaning="final success without a single error or malformed message, over all episodes",
-    count=lambda episode: Rate.of(episode.ok and not episode.erred),
+    rule=lambda episode, _: Rate.of(episode.ok and not episode.erred),
 )
 FIRST_CALL = Metric(
     name="first_call",
     title="First call right",
     meaning="the first call is a target call and its message makes no error, over episodes with a known target",
-    count=lambda episode: Rate.of(
+    rule=lambda episode, _: Rate.of(
         episode.first_call_right is True and not episode.turns[0].erred, given=episode.first_call_right is not None
     ),
 )
@@ -106,53 +127,185 @@ ERRED = Metric(
     name="erred",
     title="Episodes with an error",
     meaning="at least one error or malformed message, over all episodes",
-    count=lambda episode: Rate.of(episode.erred),
+    rule=lambda episode, _: Rate.of(episode.erred),
     better=Better.LOWER,
 )
 CLEAN = Metric(
     name="clean",
     title="Success without errors",
     meaning="final success, over episodes without an error",
-    count=lambda episode: Rate.of(episode.ok, given=not episode.erred),
+    rule=lambda episode, _: Rate.of(episode.ok, given=not episode.erred),
 )
 CLEAN_ACCURACY = Metric(
     name="clean_accuracy",
     title="Accuracy without errors",
     meaning="verdict right, over episodes without an error",
-    count=lambda episode: Rate.of(episode.valid, given=not episode.erred),
+    rule=lambda episode, _: Rate.of(episode.valid, given=not episode.erred),
 )
 GAVE_UP = Metric(
     name="gave_up",
     title="Gave up",
     meaning="ended in words, let an error stand, and the verdict is wrong, over all episodes",
-    count=lambda episode: Rate.of(_ended_wrong(episode) and _let_an_error_stand(episode)),
+    rule=lambda episode, _: Rate.of(_ended_wrong(episode) and _let_an_error_stand(episode)),
     better=Better.LOWER,
 )
 CUT_SHORT = Metric(
     name="cut_short",
     title="Cut short",
     meaning="ended by a limit (or after the one message of a decision point), no final success, over all episodes",
-    count=lambda episode: Rate.of(episode.end is not EndReason.ANSWERED),
+    rule=lambda episode, _: Rate.of(episode.end is not EndReason.ANSWERED),
+    better=Better.LOWER,
+)
+FALSE_SUCCESS = Metric(
+    name="false_success",
+    title="False success",
+    meaning="ended in words with no error left standing, yet the verdict is wrong, over all episodes "
+    "(for one class: those with an error of it)",
+    rule=lambda episode, among: Rate.of(
+        _ended_wrong(episode) and not _let_an_error_stand(episode), given=among == ALL or bool(among.of(episode))
+    ),
     better=Better.LOWER,
 )
 
 # Over errors, and over the episodes and turns that have one
 
+ERR = Metric(
+    name="err",
+    title="Error recovery (ERR)",
+    meaning="final success, over episodes with at least one error or malformed message",
+    rule=lambda episode, among: Rate.of(episode.ok, given=bool(among.of(episode))),
+)
+OFFICIAL_ERR = replace(
+    ERR,
+    meaning="verdict right, over episodes with at least one error or malformed message",
+    rule=lambda episode, among: Rate.of(episode.valid, given=bool(among.of(episode))),
+)
+"""ERR with the official verdict, as ACCURACY is FINAL with it."""
+ERR_TURN = Metric(
+    name="err_turn",
+    title="ERR_turn",
+    meaning="turn right, over judged turns with at least one error",
+    rule=lambda episode, among: _over_turns(episode, lambda turn: bool(among.events(turn.events))),
+)
+ERR_TURN_CLEAN = Metric(
+    name="err_turn|clean",
+    title="ERR_turn given clean",
+    meaning="turn right, over judged turns with at least one error and no wrong turn before them",
+    rule=lambda episode, among: _over_turns(episode, lambda turn: turn.clean and bool(among.events(turn.events))),
+)
+"""The diagnosis to prefer: failures that were inherited from an earlier turn are left out."""
+ONE_SHOT = Metric(
+    name="one_shot",
+    title="One-shot turns",
+    meaning="turn right, over judged turns without an error",
+    rule=lambda episode, _: _over_turns(episode, lambda turn: not turn.events),
+)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Among:
-    """Which errors are counted: all, or those of one class."""
 
-    error: ErrorClass | None = None
-
-    def events(self, events: Iterable[ErrorEvent]) -> list[ErrorEvent]:
-        return [event for event in events if self.error in (None, event.error)]
-
-    def of(self, episode: EpisodeRecord) -> list[ErrorEvent]:
-        return self.events(error_events(episode))
+def recovered_within(steps: int) -> Metric:
+    """NCR@k: some step among the next k of the user turn makes no error."""
+    return Metric(
+        name=f"ncr@{steps}",
+        title="Next-call recovery (NCR@1)" if steps == 1 else f"Recovery within {steps} steps (NCR@{steps})",
+        meaning=f"an error-free step within {steps} step(s) of the same user turn, over all errors",
+        rule=_over_errors(lambda event: event.clean_after is not None and event.clean_after <= steps),
+    )
 
 
-ALL = Among()
+def _over_errors(
+    success: Callable[[ErrorEvent], bool], given: Callable[[ErrorEvent], bool] = lambda event: True
+) -> Callable[[EpisodeRecord, Among], Rate]:
+    """The rule of a metric whose unit is the error."""
+    return lambda episode, among: sum(
+        (Rate.of(success(event), given=given(event)) for event in among.of(episode)), start=_NOTHING
+    )
+
+
+def _over_injected(
+    success: Callable[[ErrorEvent], bool], given: Callable[[ErrorEvent], bool] = lambda event: True
+) -> Callable[[EpisodeRecord, Among], Rate]:
+    """The rule of a metric whose unit is the injected error of a probe."""
+
+    def rule(episode: EpisodeRecord, among: Among) -> Rate:
+        event = probe_event(episode)
+        return _NOTHING if event is None else Rate.of(success(event), given=given(event))
+
+    return rule
+
+
+def _called(event: ErrorEvent) -> bool:
+    return event.follow is Follow.CALLED
+
+
+NCR = recovered_within(1)
+REPEAT = Metric(
+    name="repeat",
+    title="Identical repeat (RIR)",
+    meaning="the next step holds, word for word, a call that just failed, over errors that a step follows",
+    rule=_over_errors(lambda event: event.repeated, given=_called),
+    better=Better.LOWER,
+)
+ABANDON = Metric(
+    name="abandon",
+    title="Abandoned after an error",
+    meaning="answered in words right after the error, over all errors",
+    rule=_over_errors(lambda event: event.fate is Fate.GAVE_UP),
+    better=Better.LOWER,
+)
+CUT_OFF = Metric(
+    name="stopped",
+    title="Cut off after an error",
+    meaning="no next step, because of a limit or because the malformed message ended the turn, over all errors",
+    rule=_over_errors(lambda event: event.fate is Fate.CUT_OFF),
+    better=Better.LOWER,
+)
+
+# Over probes: the error is injected
+
+PROBE = Metric(
+    name="probe",
+    title="Probe: next call right",
+    meaning="the call after the injected error is a right one, over probes",
+    rule=lambda episode, _: Rate.of(
+        episode.probe is not None and episode.probe.next_call_right, given=episode.probe is not None
+    ),
+)
+PROBE_TURN = Metric(
+    name="probe_turn",
+    title="Probe: turn right",
+    meaning="the user turn of the injected error ends right by the checker's test, over probes with a known one",
+    rule=lambda episode, _: _probe_turn(episode),
+)
+PROBE_REPEAT = Metric(
+    name="probe_repeat",
+    title="Probe: identical repeat",
+    meaning="the next step repeats the injected call word for word, over probes that a step follows",
+    rule=_over_injected(lambda event: event.repeated, given=_called),
+    better=Better.LOWER,
+)
+PROBE_ABANDON = Metric(
+    name="probe_abandon",
+    title="Probe: abandoned",
+    meaning="answered in words right after the injected error, over probes",
+    rule=_over_injected(lambda event: event.follow is Follow.ANSWERED),
+    better=Better.LOWER,
+)
+
+EPISODE_METRICS: tuple[Metric, ...] = (
+    # Whoever reads `fission eval heldout --json` knows two of them by other names.
+    *(FIRST_CALL, FIRST_ATTEMPT, FINAL, replace(ERRED, name="error"), ERR, CLEAN),
+    *(NCR, recovered_within(3), REPEAT, ABANDON, replace(CUT_OFF, name="cut_off")),
+    *(FALSE_SUCCESS, GAVE_UP, CUT_SHORT),
+)
+"""What our own episodes are measured by."""
+PROBE_METRICS: tuple[Metric, ...] = (PROBE, PROBE_REPEAT, PROBE_ABANDON, FINAL)
+RECOVERY_METRICS: tuple[Metric, ...] = (
+    *(OFFICIAL_ERR, ERR_TURN, ERR_TURN_CLEAN, NCR, recovered_within(3)),
+    *(REPEAT, ABANDON, CUT_OFF, FALSE_SUCCESS),
+)
+"""What can be asked of the errors on a benchmark, of all of them or of one class."""
+BENCHMARK_METRICS: tuple[Metric, ...] = (ACCURACY, ERRED, CLEAN_ACCURACY, ONE_SHOT, *RECOVERY_METRICS)
+"""What a benchmark with an official verdict is measured by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,161 +328,25 @@ def played_turns(episode: EpisodeRecord) -> Iterator[PlayedTurn]:
         clean = clean and ok is not False
 
 
-def err(among: Among = ALL, *, right: Callable[[EpisodeRecord], bool] = lambda episode: episode.valid) -> Metric:
-    """Error recovery rate: the headline.
-
-    Args:
-        right: V(i); the official verdict, unless given.
-    """
-    return Metric(
-        name="err",
-        title="Error recovery (ERR)",
-        meaning="verdict right, over episodes with at least one error or malformed message",
-        count=lambda episode: Rate.of(right(episode), given=bool(among.of(episode))),
-    )
+def _over_turns(episode: EpisodeRecord, given: Callable[[PlayedTurn], bool]) -> Rate:
+    return sum((Rate.of(turn.ok, given=given(turn)) for turn in played_turns(episode)), start=_NOTHING)
 
 
-def err_turn(among: Among = ALL) -> Metric:
-    """The same, turn by turn."""
-    return Metric(
-        name="err_turn",
-        title="ERR_turn",
-        meaning="turn right, over judged turns with at least one error",
-        count=lambda episode: _over_turns(episode, lambda turn: bool(among.events(turn.events))),
-    )
+def _ended_wrong(episode: EpisodeRecord) -> bool:
+    return episode.end is EndReason.ANSWERED and not episode.valid
 
 
-def err_turn_clean(among: Among = ALL) -> Metric:
-    """The diagnosis to prefer: failures that were inherited from an earlier turn are left out."""
-    return Metric(
-        name="err_turn|clean",
-        title="ERR_turn given clean",
-        meaning="turn right, over judged turns with at least one error and no wrong turn before them",
-        count=lambda episode: _over_turns(episode, lambda turn: turn.clean and bool(among.events(turn.events))),
-    )
+def _let_an_error_stand(episode: EpisodeRecord) -> bool:
+    return any(event.follow is Follow.ANSWERED for event in error_events(episode))
 
 
-def recovered_within(steps: int, among: Among = ALL) -> Metric:
-    """NCR@k: some step among the next k of the user turn makes no error."""
-    return Metric(
-        name=f"ncr@{steps}",
-        title="Next-call recovery (NCR@1)" if steps == 1 else f"Recovery within {steps} steps (NCR@{steps})",
-        meaning=f"an error-free step within {steps} step(s) of the same user turn, over all errors",
-        count=_over_errors(among, lambda event: event.clean_after is not None and event.clean_after <= steps),
-    )
+def _probe_turn(episode: EpisodeRecord) -> Rate:
+    if episode.probe is None or episode.turn_ok is None or not episode.turns:
+        return _NOTHING
+    turn = episode.turns[0].user_turn
+    ok = episode.turn_ok[turn] if turn < len(episode.turn_ok) else None
+    return Rate.of(ok is True, given=ok is not None)
 
-
-def identical_repeat(among: Among = ALL) -> Metric:
-    """RIR: the policy does not take the error in."""
-    return Metric(
-        name="repeat",
-        title="Identical repeat (RIR)",
-        meaning="the next step holds, word for word, a call that just failed, over errors that a step follows",
-        count=_over_errors(among, lambda event: event.repeated, given=_called),
-        better=Better.LOWER,
-    )
-
-
-def abandoned(among: Among = ALL) -> Metric:
-    """The policy hears of the error and stops calling."""
-    return Metric(
-        name="abandon",
-        title="Abandoned after an error",
-        meaning="answered in words right after the error, over all errors",
-        count=_over_errors(among, lambda event: event.fate is Fate.GAVE_UP),
-        better=Better.LOWER,
-    )
-
-
-def cut_off(among: Among = ALL) -> Metric:
-    """Neither heard nor given up: limits, and malformed messages that end an official turn."""
-    return Metric(
-        name="stopped",
-        title="Cut off after an error",
-        meaning="no next step, because of a limit or because the malformed message ended the turn, over all errors",
-        count=_over_errors(among, lambda event: event.fate is Fate.CUT_OFF),
-        better=Better.LOWER,
-    )
-
-
-def false_success(among: Among = ALL) -> Metric:
-    """The policy believes that it is done. For one class: over the episodes with an error of it."""
-    return Metric(
-        name="false_success",
-        title="False success",
-        meaning="ended in words with no error left standing, yet the verdict is wrong, over all episodes "
-        "(for one class: those with an error of it)",
-        count=lambda episode: Rate.of(
-            _ended_wrong(episode) and not _let_an_error_stand(episode), given=among == ALL or bool(among.of(episode))
-        ),
-        better=Better.LOWER,
-    )
-
-
-ERR = err(right=lambda episode: episode.ok)
-"""Of our own tasks."""
-NCR = recovered_within(1)
-REPEAT = identical_repeat()
-ABANDON = abandoned()
-CUT_OFF = cut_off()
-FALSE_SUCCESS = false_success()
-ONE_SHOT = Metric(
-    name="one_shot",
-    title="One-shot turns",
-    meaning="turn right, over judged turns without an error",
-    count=lambda episode: _over_turns(episode, lambda turn: not turn.events),
-)
-
-# Over probes: the error is injected
-
-PROBE = Metric(
-    name="probe",
-    title="Probe: next call right",
-    meaning="the call after the injected error is a right one, over probes",
-    count=lambda episode: Rate.of(
-        episode.probe is not None and episode.probe.next_call_right, given=episode.probe is not None
-    ),
-)
-PROBE_TURN = Metric(
-    name="probe_turn",
-    title="Probe: turn right",
-    meaning="the user turn of the injected error ends right by the checker's test, over probes with a known one",
-    count=lambda episode: _probe_turn(episode),
-)
-PROBE_REPEAT = Metric(
-    name="probe_repeat",
-    title="Probe: identical repeat",
-    meaning="the next step repeats the injected call word for word, over probes that a step follows",
-    count=lambda episode: _over_injected(episode, lambda event: event.repeated, given=_called),
-    better=Better.LOWER,
-)
-PROBE_ABANDON = Metric(
-    name="probe_abandon",
-    title="Probe: abandoned",
-    meaning="answered in words right after the injected error, over probes",
-    count=lambda episode: _over_injected(episode, lambda event: event.follow is Follow.ANSWERED),
-    better=Better.LOWER,
-)
-
-
-def recovery_metrics(error: ErrorClass | None = None) -> tuple[Metric, ...]:
-    """Everything that can be asked of the errors of one class, or of all of them, on a benchmark."""
-    among = Among(error=error)
-    turns = (err(among), err_turn(among), err_turn_clean(among))
-    steps = (recovered_within(1, among), recovered_within(3, among), identical_repeat(among))
-    return (*turns, *steps, abandoned(among), cut_off(among), false_success(among))
-
-
-EPISODE_METRICS: tuple[Metric, ...] = (
-    # Whoever reads `fission eval heldout --json` knows two of them by other names.
-    *(FIRST_CALL, FIRST_ATTEMPT, FINAL, replace(ERRED, name="error"), ERR, CLEAN),
-    *(NCR, recovered_within(3), REPEAT, ABANDON, replace(CUT_OFF, name="cut_off")),
-    *(FALSE_SUCCESS, GAVE_UP, CUT_SHORT),
-)
-"""What our own episodes are measured by."""
-PROBE_METRICS: tuple[Metric, ...] = (PROBE, PROBE_REPEAT, PROBE_ABANDON, FINAL)
-BENCHMARK_METRICS: tuple[Metric, ...] = (ACCURACY, ERRED, CLEAN_ACCURACY, ONE_SHOT, *recovery_metrics())
-"""What a benchmark with an official verdict is measured by."""
 
 # By class, and means
 
@@ -379,45 +396,3 @@ def _with_injected(records: Iterable[EpisodeRecord]) -> Iterator[ErrorEvent]:
         if not record.harness_fault:
             injected = probe_event(record)
             yield from (*([injected] if injected else []), *error_events(record))
-
-
-def _called(event: ErrorEvent) -> bool:
-    return event.follow is Follow.CALLED
-
-
-def _over_errors(
-    among: Among, success: Callable[[ErrorEvent], bool], given: Callable[[ErrorEvent], bool] = lambda event: True
-) -> Callable[[EpisodeRecord], Rate]:
-    """The count of a metric whose unit is the error."""
-
-    def count(episode: EpisodeRecord) -> Rate:
-        return sum((Rate.of(success(event), given=given(event)) for event in among.of(episode)), start=_NOTHING)
-
-    return count
-
-
-def _over_turns(episode: EpisodeRecord, given: Callable[[PlayedTurn], bool]) -> Rate:
-    return sum((Rate.of(turn.ok, given=given(turn)) for turn in played_turns(episode)), start=_NOTHING)
-
-
-def _over_injected(
-    episode: EpisodeRecord, success: Callable[[ErrorEvent], bool], given: Callable[[ErrorEvent], bool] = lambda _: True
-) -> Rate:
-    event = probe_event(episode)
-    return _NOTHING if event is None else Rate.of(success(event), given=given(event))
-
-
-def _ended_wrong(episode: EpisodeRecord) -> bool:
-    return episode.end is EndReason.ANSWERED and not episode.valid
-
-
-def _let_an_error_stand(episode: EpisodeRecord) -> bool:
-    return any(event.follow is Follow.ANSWERED for event in error_events(episode))
-
-
-def _probe_turn(episode: EpisodeRecord) -> Rate:
-    if episode.probe is None or episode.turn_ok is None or not episode.turns:
-        return _NOTHING
-    turn = episode.turns[0].user_turn
-    ok = episode.turn_ok[turn] if turn < len(episode.turn_ok) else None
-    return Rate.of(ok is True, given=ok is not None)

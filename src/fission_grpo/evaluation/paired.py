@@ -119,11 +119,18 @@ def compare_arms(
     """
     early, late = _by_task(baseline), _by_task(treatment)
     shared = _shared_tasks((baseline.name, early), (treatment.name, late))
-    faulty = {record.task for record in (*baseline.records, *treatment.records) if record.harness_fault}
+    faulty = {pair_of(record) for record in (*baseline.records, *treatment.records) if record.harness_fault}
     tasks = [task for task in shared if task not in faulty]
     if not tasks:
         raise ValueError(f"{len(faulty)} of {len(shared)} tasks met a harness fault; expected at least one without")
-    before, after = (_count_tasks(metric, runs, tasks) for runs in (early, late))
+    before, after = (
+        _count(
+            metric,
+            ((row, column, run[task]) for row, run in enumerate(runs.values()) for column, task in enumerate(tasks)),
+            (len(runs), len(tasks)),
+        )
+        for runs in (early, late)
+    )
     paired = early.keys() == late.keys()
     change = paired_difference(before, after, paired_seeds=paired, resamples=resamples, seed=seed)
     per_seed = zip(early, before.row_rates, after.row_rates, strict=True) if paired else ()
@@ -148,15 +155,9 @@ _Runs = Mapping[int, Mapping[str, EpisodeRecord]]
 
 
 def _by_task(arm: EvaluatedArm) -> _Runs:
-    runs = {seed: {record.task: record for record in run} for seed, run in sorted(arm.runs.items())}
-    for seed, run in arm.runs.items():
-        if len(runs[seed]) != len(run):
-            raise ValueError(
-                f"arm {arm.name}, seed {seed}: got {len(run)} episodes of {len(runs[seed])} tasks; expected one each"
-            )
-    if not runs:
+    if not arm.runs:
         raise ValueError(f"arm {arm.name} has no run; expected at least one")
-    return runs
+    return {seed: _by_entry(run) for seed, run in sorted(arm.runs.items())}
 
 
 def _shared_tasks(*arms: tuple[str, _Runs]) -> list[str]:
@@ -175,13 +176,13 @@ def _shared_tasks(*arms: tuple[str, _Runs]) -> list[str]:
     return sorted(expected)
 
 
-def _count_tasks(metric: Metric, runs: _Runs, tasks: Sequence[str]) -> Counts:
-    """Seeds by tasks."""
-    rates = [[metric.count(run[task]) for task in tasks] for run in runs.values()]
-    return Counts(
-        successes=np.array([[rate.successes for rate in row] for row in rates], dtype=np.int64),
-        totals=np.array([[rate.total for rate in row] for row in rates], dtype=np.int64),
-    )
+def _count(metric: Metric, cells: Iterable[tuple[int, int, EpisodeRecord]], shape: tuple[int, int]) -> Counts:
+    """Add a metric up: row and column of each record."""
+    counts = np.zeros((2, *shape), dtype=np.int64)
+    for row, column, record in cells:
+        rate = metric.count(record)
+        counts[:, row, column] += (rate.successes, rate.total)
+    return Counts(successes=counts[0], totals=counts[1])
 
 
 # Runs of a benchmark: one episode an entry, in clusters
@@ -244,11 +245,8 @@ def _count_clusters(
     """Strata by clusters, from records without a fault; every record's scenario must be among the clusters."""
     column = {name: place for place, name in enumerate(clusters)}
     row = {name: place for place, name in enumerate(sorted(set(map(stratum, records))))}
-    counts = np.zeros((2, len(row), len(column)), dtype=np.float32)
-    for record in records:
-        rate = metric.count(record)
-        counts[:, row[stratum(record)], column[scenario_of(record)]] += (rate.successes, rate.total)
-    return Counts(successes=counts[0], totals=counts[1])
+    cells = ((row[stratum(record)], column[scenario_of(record)], record) for record in records)
+    return _count(metric, cells, (len(row), len(column)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,5 +335,5 @@ def _by_entry(records: Sequence[EpisodeRecord]) -> Mapping[str, EpisodeRecord]:
     entries = {pair_of(record): record for record in records}
     if len(entries) != len(records):
         doubled = sorted(name for name, times in Counter(map(pair_of, records)).items() if times > 1)
-        raise DataError("records", [f"{name}: found more than once; expected one episode an entry" for name in doubled])
+        raise DataError("records", [f"{name}: found more than once; expected one each" for name in doubled])
     return entries

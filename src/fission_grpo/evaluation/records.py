@@ -150,10 +150,6 @@ class EpisodeRecord:
         """Calls asked for; a malformed block counts as one."""
         return sum(len(turn.calls) + len(turn.failures) for turn in self.turns)
 
-    @property
-    def tokens(self) -> int:
-        return sum(turn.tokens for turn in self.turns)
-
 
 def _plain_number(text: str) -> int | float:
     number = float(text)
@@ -211,9 +207,7 @@ def _turn_record(turn: Turn, user_turn: int) -> TurnRecord:
     )
 
 
-def record_episode(
-    task: Task, turns: Sequence[Turn], *, verdict: Verdict | None, end: EndReason, probe: Probe | None = None
-) -> EpisodeRecord:
+def record_episode(task: Task, turns: Sequence[Turn], *, verdict: Verdict | None, end: EndReason) -> EpisodeRecord:
     """Freeze a finished rollout.
 
     Args:
@@ -221,7 +215,6 @@ def record_episode(
         turns: what the policy sampled, without anything that already stood in `task.messages`.
         verdict: the world's judgement; None only after a harness fault.
         end: why the rollout ended.
-        probe: what was injected, when the task's messages end with an injected error.
     Raises:
         ValueError: an episode without a verdict that is not a harness fault.
     """
@@ -234,7 +227,6 @@ def record_episode(
         verdict=verdict,
         gold_calls=sum(map(len, task.gold[user_turns[0] :])) if task.gold and user_turns else len(task.target),
         first_call_right=first_call_right(turns, task.target) if target_known else None,
-        probe=probe,
         meta=task.meta,
     )
     if verdict is None and not record.harness_fault:
@@ -283,8 +275,8 @@ def read_lines(path: Path, parse: Callable[[bytes], RecordT]) -> list[RecordT]:
         except ValidationError as error:
             first = error.errors()[0]
             problems.append(f"line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}")
-        except (KeyError, TypeError, ValueError) as error:
-            problems.append(f"line {number}: {type(error).__name__}: {error}")
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
     if problems:
         raise DataError(str(path), problems)
     return records

@@ -338,13 +338,14 @@ def swap_test(before: Counts, after: Counts, *, swaps: int = SWAPS, seed: int = 
     the observed one is counted among them. With one entry a cluster it is McNemar's exact test. A swap that leaves a
     denominator empty counts as extreme: the test errs on the careful side.
     """
-    moves_KC = np.stack([after.successes - before.successes, after.totals - before.totals])
+    early_KC, late_KC = (np.stack([one.successes, one.totals]).astype(np.float32) for one in (before, after))
+    moves_KC = late_KC - early_KC
     differ_C = np.flatnonzero(np.abs(moves_KC).sum((0, 1)))
     exact = len(differ_C) <= EXACT_CLUSTERS
     swap_RC = _all_swaps(len(differ_C)) if exact else _random_swaps(len(differ_C), swaps, seed)
     top_RK, bottom_RK = (swap_RC @ moves_C.T for moves_C in moves_KC[:, :, differ_C])
-    late_R = _value(after.successes.sum(1) - top_RK, after.totals.sum(1) - bottom_RK)
-    early_R = _value(before.successes.sum(1) + top_RK, before.totals.sum(1) + bottom_RK)
+    late_R = _value(late_KC[0].sum(1) - top_RK, late_KC[1].sum(1) - bottom_RK)
+    early_R = _value(early_KC[0].sum(1) + top_RK, early_KC[1].sum(1) + bottom_RK)
     observed = abs(after.value - before.value)
     extreme = int((~(np.abs(late_R - early_R) < observed - _TIE)).sum())
     return extreme / len(swap_RC) if exact else (1 + extreme) / (1 + len(swap_RC))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fission_grpo.evaluation.metrics import (
     ACCURACY,
     BENCHMARK_METRICS,
+    ERR_TURN_CLEAN,
     NCR,
+    OFFICIAL_ERR,
     ONE_SHOT,
+    RECOVERY_METRICS,
     Among,
     Metric,
-    err,
-    err_turn_clean,
     error_classes,
     harness_faults,
     recovered_within,
-    recovery_metrics,
     steps_to_recover,
     tokens_to_recover,
 )
@@ -40,7 +41,7 @@ INTERVALS = "95 % intervals by bootstrap over scenarios, which the categories sh
 def benchmark_sections(runs: Runs, folder: Path) -> list[str]:
     """Everything about some runs, as paragraphs of a `summary.md` in `folder`; draws the pictures there."""
     colours = arm_colours(runs)
-    shown = (ACCURACY, ONE_SHOT, err(), err_turn_clean(), NCR)
+    shown = (ACCURACY, ONE_SHOT, OFFICIAL_ERR, ERR_TURN_CLEAN, NCR)
     bars = {metric: {name: estimate(metric, records) for name, records in runs.items()} for metric in shown}
     bars_figure(bars, folder / "recovery.png", colours=colours, caption=f"Whiskers: {INTERVALS}.")
     flow_figure(runs, folder / "flow.png")
@@ -77,7 +78,7 @@ def recovery_table(runs: Runs, metrics: Sequence[Metric] = BENCHMARK_METRICS) ->
 
 def class_table(records: Sequence[EpisodeRecord]) -> str:
     """Recovery metrics of one run by the class of the error; only classes that occur."""
-    header = [metric.heading for metric in recovery_metrics()]
+    header = [metric.heading for metric in RECOVERY_METRICS]
     among = {error_name(error): Among(error=error) for error in error_classes(records)} | {"all": Among()}
     rows = [_class_row(name, errors, records) for name, errors in among.items()]
     return markdown_table(["Class", *header, "Steps", "Tokens"], rows)
@@ -114,5 +115,6 @@ def _faults(records: Sequence[EpisodeRecord]) -> str:
 def _class_row(name: str, among: Among, records: Sequence[EpisodeRecord]) -> list[str]:
     relevant = [record for record in records if among.error is None or among.of(record)]
     clusters = clusters_of(records)
-    estimates = [str(estimate(metric, relevant, clusters=clusters)) for metric in recovery_metrics(among.error)]
+    metrics = [replace(metric, among=among) for metric in RECOVERY_METRICS]
+    estimates = [str(estimate(metric, relevant, clusters=clusters)) for metric in metrics]
     return [name, *estimates, str(steps_to_recover(relevant, among)), str(tokens_to_recover(relevant, among))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from fission_grpo.evaluation.dead_groups import DeadGroups, count_dead_groups, group_outcome, read_traces
+from fission_grpo.evaluation.dead_groups import DeadGroups, count_dead_groups, group_outcome
 from fission_grpo.evaluation.heldout import Evaluation
 from fission_grpo.evaluation.metrics import (
     EPISODE_METRICS,
@@ -18,7 +18,7 @@ from fission_grpo.evaluation.metrics import (
     measure,
 )
 from fission_grpo.evaluation.paired import Comparison, EvaluatedArm, compare_arms
-from fission_grpo.files import write_text
+from fission_grpo.files import read_jsonl, write_text
 from fission_grpo.report.figures import curves_figure, rates_figure, read_metrics
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
 from fission_grpo.report.style import arm_colours
@@ -114,7 +114,7 @@ def _account(results: Results, arm: str) -> DeadGroups:
     """Each run by itself, because group ids repeat from run to run; then all of them together."""
     first, *others = (
         count_dead_groups(
-            outcome for outcome in map(group_outcome, read_traces(results.run(arm, seed).traces)) if outcome
+            outcome for outcome in map(group_outcome, read_jsonl(results.run(arm, seed).traces)) if outcome
         )
         for seed in results.seeds
     )
@@ -125,7 +125,7 @@ def _tree_section(results: Results) -> Iterator[str]:
     arm = next((arm for arm in FISSIONED if arm in results.arms), None)
     if arm is None:
         return
-    runs = [list(read_traces(results.run(arm, seed).traces)) for seed in results.seeds]
+    runs = [list(read_jsonl(results.run(arm, seed).traces)) for seed in results.seeds]
     tree = most_telling([tree for run in runs for tree in fission_trees(run)])
     if tree is not None:
         tree_figure(tree, results.folder / "tree.png")

@@ -9,20 +9,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from fission_grpo.environments.bfcl.entries import BfclCategory
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.evaluation.records import EpisodeRecord, Format, TurnRecord, read_lines
-from fission_grpo.types import (
-    EndReason,
-    ErrorClass,
-    FinishReason,
-    OutcomeKind,
-    ParseFailure,
-    ParseFailureKind,
-    ToolCall,
-    ToolOutcome,
-    Verdict,
-)
+from fission_grpo.types import EndReason, FinishReason, ParseFailure, ToolCall, ToolOutcome, Verdict
 
 
 class BfclEnd(StrEnum):
@@ -135,26 +127,16 @@ def bfcl_to_line(record: BfclRecord) -> str:
     return json.dumps({**_shallow(record), "verdict": verdict, "turns": turns})
 
 
+_ADAPTER = TypeAdapter(BfclRecord)
+
+
 def bfcl_from_line(line: str | bytes) -> BfclRecord:
     """Inverse of `bfcl_to_line`; keys it does not know are ignored.
 
     Raises:
-        KeyError, TypeError, ValueError: no such record.
+        ValueError: no such record.
     """
-    value = json.loads(line)
-    verdict = value["verdict"]
-    return BfclRecord(
-        entry=value["entry"],
-        category=BfclCategory(value["category"]),
-        scenario=value["scenario"],
-        apis=tuple(value["apis"]),
-        turns=tuple(tuple(map(_step, steps)) for steps in value["turns"]),
-        end=BfclEnd(value["end"]),
-        reason=value["reason"],
-        verdict=None if verdict is None else Verdict(**verdict),
-        turn_ok=tuple(value["turn_ok"]),
-        gold_calls=value["gold_calls"],
-    )
+    return _ADAPTER.validate_python(json.loads(line))  # of JSON text pydantic refuses half a surrogate pair
 
 
 def read_bfcl(path: Path) -> tuple[BfclRecord, ...]:
@@ -179,26 +161,3 @@ def _step_value(step: Step) -> dict[str, Any]:
     calls = list(map(call_record, step.calls))
     failures, outcomes = list(map(_shallow, step.failures)), list(map(_shallow, step.outcomes))
     return {**_shallow(step), "calls": calls, "failures": failures, "outcomes": outcomes}
-
-
-def _step(value: Mapping[str, Any]) -> Step:
-    return Step(
-        text=value["text"],
-        calls=tuple(ToolCall(name=call["name"], arguments=call["arguments"]) for call in value["calls"]),
-        failures=tuple(map(_failure, value["failures"])),
-        outcomes=tuple(map(_outcome, value["outcomes"])),
-        finish=FinishReason(value["finish"]),
-        prompt_tokens=value["prompt_tokens"],
-        tokens=value["tokens"],
-        seconds=value["seconds"],
-    )
-
-
-def _failure(value: Mapping[str, Any]) -> ParseFailure:
-    kind = ParseFailureKind(value["kind"])
-    return ParseFailure(kind=kind, start=value["start"], text=value["text"], detail=value["detail"])
-
-
-def _outcome(value: Mapping[str, Any]) -> ToolOutcome:
-    error = None if value["error"] is None else ErrorClass(value["error"])
-    return ToolOutcome(kind=OutcomeKind(value["kind"]), text=value["text"], error=error, seconds=value["seconds"])

@@ -44,8 +44,9 @@ def play_entry(entry: Task, *, release: ToolRelease) -> Played[BfclRecord]:
     Raises:
         ConfigError: no BFCL entry.
     """
-    play, world = _Play(entry, release), JudgedWorld(entry)
+    play = _Play(entry, release)
     try:
+        world = JudgedWorld(entry)
         end, reason = yield from play.to_the_end(world)
     except EnvironmentFault as fault:
         return play.record(BfclEnd.FAULT, str(fault))
@@ -69,7 +70,7 @@ class _Play:
         for turn, text in enumerate(_user_texts(self._entry)):
             self._open_turn(turn, text)
             end, reason = yield from self._turn(world)
-            world.end_turn()
+            world.next_turn()
             if end is not BfclEnd.COMPLETE:
                 return end, reason
         return BfclEnd.COMPLETE, ""
