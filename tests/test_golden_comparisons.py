@@ -100,13 +100,8 @@ def words(numbers: Iterable[float | None]) -> str:
 
 def numbers_of_arms(metric: Metric, baseline: EvaluatedArm) -> tuple[float | None, ...]:
     one = compare_arms(metric, baseline, TREATMENT)
-    counts = (
-        one.baseline_rate.successes,
-        one.baseline_rate.total,
-        one.treatment_rate.successes,
-        one.treatment_rate.total,
-    )
-    sizes = (len(one.fixed), len(one.broken), one.comparable, one.tasks, one.excluded)
+    counts = (one.before.successes, one.before.total, one.after.successes, one.after.total)
+    sizes = (len(one.fixed), len(one.broken), one.change.comparable, one.tasks, one.excluded)
     return (
         *counts,
         one.difference,
@@ -126,7 +121,7 @@ def numbers_of_runs(metric: Metric, *, by_category: bool) -> tuple[float | None,
         for side in (one.before, one.after)
         for number in (side.successes, side.total, side.value, side.interval.low, side.interval.high)
     ]
-    change = (one.difference, one.interval.low, one.interval.high, one.change.p_value, one.change.resolvable)
+    change = (one.difference, one.interval.low, one.interval.high, one.p_value, one.change.resolvable)
     return (*sides, *change, len(one.fixed), len(one.broken), paired.entries, paired.excluded)
 
 
@@ -225,4 +220,4 @@ def test_runs(metric: Metric, by_category: bool, numbers: str) -> None:
 def test_an_estimate() -> None:
     one = estimate(OFFICIAL_ERR, AFTER, stratum=category_of, seed=1)
     assert str(one) == "67.2 % [55.9, 77.9] (56/83)"
-    assert words((one.value, one.interval.low, one.interval.high)) == "0.671775221825 0.558784278979 0.778935974344"
+    assert words((one.value, one.interval.low, one.interval.high)) == "0.671775221825 0.558784278979 0.77893597434"

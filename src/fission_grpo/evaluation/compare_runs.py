@@ -29,7 +29,7 @@ from fission_grpo.evaluation.metrics import (
 )
 from fission_grpo.evaluation.paired import Contrast, Paired, category_of, contrast, pair
 from fission_grpo.evaluation.records import TRACES, EpisodeRecord, read_records
-from fission_grpo.evaluation.statistics import Estimate
+from fission_grpo.evaluation.statistics import Share
 from fission_grpo.files import read_jsonl
 
 BENCHMARK, PROBES = "benchmark", "probe"
@@ -239,6 +239,6 @@ def _contrast_json(one: Contrast) -> dict[str, Any]:
     }
 
 
-def _estimate_json(one: Estimate) -> dict[str, Any]:
+def _estimate_json(one: Share) -> dict[str, Any]:
     counted = {"value": one.value, "interval": [one.interval.low, one.interval.high]} if one.total else {}
     return {"count": one.successes, "total": one.total, **counted}

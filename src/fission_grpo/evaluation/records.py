@@ -150,6 +150,10 @@ class EpisodeRecord:
         """Calls asked for; a malformed block counts as one."""
         return sum(len(turn.calls) + len(turn.failures) for turn in self.turns)
 
+    @property
+    def tokens(self) -> int:
+        return sum(turn.tokens for turn in self.turns)
+
 
 def _plain_number(text: str) -> int | float:
     number = float(text)
