@@ -8,7 +8,7 @@ summary.md      the same as tables
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,13 +36,10 @@ class ProbeSettings(SessionSettings):
 
     def items(self) -> dict[str, ProbeItem]:
         """Fixed errors, then the two halves of the blind-spot pairs; by the id of their task."""
-        return {item.task.id: item for item in self._items()}
-
-    def _items(self) -> Iterator[ProbeItem]:
-        pairs = blind_spot_pairs(bfcl_entries(BfclCategory.BASE), self.seed)[: self.limit]
-        yield from bfcl_probe(self.seed)[: self.limit]
-        yield from (pair.own for pair in pairs)
-        yield from (pair.foreign for pair in pairs)
+        fixed = bfcl_probe(self.seed, limit=self.limit)
+        pairs = blind_spot_pairs(bfcl_entries(BfclCategory.BASE), self.seed, limit=self.limit)
+        items = (*fixed, *(pair.own for pair in pairs), *(pair.foreign for pair in pairs))
+        return {item.task.id: item for item in items}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import islice
 
 from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
 from fission_grpo.evaluation.metrics import FINAL, PROBE, PROBE_ABANDON, PROBE_REPEAT
@@ -61,18 +62,19 @@ class BlindSpot:
         return 1 - self.gap.before.value / foreign if foreign else math.nan
 
 
-def bfcl_probe(seed: int = 0, kind: ProbeKind = ProbeKind.MIXED) -> list[ProbeItem]:
-    """One injected error in each official Base entry, each to be played to the end of its user turn."""
-    items = [within_turn(item) for item in probe_items(bfcl_entries(BfclCategory.BASE), seed, kind)]
+def bfcl_probe(seed: int = 0, kind: ProbeKind = ProbeKind.MIXED, *, limit: int | None = None) -> list[ProbeItem]:
+    """One injected error in each official Base entry (the first `limit` of them), each to be played to the end of its
+    user turn."""
+    items = map(within_turn, islice(probe_items(bfcl_entries(BfclCategory.BASE), seed, kind), limit))
     return [replace(item, task=_tagged(item.task, part="probe")) for item in items]
 
 
-def blind_spot_pairs(tasks: Sequence[Task], seed: int) -> list[BlindSpotPair]:
+def blind_spot_pairs(tasks: Sequence[Task], seed: int, *, limit: int | None = None) -> list[BlindSpotPair]:
     """At most one pair for each task at its beginning, balanced over error classes; a function of its arguments.
 
     To play both and to compare them: `probed` makes each record a probe's, `blind_spot` reads them.
     """
-    items = [within_turn(item) for item in probe_items(tasks, seed, ProbeKind.FIRST_CALL)]
+    items = map(within_turn, islice(probe_items(tasks, seed, ProbeKind.FIRST_CALL), limit))
     return [
         BlindSpotPair(own=_spoken(item, Speaker.OWN), foreign=_spoken(foreign(item), Speaker.FOREIGN)) for item in items
     ]
