@@ -78,8 +78,7 @@ def episode(
 
 
 def rates(records: Sequence[EpisodeRecord], error: ErrorClass | None = None) -> dict[str, Rate]:
-    among = r.Among(error=error)
-    return {one.name: measure(replace(one, among=among), records) for one in r.BENCHMARK_METRICS}
+    return {one.name: measure(replace(one, error=error), records) for one in r.BENCHMARK_METRICS}
 
 
 def test_scripted_agents_on_the_official_entries() -> None:

@@ -7,7 +7,7 @@ fault of ours spoiled are compared; every other one is named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,6 @@ _EPISODE = (FINAL, FIRST_ATTEMPT, ERR, NCR)
 _PROBE = (PROBE, FINAL, PROBE_REPEAT)
 
 Parts = Mapping[str, tuple[EpisodeRecord, ...]]
-Loader = Callable[[Path], Parts | None]
-"""The records of a path by part; None where it is nothing of this loader's kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,33 +97,24 @@ def compare_runs(paths: Sequence[Path], *, seed: int = 0) -> RunComparison:
 
 
 def load_run(path: Path) -> Parts:
-    """The records of an evaluation folder, of a run folder that holds one, or of one JSONL of records.
+    """The records of an evaluation folder, of a run folder that holds one, or of one JSONL of records, by part.
 
     Raises:
         ConfigError: nothing of the kind is there.
         DataError: a record that cannot be read.
     """
     for place in (path, path / "evaluation"):
-        for loader in LOADERS:
-            if (parts := loader(place)) is not None:
-                return parts
+        if (place / f"{PARTS[0]}.jsonl").exists():
+            return Evaluation.load(place).parts
+        if (place / TRACES).is_file() and not (place / "metrics.jsonl").exists():  # those of a training are groups
+            return _read(place / TRACES)
+    if path.is_file():
+        return _read(path)
     raise ConfigError(f"{path} holds no evaluation; expected a folder that `fission eval` wrote, or a JSONL of records")
 
 
-def _suite(path: Path) -> Parts | None:
-    return Evaluation.load(path).parts if (path / f"{PARTS[0]}.jsonl").exists() else None
-
-
-def _benchmark(path: Path) -> Parts | None:
-    """The traces of a benchmark; not those of a training run, which are groups and have metrics beside them."""
-    trained = (path / "metrics.jsonl").exists()
-    return None if trained else _records(path / TRACES)
-
-
-def _records(path: Path) -> Parts | None:
-    """One JSONL, of BFCL entries or of episode records."""
-    if not path.is_file():
-        return None
+def _read(path: Path) -> Parts:
+    """BFCL entries, or episode records."""
     if "entry" in next(read_jsonl(path), {}):
         return _by_part([as_episode(record) for record in read_bfcl(path)])
     return _by_part(read_records(path))
@@ -136,10 +125,6 @@ def _by_part(records: Sequence[EpisodeRecord]) -> Parts:
     for record in records:
         parts.setdefault(record.meta.get("part", PROBES if record.probe else BENCHMARK), []).append(record)
     return {name: tuple(members) for name, members in parts.items()}
-
-
-LOADERS: tuple[Loader, ...] = (_suite, _benchmark, _records)
-"""Tried in order."""
 
 
 def _contrasts(baseline: EvaluatedRun, treatment: EvaluatedRun, *, seed: int) -> list[PartContrast]:
@@ -185,15 +170,15 @@ def _by_category(paired: Paired, *, seed: int) -> list[Contrast]:
     overall = contrast(
         ACCURACY, paired, title=f"Accuracy, mean of {len(names)} categories", stratum=category_of, seed=seed
     )
-    slices = [(name, _only(paired, name)) for name in names] if len(names) > 1 else []
-    return [overall, *(contrast(ACCURACY, one, title=f"Accuracy, {name}", seed=seed) for name, one in slices)]
-
-
-def _only(paired: Paired, category: str) -> Paired:
-    return Paired(
-        before=tuple(record for record in paired.before if category_of(record) == category),
-        after=tuple(record for record in paired.after if category_of(record) == category),
-    )
+    found = [overall]
+    for name in names if len(names) > 1 else []:
+        before, after = (
+            tuple(record for record in records if category_of(record) == name)
+            for records in (paired.before, paired.after)
+        )
+        one = Paired(before=before, after=after)
+        found.append(contrast(ACCURACY, one, title=f"Accuracy, {name}", seed=seed))
+    return found
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -38,22 +38,6 @@ class Better(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Among:
-    """Which errors are counted: all, or those of one class."""
-
-    error: ErrorClass | None = None
-
-    def events(self, events: Iterable[ErrorEvent]) -> list[ErrorEvent]:
-        return [event for event in events if self.error in (None, event.error)]
-
-    def of(self, episode: EpisodeRecord) -> list[ErrorEvent]:
-        return self.events(error_events(episode))
-
-
-ALL = Among()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """A named count over a count."""
 
@@ -61,14 +45,15 @@ class Metric:
     title: str
     meaning: str
     """One line: what is counted, over what."""
-    rule: Callable[[EpisodeRecord, Among], Rate]
-    """The contribution of one episode, with the errors that matter; `Rate(0, 0)` where it does not count."""
+    rule: Callable[[EpisodeRecord, ErrorClass | None], Rate]
+    """The contribution of one episode, with the class of errors that matter; `Rate(0, 0)` where it does not count."""
     better: Better = Better.HIGHER
-    among: Among = ALL
+    error: ErrorClass | None = None
+    """Of the recovery metrics: only errors of this class are counted, and what has some."""
 
     def count(self, episode: EpisodeRecord) -> Rate:
         """The contribution of one episode."""
-        return self.rule(episode, self.among)
+        return self.rule(episode, self.error)
 
     @property
     def heading(self) -> str:
@@ -161,8 +146,9 @@ FALSE_SUCCESS = Metric(
     title="False success",
     meaning="ended in words with no error left standing, yet the verdict is wrong, over all episodes "
     "(for one class: those with an error of it)",
-    rule=lambda episode, among: Rate.of(
-        _ended_wrong(episode) and not _let_an_error_stand(episode), given=among == ALL or bool(among.of(episode))
+    rule=lambda episode, error: Rate.of(
+        _ended_wrong(episode) and not _let_an_error_stand(episode),
+        given=error is None or bool(error_events(episode, error=error)),
     ),
     better=Better.LOWER,
 )
@@ -173,25 +159,25 @@ ERR = Metric(
     name="err",
     title="Error recovery (ERR)",
     meaning="final success, over episodes with at least one error or malformed message",
-    rule=lambda episode, among: Rate.of(episode.ok, given=bool(among.of(episode))),
+    rule=lambda episode, error: Rate.of(episode.ok, given=bool(error_events(episode, error=error))),
 )
 OFFICIAL_ERR = replace(
     ERR,
     meaning="verdict right, over episodes with at least one error or malformed message",
-    rule=lambda episode, among: Rate.of(episode.valid, given=bool(among.of(episode))),
+    rule=lambda episode, error: Rate.of(episode.valid, given=bool(error_events(episode, error=error))),
 )
 """ERR with the official verdict, as ACCURACY is FINAL with it."""
 ERR_TURN = Metric(
     name="err_turn",
     title="ERR_turn",
     meaning="turn right, over judged turns with at least one error",
-    rule=lambda episode, among: _over_turns(episode, lambda turn: bool(among.events(turn.events))),
+    rule=lambda episode, error: _over_turns(episode, lambda turn: turn.erred(error)),
 )
 ERR_TURN_CLEAN = Metric(
     name="err_turn|clean",
     title="ERR_turn given clean",
     meaning="turn right, over judged turns with at least one error and no wrong turn before them",
-    rule=lambda episode, among: _over_turns(episode, lambda turn: turn.clean and bool(among.events(turn.events))),
+    rule=lambda episode, error: _over_turns(episode, lambda turn: turn.clean and turn.erred(error)),
 )
 """The diagnosis to prefer: failures that were inherited from an earlier turn are left out."""
 ONE_SHOT = Metric(
@@ -214,19 +200,19 @@ def recovered_within(steps: int) -> Metric:
 
 def _over_errors(
     success: Callable[[ErrorEvent], bool], given: Callable[[ErrorEvent], bool] = lambda event: True
-) -> Callable[[EpisodeRecord, Among], Rate]:
+) -> Callable[[EpisodeRecord, ErrorClass | None], Rate]:
     """The rule of a metric whose unit is the error."""
-    return lambda episode, among: sum(
-        (Rate.of(success(event), given=given(event)) for event in among.of(episode)), start=_NOTHING
+    return lambda episode, error: sum(
+        (Rate.of(success(event), given=given(event)) for event in error_events(episode, error=error)), start=_NOTHING
     )
 
 
 def _over_injected(
     success: Callable[[ErrorEvent], bool], given: Callable[[ErrorEvent], bool] = lambda event: True
-) -> Callable[[EpisodeRecord, Among], Rate]:
+) -> Callable[[EpisodeRecord, ErrorClass | None], Rate]:
     """The rule of a metric whose unit is the injected error of a probe."""
 
-    def rule(episode: EpisodeRecord, among: Among) -> Rate:
+    def rule(episode: EpisodeRecord, _: ErrorClass | None) -> Rate:
         event = probe_event(episode)
         return _NOTHING if event is None else Rate.of(success(event), given=given(event))
 
@@ -317,6 +303,10 @@ class PlayedTurn:
     """No earlier judged turn was wrong."""
     events: tuple[ErrorEvent, ...]
 
+    def erred(self, error: ErrorClass | None) -> bool:
+        """Some error, of this class if one is given."""
+        return any(error in (None, event.error) for event in self.events)
+
 
 def played_turns(episode: EpisodeRecord) -> Iterator[PlayedTurn]:
     """The judged turns in which the policy said something; none where the record does not know."""
@@ -353,7 +343,7 @@ def _probe_turn(episode: EpisodeRecord) -> Rate:
 
 def error_classes(records: Iterable[EpisodeRecord]) -> list[ErrorClass]:
     """The classes that occur, in order."""
-    return sorted({event.error for event in _events(records, ALL)})
+    return sorted({event.error for event in _events(records)})
 
 
 def fates(records: Iterable[EpisodeRecord]) -> dict[ErrorClass, dict[Fate, int]]:
@@ -372,14 +362,14 @@ def repeats_by_class(records: Iterable[EpisodeRecord]) -> dict[ErrorClass, Rate]
     return dict(sorted(rates.items()))
 
 
-def steps_to_recover(records: Iterable[EpisodeRecord], among: Among = ALL) -> Mean:
+def steps_to_recover(records: Iterable[EpisodeRecord], error: ErrorClass | None = None) -> Mean:
     """Steps from an error to the first error-free step of the same user turn, over errors that have one."""
-    return Mean.of([event.clean_after for event in _events(records, among) if event.clean_after is not None])
+    return Mean.of([event.clean_after for event in _events(records, error) if event.clean_after is not None])
 
 
-def tokens_to_recover(records: Iterable[EpisodeRecord], among: Among = ALL) -> Mean:
+def tokens_to_recover(records: Iterable[EpisodeRecord], error: ErrorClass | None = None) -> Mean:
     """Sampled tokens on that way, the error-free step included; errors whose tokens nobody counted are left out."""
-    return Mean.of([event.tokens_after for event in _events(records, among) if event.tokens_after is not None])
+    return Mean.of([event.tokens_after for event in _events(records, error) if event.tokens_after is not None])
 
 
 def excess_calls(records: Iterable[EpisodeRecord]) -> Mean:
@@ -387,8 +377,8 @@ def excess_calls(records: Iterable[EpisodeRecord]) -> Mean:
     return Mean.of([record.calls - record.gold_calls for record in records if record.ok and not record.harness_fault])
 
 
-def _events(records: Iterable[EpisodeRecord], among: Among) -> Iterator[ErrorEvent]:
-    return (event for record in records if not record.harness_fault for event in among.of(record))
+def _events(records: Iterable[EpisodeRecord], error: ErrorClass | None = None) -> Iterator[ErrorEvent]:
+    return (event for record in records if not record.harness_fault for event in error_events(record, error=error))
 
 
 def _with_injected(records: Iterable[EpisodeRecord]) -> Iterator[ErrorEvent]:

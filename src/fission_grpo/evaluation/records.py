@@ -199,18 +199,6 @@ def _user_turns(task: Task, turns: Sequence[Turn]) -> Iterator[int]:
         current += not (turn.parsed.calls or turn.parsed.failures)
 
 
-def _turn_record(turn: Turn, user_turn: int) -> TurnRecord:
-    return TurnRecord(
-        user_turn=user_turn,
-        text=turn.text,
-        calls=turn.parsed.calls,
-        failures=turn.parsed.failures,
-        outcomes=turn.outcomes,
-        finish=turn.completion.finish,
-        tokens=len(turn.completion.ids),
-    )
-
-
 def record_episode(task: Task, turns: Sequence[Turn], *, verdict: Verdict | None, end: EndReason) -> EpisodeRecord:
     """Freeze a finished rollout.
 
@@ -226,7 +214,18 @@ def record_episode(task: Task, turns: Sequence[Turn], *, verdict: Verdict | None
     target_known = bool(task.target) or task.world is None
     record = EpisodeRecord(
         task=task.id,
-        turns=tuple(map(_turn_record, turns, user_turns)),
+        turns=tuple(
+            TurnRecord(
+                user_turn=user_turn,
+                text=turn.text,
+                calls=turn.parsed.calls,
+                failures=turn.parsed.failures,
+                outcomes=turn.outcomes,
+                finish=turn.completion.finish,
+                tokens=len(turn.completion.ids),
+            )
+            for turn, user_turn in zip(turns, user_turns, strict=True)
+        ),
         end=end,
         verdict=verdict,
         gold_calls=sum(map(len, task.gold[user_turns[0] :])) if task.gold and user_turns else len(task.target),

@@ -10,7 +10,6 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -77,19 +76,7 @@ def run_session(
     require_free(output, settings.saved(), resume=resume)
     agent = agent or settings.agent.build(width=width, read=read)
     reserve(output, settings.saved())
-    traces = output / TRACES
-    done = len(finished(traces, form) & episodes.keys())
-    with progress(purpose, total=len(episodes), done=done) as show:
-        numbers = count(done + 1)
-        return play_missing(
-            episodes,
-            agent,
-            log=traces,
-            form=form,
-            purpose=purpose,
-            seed=settings.seed,
-            report=lambda record: show(next(numbers), form.key(record)),
-        )
+    return play_missing(episodes, agent, log=output / TRACES, form=form, purpose=purpose, seed=settings.seed)
 
 
 def require_free(output: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
@@ -130,7 +117,8 @@ def play_missing(
     seed: int = 0,
     report: Callable[[RecordT], None] = lambda record: None,
 ) -> tuple[RecordT, ...]:
-    """Play what `log` does not hold yet, append each record as it is finished, return all of them in order.
+    """Play what `log` does not hold yet, append each record as it is finished, return all of them in order; says on
+    standard error how far it is.
 
     Whatever stops it (Ctrl-C, a kill, an agent that cannot go on), finished records are safe, and a second call plays
     the others. The last record of an episode counts.
@@ -142,13 +130,14 @@ def play_missing(
         DataError: `log` holds lines that are no records.
         PolicyError, ConfigError: the agent cannot go on, or the last `MAX_CONSECUTIVE_FAILURES` episodes were spoiled.
     """
-    held = finished(log, form)
+    held = finished(log, form) & episodes.keys()
     missing = (begin() for key, begin in episodes.items() if key not in held)
     failures = 0
-    with log.open("a", encoding="utf-8") as file:
-        for record in interleave(missing, agent, purpose=purpose, seed=seed):
+    with log.open("a", encoding="utf-8") as file, progress(purpose, total=len(episodes), done=len(held)) as show:
+        for number, record in enumerate(interleave(missing, agent, purpose=purpose, seed=seed), start=len(held) + 1):
             file.write(form.to_line(record) + "\n")
             file.flush()
+            show(number, form.key(record))
             report(record)
             failures = 0 if form.sound(record) else failures + 1
             if failures == MAX_CONSECUTIVE_FAILURES:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fission_grpo.evaluation.events import error_events
 from fission_grpo.evaluation.metrics import (
     ACCURACY,
     BENCHMARK_METRICS,
@@ -14,7 +15,6 @@ from fission_grpo.evaluation.metrics import (
     OFFICIAL_ERR,
     ONE_SHOT,
     RECOVERY_METRICS,
-    Among,
     Metric,
     error_classes,
     harness_faults,
@@ -29,6 +29,7 @@ from fission_grpo.report.figures import bars_figure
 from fission_grpo.report.flow import flow_figure
 from fission_grpo.report.style import arm_colours
 from fission_grpo.report.tables import error_name, markdown_table
+from fission_grpo.types import ErrorClass
 
 Runs = Mapping[str, Sequence[EpisodeRecord]]
 """Records by the name of the run."""
@@ -79,8 +80,8 @@ def recovery_table(runs: Runs, metrics: Sequence[Metric] = BENCHMARK_METRICS) ->
 def class_table(records: Sequence[EpisodeRecord]) -> str:
     """Recovery metrics of one run by the class of the error; only classes that occur."""
     header = [metric.heading for metric in RECOVERY_METRICS]
-    among = {error_name(error): Among(error=error) for error in error_classes(records)} | {"all": Among()}
-    rows = [_class_row(name, errors, records) for name, errors in among.items()]
+    classes = {error_name(error): error for error in error_classes(records)} | {"all": None}
+    rows = [_class_row(name, error, records) for name, error in classes.items()]
     return markdown_table(["Class", *header, "Steps", "Tokens"], rows)
 
 
@@ -112,9 +113,9 @@ def _faults(records: Sequence[EpisodeRecord]) -> str:
     return f"{rate.successes}/{rate.total}"
 
 
-def _class_row(name: str, among: Among, records: Sequence[EpisodeRecord]) -> list[str]:
-    relevant = [record for record in records if among.error is None or among.of(record)]
+def _class_row(name: str, error: ErrorClass | None, records: Sequence[EpisodeRecord]) -> list[str]:
+    relevant = [record for record in records if error is None or error_events(record, error=error)]
     clusters = clusters_of(records)
-    metrics = [replace(metric, among=among) for metric in RECOVERY_METRICS]
+    metrics = [replace(metric, error=error) for metric in RECOVERY_METRICS]
     estimates = [str(estimate(metric, relevant, clusters=clusters)) for metric in metrics]
-    return [name, *estimates, str(steps_to_recover(relevant, among)), str(tokens_to_recover(relevant, among))]
+    return [name, *estimates, str(steps_to_recover(relevant, error)), str(tokens_to_recover(relevant, error))]

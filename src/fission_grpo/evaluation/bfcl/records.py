@@ -95,17 +95,14 @@ def as_episode(record: BfclRecord) -> EpisodeRecord:
     return EpisodeRecord(
         task=record.entry,
         turns=tuple(_turn_record(turn, step) for turn, step in steps),
-        end=_END.get(record.end) or _own_end(steps[-1][1]),
+        end=_END.get(record.end)
+        or (EndReason.ANSWERED if steps[-1][1].finish is FinishReason.STOP else EndReason.LENGTH),
         verdict=record.verdict,
         gold_calls=record.gold_calls,
         first_call_right=None,
         meta={"category": str(record.category), "scenario": record.scenario, "apis": record.apis},
         turn_ok=record.turn_ok,
     )
-
-
-def _own_end(last: Step) -> EndReason:
-    return EndReason.ANSWERED if last.finish is FinishReason.STOP else EndReason.LENGTH
 
 
 def _turn_record(user_turn: int, step: Step) -> TurnRecord:

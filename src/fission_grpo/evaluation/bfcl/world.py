@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.environments.bfcl.verdict import replayed, verdict
 from fission_grpo.environments.limits import CallLimits
@@ -70,18 +68,3 @@ class JudgedWorld(BfclEnvironment):
         judged = sum(bool(turn.results) for turn in self._gold)
         right = sum(ok is True for ok in self.turn_ok)
         return Verdict(ok=False, error_type=error, detail=detail, matched=right / judged)
-
-
-def replay(entry: Task, turns: Iterable[Sequence[ToolCall]]) -> JudgedWorld:
-    """The world after recorded calls, all of its turns judged.
-
-    Raises:
-        ConfigError: the task has no BFCL world.
-        EnvironmentFault: our executor broke.
-    """
-    world = JudgedWorld(entry)
-    for calls in turns:
-        for call in calls:
-            world.replay(call)
-        world.next_turn()
-    return world

@@ -18,7 +18,7 @@ from fission_grpo.errors import EnvironmentFault
 from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord, Step
 from fission_grpo.evaluation.bfcl.world import JudgedWorld
 from fission_grpo.evaluation.interleave import Played
-from fission_grpo.types import Message, Task, Tool, Verdict
+from fission_grpo.types import Message, Task, Verdict
 
 STEP_LIMIT = 20
 """Messages with calls that one user turn may have."""
@@ -67,7 +67,7 @@ class _Play:
 
     def to_the_end(self, world: JudgedWorld) -> Steps:
         """All user turns, or as many as there are before something ends the entry."""
-        for turn, text in enumerate(_user_texts(self._entry)):
+        for turn, text in enumerate((str(self._entry.messages[-1]["content"]), *self._entry.followups)):
             self._open_turn(turn, text)
             end, reason = yield from self._turn(world)
             world.next_turn()
@@ -98,7 +98,7 @@ class _Play:
         if names and self._release is ToolRelease.TEXT:
             text = f"{[bfcl_documents()[name] for name in names]}\n{text}"
         elif names:
-            self._tools += [_tool(self._entry, name) for name in names]
+            self._tools += [tool for name in names for tool in self._entry.tools if tool["function"]["name"] == name]
         self._messages.append({"role": "user", "content": text})
         self._turns.append([])
 
@@ -107,7 +107,8 @@ class _Play:
         for _ in range(STEP_LIMIT + 1):
             answer = yield Dialogue(messages=tuple(self._messages), tools=tuple(self._tools))
             if isinstance(answer, AgentFault):
-                return _ENDS[answer.kind], answer.reason
+                fault = answer.kind is FaultKind.MACHINERY
+                return BfclEnd.FAULT if fault else BfclEnd.INFERENCE_ERROR, answer.reason
             self._take(answer, world)
             if not answer.calls:
                 return BfclEnd.COMPLETE, ""
@@ -129,17 +130,3 @@ class _Play:
                 seconds=answer.seconds,
             )
         )
-
-
-_ENDS: Mapping[FaultKind, BfclEnd] = {
-    FaultKind.MACHINERY: BfclEnd.FAULT,
-    FaultKind.DIALOGUE: BfclEnd.INFERENCE_ERROR,
-}
-
-
-def _user_texts(entry: Task) -> tuple[str, ...]:
-    return (str(entry.messages[-1]["content"]), *entry.followups)
-
-
-def _tool(entry: Task, name: str) -> Tool:
-    return next(tool for tool in entry.tools if tool["function"]["name"] == name)

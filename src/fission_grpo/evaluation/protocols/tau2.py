@@ -115,7 +115,9 @@ class _Play:
         while True:
             answer = yield Dialogue(messages=tuple(self._messages), tools=self._world.tools)
             if isinstance(answer, AgentFault):
-                return _unanswered(answer)
+                if answer.kind is FaultKind.DIALOGUE:
+                    return _Ended(EndReason.CONTEXT, Tau2End.AGENT_ERROR, answer.reason)
+                return _Ended(EndReason.HARNESS_FAULT, detail=answer.reason)
             if answer.failures or not answer.calls:
                 return self._not_allowed(answer)
             if any(call.name == STOP_TOOL for call in answer.calls):
@@ -172,12 +174,6 @@ class _Play:
                 tokens=answer.tokens,
             )
         )
-
-
-def _unanswered(fault: AgentFault) -> _Ended:
-    if fault.kind is FaultKind.DIALOGUE:
-        return _Ended(EndReason.CONTEXT, Tau2End.AGENT_ERROR, fault.reason)
-    return _Ended(EndReason.HARNESS_FAULT, detail=fault.reason)
 
 
 def _writable(value: Any) -> Any:
