@@ -142,7 +142,7 @@ def play_missing(
             failures = 0 if form.sound(record) else failures + 1
             if failures == MAX_CONSECUTIVE_FAILURES:
                 raise PolicyError(
-                    f"{MAX_CONSECUTIVE_FAILURES} episodes in a row met a fault (see {log}); mend it and go on with "
+                    f"{MAX_CONSECUTIVE_FAILURES} episodes in a row met a fault (see {log}); repair it and go on with "
                     "--resume"
                 )
     latest = {form.key(record): record for record in form.read(log)}
