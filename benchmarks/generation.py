@@ -1,4 +1,4 @@
-"""Sampling a group, its recoveries and its later turns: `model.generate`, our rows without a memory, and the tree.
+"""Sampling a group, its recoveries and its later turns: `model.generate`, our separate rows, and the tree.
 
 One process, one model, the same prompts, rounds that alternate between the sides. `generate` is what synchronous
 trainers do: a batch of whole prompts, padded on the left to the longest, read afresh for every turn. `rows` is this
@@ -85,9 +85,9 @@ class Result:
     case: Case
     seconds: dict[str, list[float]] = field(default_factory=dict)
     prefilled: dict[str, int] = field(default_factory=dict)
-    """Prompt tokens pushed through the model, by side."""
+    """Prompt tokens computed, by side."""
     unique: int = 0
-    """Prompt tokens that differ: those of the tree of all sequences, less the sampled ones that were pushed."""
+    """Prompt tokens that differ: those of the tree of all sequences, less the sampled ones that were computed."""
     peak_mib: dict[str, float] = field(default_factory=dict)
     load: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
@@ -107,7 +107,7 @@ class OfPackage:
         return [ids + completion.ids for ids, completion in zip(contexts, completions, strict=True)]
 
     def take_prefilled(self) -> int:
-        self.policy.forget()
+        self.policy.invalidate()
         return self.policy.take_count().prefilled
 
 
@@ -152,7 +152,7 @@ def measure(options: argparse.Namespace, model: Any, case: Case) -> Result:
     for _ in range(options.rounds):
         for name in options.sides:
             torch.manual_seed(0)
-            side = SIDES[name](model)  # afresh: in a second round it could guess what it said in the first
+            side = SIDES[name](model)  # afresh: in a second round its cache would hold what it said in the first
             made: list[Ids] = []
             seconds, peak = timed(lambda side=side, made=made: made.extend(case.play(side, vocabulary)), model)
             result.seconds.setdefault(name, []).append(seconds)

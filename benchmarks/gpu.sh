@@ -40,7 +40,7 @@ compare qwen3-1.7b-checkpointed --shape qwen3-1.7b --checkpoint
 compare qwen3-8b-checkpointed --shape qwen3-8b --checkpoint
 wanted generation && "$python" benchmarks/generation.py --device cuda --dtype bfloat16 --shape qwen3-1.7b --prompt 6000 \
     --completion 100 --rounds 3 --json "$out/generation.json" | tee "$out/generation.md"
-for part in heads lengths passes; do
+for part in heads passes; do
     wanted "$part" && "$python" benchmarks/decoding.py "$part" --device cuda --dtype bfloat16 --model nano smollm2 \
         --json "$out/$part.json" | tee "$out/$part.md"
 done

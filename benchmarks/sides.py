@@ -25,6 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from fission_grpo.algorithm.losses import GRPO, Aggregation, policy_loss, token_weights
 from fission_grpo.tree.logprobs import TokenRow, score, separate, share_prefixes, token_scores
 from fission_grpo.tree.prefix_tree import build_forest
+from fission_grpo.types import Distribution
 
 Pass = Callable[[], None]
 
@@ -71,12 +72,17 @@ def rows(work: Work) -> Pass:
     return _ours(work, separate(work.rows))
 
 
-def _ours(work: Work, forests: Any) -> Pass:
+def _ours(work: Work, groups: Any) -> Pass:
     advantages, weights = work.advantages, work.weights
 
     def run() -> None:
         parts = score(
-            work.model, work.rows, forests, width=work.completion, temperature=1.0, token_budget=work.token_budget
+            work.model,
+            work.rows,
+            groups,
+            width=work.completion,
+            distribution=Distribution(),
+            token_budget=work.token_budget,
         )
         for part in parts:
             members = list(part.rows)
@@ -103,7 +109,7 @@ def floor(work: Work) -> Pass:
     def run() -> None:
         work.model.set_attn_implementation(work.attention)
         hidden = work.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0, -trained - 1 : -1]
-        token_scores(work.model.get_output_embeddings(), hidden, ids[0, -trained:], 1.0)[0].mean().backward()
+        token_scores(work.model.get_output_embeddings(), hidden, ids[0, -trained:], Distribution())[0].mean().backward()
 
     return run
 
@@ -202,7 +208,7 @@ def prefix_grouper(work: Work) -> Pass:
         ).last_hidden_state
         _, _, suffix, _ = grouper.split_output(hidden, include_prefix_last=1)
         read = suffix[:, :-1].flatten(0, 1)
-        logprobs, _ = token_scores(model.get_output_embeddings(), read, completion.flatten(), 1.0)
+        logprobs, _ = token_scores(model.get_output_embeddings(), read, completion.flatten(), Distribution())
         _loss(logprobs.view(len(indices), length), advantages[indices], weights[indices]).backward()
 
     def run() -> None:

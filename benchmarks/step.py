@@ -4,7 +4,7 @@
     python benchmarks/step.py --arm fission-decision --steps 3 model=smollm2 lora.rank=16 trainer.queries=2
 
 Two trainers with the same seed take turns, step by step, so that both meet the same load of the machine. Prints the
-median seconds of each phase, and the tokens that were pushed. Settings are written as for `fission train`.
+median seconds of each phase, and the tokens that were computed. Settings are written as for `fission train`.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def main() -> None:
     for phase in (*PHASES, "whole step"):
         tree, plain = (medians[name].get(phase, sum(medians[name].values())) for name in ("tree", "plain"))
         print(f"{phase:<12} tree {tree:6.2f} s   plain {plain:6.2f} s   {plain / max(tree, 1e-9):5.2f} times")
-    for pushed, raw in TOKENS.items():
-        print(f"{pushed:<22} {tokens[pushed]:>9.0f} of {tokens[raw]:>9.0f} tokens")
+    for computed, unshared in TOKENS.items():
+        print(f"{computed:<22} {tokens[computed]:>9.0f} of {tokens[unshared]:>9.0f} tokens")
 
 
 def trainer(settings: RunSettings, folder: Path) -> Trainer:

@@ -69,7 +69,7 @@ class Result:
     """What was measured on one case."""
 
     case: Case
-    raw_tokens: int
+    unshared_tokens: int
     unique_tokens: int
     model_flops: float
     """What one pass over the unique tokens must compute."""
@@ -148,7 +148,7 @@ def measure(options: argparse.Namespace, model: Any, case: Case) -> Result:
     forest = build_forest([row.ids for row in rows])
     result = Result(
         case=case,
-        raw_tokens=forest.raw_tokens,
+        unshared_tokens=forest.unshared_tokens,
         unique_tokens=len(forest),
         model_flops=shape.pass_flops(forest, len(rows) * case.completion),
         load=os.getloadavg(),
@@ -188,7 +188,7 @@ def compare(side: str, model: Any, of_the_tree: list[torch.Tensor], result: Resu
 
 
 def table(results: Sequence[Result], peak_tflops: float | None) -> str:
-    columns = ["P", "C", "fission", "raw", "unique", "side", "s", "times the tree", "peak MiB"]
+    columns = ["P", "C", "fission", "unshared", "unique", "side", "s", "times the tree", "peak MiB"]
     columns += ["of the peak"] if peak_tflops else []
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for result in results:
@@ -197,7 +197,7 @@ def table(results: Sequence[Result], peak_tflops: float | None) -> str:
             case.prompt,
             case.completion,
             "yes" if case.fission else "no",
-            result.raw_tokens,
+            result.unshared_tokens,
             result.unique_tokens,
         ]
         for side in dict.fromkeys([*result.seconds, *result.peak_mib]):

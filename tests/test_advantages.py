@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fission_grpo.algorithm.advantages import Pulse, Scale, group_advantages, pulse
+from fission_grpo.algorithm.advantages import Scale, Signal, group_advantages, signal_of
 
 REWARDS = st.lists(st.floats(-4, 4, allow_nan=False), min_size=1, max_size=9)
 
@@ -88,23 +88,23 @@ def test_advantages_are_finite_centred_and_blind_to_the_level(rewards: list[floa
 @given(REWARDS)
 def test_a_group_is_alive_exactly_when_it_has_advantages(rewards: list[float]) -> None:
     valid_G = torch.ones(len(rewards), dtype=torch.bool)
-    alive = pulse(torch.tensor(rewards, dtype=torch.float64), valid_G=valid_G) is Pulse.ALIVE
+    alive = signal_of(torch.tensor(rewards, dtype=torch.float64), valid_G=valid_G) is Signal.PRESENT
     assert alive == any(advantages(rewards))
 
 
 @pytest.mark.parametrize(
     ("rewards", "valid", "expected"),
     [
-        ([1, 0], [True, True], Pulse.ALIVE),
-        ([1, 1], [True, True], Pulse.DEAD),
-        ([0, 0], [True, True], Pulse.DEAD),
-        ([1, 1, 0], [True, True, False], Pulse.DEAD),
-        ([1, 0], [True, False], Pulse.MASKED),
-        ([1, 0], [False, False], Pulse.MASKED),
+        ([1, 0], [True, True], Signal.PRESENT),
+        ([1, 1], [True, True], Signal.ZERO_VARIANCE),
+        ([0, 0], [True, True], Signal.ZERO_VARIANCE),
+        ([1, 1, 0], [True, True, False], Signal.ZERO_VARIANCE),
+        ([1, 0], [True, False], Signal.MASKED),
+        ([1, 0], [False, False], Signal.MASKED),
     ],
 )
-def test_dead_group_accounting(rewards: list[float], valid: list[bool], expected: Pulse) -> None:
-    assert pulse(torch.tensor(rewards), valid_G=torch.tensor(valid)) is expected
+def test_dead_group_accounting(rewards: list[float], valid: list[bool], expected: Signal) -> None:
+    assert signal_of(torch.tensor(rewards), valid_G=torch.tensor(valid)) is expected
 
 
 def test_vectors_of_different_lengths_are_refused() -> None:

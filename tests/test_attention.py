@@ -44,9 +44,10 @@ from fission_grpo.tree.tree_attention import (
     compiled_flex,
     pieces,
     read_forest,
-    refusal,
+    sharing_obstacle,
     whole_blocks,
 )
+from fission_grpo.types import Distribution
 
 CPU = torch.device("cpu")
 SEQUENCES = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), min_size=1, max_size=8)
@@ -65,14 +66,14 @@ TINY = {
 
 
 def long_family() -> Forest:
-    """A trunk, branches longer than a tile and shorter ones, and a second level; two such trees in one row."""
+    """A prompt, branches longer than a tile and shorter ones, and a second level; two such trees in one row."""
     rng = Random(5)
 
     def tokens(count: int) -> list[int]:
         return [rng.randrange(50) for _ in range(count)]
 
-    trunk, failed = tokens(70), tokens(40)
-    sequences = [trunk + tokens(n) for n in (3, 9, 60)] + [trunk + failed + tokens(n) for n in (5, 30)]
+    prompt, failed = tokens(70), tokens(40)
+    sequences = [prompt + tokens(n) for n in (3, 9, 60)] + [prompt + failed + tokens(n) for n in (5, 30)]
     return joined([build_forest(sequences), build_forest([tokens(12), tokens(90)])])
 
 
@@ -148,7 +149,7 @@ def test_the_block_mask_of_flex_attention_is_the_forest(sequences: list[list[int
 
 
 def test_blocks_that_nobody_sees_are_skipped() -> None:
-    # Two branches of 256 behind 128: of 5 x 5 blocks, each of the later four sees the trunk and its own branch.
+    # Two branches of 256 behind 128: of 5 x 5 blocks, each of the later four sees the shared prefix and its own branch.
     forest = build_forest([[1] * 128 + [2] * 256, [1] * 128 + [3] * 256])
     blocks = block_mask(forest, CPU).to_dense()[0, 0]
     assert blocks.tolist() == [
@@ -161,7 +162,7 @@ def test_blocks_that_nobody_sees_are_skipped() -> None:
 
 
 def bushy(seed: int) -> Forest:
-    """A long trunk, and branches that begin and end anywhere within a block."""
+    """A long shared prefix, and branches that begin and end anywhere within a block."""
     rng = Random(seed)
     sequences = [[rng.randrange(50) for _ in range(rng.randrange(300, 500))]]
     for _ in range(7):
@@ -275,18 +276,18 @@ def sliding_qwen() -> Any:
 )
 def test_what_cannot_be_shared_exactly_is_named(config: Any, reason: str) -> None:
     classes = {"qwen2": Qwen2ForCausalLM, "mistral": MistralForCausalLM, "gemma2": Gemma2ForCausalLM}
-    assert reason in (refusal(classes[config.model_type](config)) or "")
+    assert reason in (sharing_obstacle(classes[config.model_type](config)) or "")
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_full_attention_is_not_refused(family: str) -> None:
-    assert refusal(tiny_model(family)) is None
+    assert sharing_obstacle(tiny_model(family)) is None
 
 
 def test_a_model_with_a_sliding_window_reads_separate_rows_and_refuses_shared_ones() -> None:
     model = sliding_qwen()
     rows = [TokenRow(ids=(*range(8), last), trained=(False,) * 6 + (True,) * 3) for last in (20, 21)]
-    settings = {"width": 3, "temperature": 1.0, "token_budget": 100}
+    settings = {"width": 3, "distribution": Distribution(), "token_budget": 100}
     with pytest.raises(ValueError, match="layers of type sliding_attention; score separate rows"):
         next(score(model, rows, share_prefixes(rows), **settings))
     (part,) = score(model, rows, separate(rows), **settings)
@@ -311,7 +312,7 @@ class Llama(LlamaForCausalLM):
 
 def scored(model: Any) -> None:
     rows = [TokenRow(ids=(1, 2, 3), trained=(False, True, True))]
-    next(score(model, rows, separate(rows), width=2, temperature=1.0, token_budget=10))
+    next(score(model, rows, separate(rows), width=2, distribution=Distribution(), token_budget=10))
 
 
 WITHOUT_HEAD_DIM = {name: value for name, value in TINY.items() if name != "head_dim"}

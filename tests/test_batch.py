@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fission_grpo.algorithm.advantages import Pulse, Scale
-from fission_grpo.algorithm.batch import TrainingBatch
+from fission_grpo.algorithm.advantages import Scale, Signal
+from fission_grpo.algorithm.batch import TrainingBatch, rows_of
 from fission_grpo.algorithm.groups import Group, Member
 from fission_grpo.algorithm.losses import DAPO, DR_GRPO, GRPO, Objective, policy_loss
 from fission_grpo.algorithm.rewards import Reward, RewardTerm
@@ -133,7 +133,7 @@ def test_leaving_out_silent_trajectories_changes_no_loss(
     objective: Objective, rewards: list[list[float | None]], lengths: list[int]
 ) -> None:
     groups = [group(one, lengths[: len(one)], task=str(number)) for number, one in enumerate(rewards)]
-    counted = [g for g in groups if not objective.drop_dead_groups or g.pulse() is Pulse.ALIVE]
+    counted = [g for g in groups if not objective.drop_zero_variance or g.signal() is Signal.PRESENT]
     valid = [
         (m, a)
         for g in counted
@@ -186,11 +186,38 @@ def test_training_and_the_account_of_a_run_agree_on_what_is_dead() -> None:
     ]
     groups = [replace(group(row), id=str(number)) for number, row in enumerate(rewards)]
     account = count_dead_groups(filter(None, (group_outcome(trace(g, step=0, scale=Scale.STD)) for g in groups)))
-    assert account.alive == Rate(sum(g.pulse() is Pulse.ALIVE for g in groups), 7) == Rate(3, 7)
+    assert account.alive == Rate(sum(g.signal() is Signal.PRESENT for g in groups), 7) == Rate(3, 7)
     assert account.all_fail == Rate(sum(g.all_fail for g in groups), 7) == Rate(5, 7)
     assert account.all_right == Rate(sum(g.all_right for g in groups), 7) == Rate(1, 7)
 
 
 def test_a_group_that_faults_left_empty_neither_failed_nor_succeeded() -> None:
     empty = group([None, None])
-    assert (empty.pulse(), empty.all_fail, empty.all_right) == (Pulse.MASKED, False, False)
+    assert (empty.signal(), empty.all_fail, empty.all_right) == (Signal.MASKED, False, False)
+
+
+def test_rows_carry_the_advantage_of_their_own_group_and_faults_weigh_nothing() -> None:
+    groups = [group([1.0, 0.0, None], prompt=1), group([2.0, 2.0], [1, 2], prompt=3)]
+    rows = rows_of(groups, Scale.NONE)
+    # First group: mean 0.5 over the two valid ones; second group: no spread.
+    assert [row.advantage for row in rows] == [0.5, -0.5, 0.0, 0.0, 0.0]
+    assert [row.reward for row in rows] == [1.0, 0.0, None, 2.0, 2.0]
+    assert [row.tokens for row in rows] == [3, 3, 0, 1, 2]
+    assert [row.prompt for row in rows] == [2] * 5
+    spoiled = rows[2]
+    assert spoiled.ids == groups[0].members[2].trajectory.ids
+    assert not any(spoiled.sampled)
+    assert not any(spoiled.logprobs)
+
+
+def test_padding_rows_weigh_nothing() -> None:
+    rows = rows_of([group([1.0, 0.0])], Scale.STD, pad_to=4)
+    assert rows[:2] == rows_of([group([1.0, 0.0])], Scale.STD)
+    for row in rows[2:]:
+        assert (row.ids, row.tokens, row.advantage, row.reward) == (rows[0].ids, 0, 0.0, None)
+
+
+@pytest.mark.parametrize(("groups", "pad_to"), [([group([1.0, 0.0])], 1), ([], 4)], ids=["too many", "none"])
+def test_padding_that_cannot_be(groups: list[Group], pad_to: int) -> None:
+    with pytest.raises(ValueError, match=f"rows to pad to {pad_to}; expected at least one and no more than that"):
+        rows_of(groups, Scale.STD, pad_to=pad_to)

@@ -14,7 +14,7 @@ from tiny_contexts import TEMPLATE, context
 from tiny_policies import DONE, WORLDS, LetterByLetter, chat, fails_alone, say, script, scripted, tasks
 
 from fission_grpo.algorithm.buffer import LifoBuffer
-from fission_grpo.algorithm.context import CorrectiveContext, Origin
+from fission_grpo.algorithm.context import CorrectiveContext, Parent
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.source import FissionSettings, FissionSource
@@ -113,7 +113,7 @@ def test_x_corr_is_the_dialogue_the_failed_message_and_the_feedback() -> None:
     assert [message["role"] for message in context.messages[len(TASK.messages) :]] == ["assistant", "tool"]
     assert context.messages[-1]["content"] == STATIC_TEXT
     assert (context.depth, context.policy_version) == (1, 4)
-    assert context.origin == Origin(group="0/exploration/0.0", trajectory=0, turn=0)
+    assert context.parent == Parent(group="0/exploration/0.0", trajectory=0, turn=0)
 
 
 def test_the_failed_message_keeps_its_very_tokens() -> None:
@@ -139,7 +139,7 @@ def test_a_failure_in_mid_episode_keeps_the_turns_before_it() -> None:
     fission.observe([found], policy_version=0)
     (context,) = fission.next_contexts()
     trajectory = found.members[0].trajectory
-    assert context.origin.turn == len(TASK.gold[0])
+    assert context.parent.turn == len(TASK.gold[0])
     assert context.x_ids == trajectory.ids[: trajectory.turns[-2].start]
     assert context.before == trajectory.turns[:-1]
     assert context.start(WORLDS).messages == context.messages

@@ -14,7 +14,7 @@ from tiny_policies import chat, hidden_task, say, scripted, tiny_model
 from typer.testing import CliRunner
 
 from fission_grpo.algorithm.judge import Judge
-from fission_grpo.assembly import WORLDS, assemble, require_judges
+from fission_grpo.assembly import WORLDS, assemble
 from fission_grpo.cli import app
 from fission_grpo.config import RunSettings, load_settings, read_overrides
 from fission_grpo.environments.functions.imported import imported_worlds
@@ -22,6 +22,7 @@ from fission_grpo.environments.functions.schema_of import toolbox
 from fission_grpo.errors import ConfigError
 from fission_grpo.files import read_jsonl
 from fission_grpo.policy.base import Sampling
+from fission_grpo.preflight import require_judges
 from fission_grpo.rollout import Horizon, open_task, rollout
 from fission_grpo.tasks.jsonl import read_tasks, write_tasks
 from fission_grpo.types import Task, ToolCall, World

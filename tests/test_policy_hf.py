@@ -15,8 +15,7 @@ from fission_grpo.errors import PolicyError
 from fission_grpo.policy.base import Context, Sampling
 from fission_grpo.policy.local.forward import WORTH_WAITING, GenerationCount
 from fission_grpo.policy.local.hf_policy import HFPolicy
-from fission_grpo.policy.local.sampling import draw
-from fission_grpo.policy.local.speculation import Guesses
+from fission_grpo.policy.local.speculation import PromptLookup
 from fission_grpo.policy.scripted import ScriptedPolicy
 from fission_grpo.tree.prefix_tree import build_forest
 from fission_grpo.types import FinishReason
@@ -95,7 +94,7 @@ def test_greedy_tokens_are_those_of_transformers(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logprobs_are_those_of_a_fresh_forward(family: str) -> None:
     model = tiny_model(family, vocabulary=VOCABULARY)
-    sampling = Sampling(max_tokens=8, temperature=0.7, top_k=5)
+    sampling = Sampling(max_tokens=8, temperature=0.7)
     completions = HFPolicy(model, eos_id=common_token(model), pad_id=PAD).generate(CONTEXTS, sampling=sampling, seed=3)
     for context, completion in zip(CONTEXTS, completions, strict=True):
         with torch.no_grad():
@@ -131,9 +130,9 @@ def test_the_seed_alone_decides_what_is_drawn() -> None:
     torch.manual_seed(99)
     again = policy.generate(CONTEXTS, sampling=sampling, seed=5)
     assert [completion.ids for completion in again] == [completion.ids for completion in first]
-    # What is remembered and what is expected change the last digits of a log-probability.
-    policy.forget()
-    policy.guesses.load_state_dict(Guesses().state_dict())
+    # What is cached and what is drafted change the last digits of a log-probability.
+    policy.invalidate()
+    policy.lookup.load_state_dict(PromptLookup().state_dict())
     assert policy.generate(CONTEXTS, sampling=sampling, seed=5) == first
     assert policy.generate(CONTEXTS, sampling=sampling, seed=6) != first
     siblings = policy.generate([CONTEXTS[0]] * 8, sampling=sampling, seed=5)
@@ -166,7 +165,7 @@ def test_what_contexts_have_in_common_is_prefilled_once() -> None:
     # all of B: what they share beyond the header is not worth a pass. Twice the same context is one row.
     assert policy.take_count() == GenerationCount(
         prefilled=WORTH_WAITING + 9 + 4 + (4 + 2) + 13,
-        raw=4 * WORTH_WAITING + 2 * 9 + 2 * 4 + 2 + 13,
+        unshared=4 * WORTH_WAITING + 2 * 9 + 2 * 4 + 2 + 13,
         sampled=5,
         passes=1,
     )
@@ -179,12 +178,12 @@ def test_a_group_is_sampled_on_the_tree_that_it_is(seed: int, heat: float) -> No
     """Every unique token goes through the model once, but for the ends, behind which nobody looks."""
     policy = HFPolicy(tiny_model(vocabulary=VOCABULARY), eos_id=3, pad_id=PAD)
     sampling = Sampling(max_tokens=12, temperature=heat)
-    for prompt in (A, C):  # of the second group something can be guessed
+    for prompt in (A, C):  # of the second group something can be drafted
         said = policy.generate([prompt] * 8, sampling=sampling, seed=seed)
         tree = build_forest([prompt + completion.ids[:-1] for completion in said])
         count = policy.take_count()
         assert count.prefilled == len(prompt)
-        assert count.prefilled + count.decoded - (count.guessed - count.confirmed) == len(tree)
+        assert count.prefilled + count.decoded - (count.drafted - count.accepted) == len(tree)
         assert count.sampled == sum(len(completion.ids) for completion in said)
 
 
@@ -193,12 +192,12 @@ def test_what_was_said_before_takes_few_passes() -> None:
     sampling = Sampling(max_tokens=30, temperature=0.5)
     first = policy.generate([A], sampling=sampling, seed=0)
     assert policy.take_count().passes > 20
-    policy.forget()
+    policy.invalidate()
     again = policy.generate([A], sampling=sampling, seed=0)
     assert again[0].ids == first[0].ids
     count = policy.take_count()
-    # 30 tokens, 9 a pass: 8 guesses and the one drawn behind them. Of the last pass 3 are left to say, 2 to guess.
-    assert (count.passes, count.guessed, count.confirmed) == (4, 3 * 8 + 2, 3 * 8 + 2)
+    # 30 tokens, 9 a pass: 8 of a draft and the one drawn behind them. Of the last pass 3 are left to say, 2 to draft.
+    assert (count.passes, count.drafted, count.accepted) == (4, 3 * 8 + 2, 3 * 8 + 2)
 
 
 def test_all_roots_may_be_empty() -> None:
@@ -222,63 +221,6 @@ def test_what_the_model_cannot_read_is_a_fault_of_ours() -> None:
 
 def test_the_window_is_the_model_s() -> None:
     assert HFPolicy(tiny_model(), eos_id=3, pad_id=PAD).context_window == 4096
-
-
-# draw(): the distribution itself.
-
-LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0])
-DRAWS = 20_000
-
-
-def shares(sampling: Sampling) -> torch.Tensor:
-    heights = torch.rand(DRAWS, generator=torch.Generator().manual_seed(0))
-    drawn, _ = draw(LOGITS, sampling, heights)
-    return torch.bincount(drawn, minlength=len(LOGITS)) / DRAWS
-
-
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_tokens_are_drawn_by_the_tempered_softmax(temperature: float) -> None:
-    expected = (LOGITS / temperature).softmax(dim=0)
-    # Five standard errors of a share: 5 x sqrt(1/4 / 20 000) = 0.018.
-    assert (shares(Sampling(max_tokens=1, temperature=temperature)) - expected).abs().max() < 0.018
-
-
-def test_top_k_draws_from_the_best_k_in_their_proportions() -> None:
-    found = shares(Sampling(max_tokens=1, top_k=2))
-    assert not found[2:].any()
-    expected = LOGITS[:2].softmax(dim=0)
-    assert (found[:2] - expected).abs().max() < 0.018
-
-
-@pytest.mark.parametrize("height, token", [(0.0, 1), (0.24, 1), (0.26, 3), (0.999999, 3)])
-def test_what_has_no_probability_is_never_drawn(height: float, token: int) -> None:
-    """Shares 0, 1/4, 0, 3/4, 0: the cumulative distribution stands still at the first, the third and the last token."""
-    logits = torch.tensor([0, 0.25, 0, 0.75, 0]).log()
-    drawn, _ = draw(logits, Sampling(max_tokens=1), torch.tensor([height]))
-    assert drawn.tolist() == [token]
-
-
-def test_greedy_takes_the_best() -> None:
-    assert shares(Sampling(max_tokens=1, temperature=0.0)).tolist() == [1, 0, 0, 0, 0]
-
-
-@given(
-    st.lists(st.floats(-5, 5), min_size=2, max_size=9),
-    st.floats(0.1, 3) | st.just(0.0),
-    st.integers(0, 12),
-    st.floats(0, 1, exclude_max=True),
-)
-def test_the_logprob_is_that_of_the_whole_vocabulary(
-    values: list[float], heat: float, top_k: int, height: float
-) -> None:
-    """As training recomputes it: tempered, and blind to top-k; greedy draws keep the plain softmax."""
-    logits = torch.tensor(values)
-    sampling = Sampling(max_tokens=1, temperature=heat, top_k=top_k)
-    token, logprob = draw(logits, sampling, torch.tensor([height]))
-    distribution = (logits / (heat or 1.0)).log_softmax(dim=-1)
-    assert logprob.tolist() == pytest.approx(distribution[token].tolist())
-    better = (distribution.exp() > distribution.exp()[token]).sum()
-    assert top_k == 0 or heat == 0 or better < top_k
 
 
 # The fake that ships.

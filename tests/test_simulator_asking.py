@@ -107,7 +107,7 @@ def test_the_frozen_start_is_asked_while_the_server_writes(tmp_path: Path) -> No
 
     with serving(when_asked) as server:
         trainer = tiny_run(tmp_path, fission=FISSION, simulator=simulator(server, deadline_seconds=10.0), steps=1)
-        trainer.reference = reference
+        trainer.learner.reference = reference
         finish(trainer)
     assert "endpoint" in written(trainer)
     assert not any(name.startswith("simulator/fallback") for line in metrics(trainer.run) for name in line)
@@ -160,10 +160,10 @@ def test_what_is_being_written_is_in_the_checkpoint(tmp_path: Path) -> None:
     scribe = says(TEXT)
     scribe.remote = True
     trainer = tiny_run(tmp_path, fission=FISSION, simulator=GuardedSimulator(scribe), steps=2)
-    trainer.source.observe(trainer.explore(0), policy_version=0)
-    assert trainer.source.waiting
+    trainer.stages.observe(trainer.stages.explore(trainer.tasks[:3], step=0, progress=0.0), step=0)
+    assert trainer.source.awaits_feedback
     assert len(trainer.source.state_dict()["buffer"]["contexts"]) == trainer.source.count.observed > 0
-    assert not trainer.source.waiting
+    assert not trainer.source.awaits_feedback
 
 
 def test_only_a_server_is_asked_in_the_background() -> None:

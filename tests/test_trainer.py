@@ -338,12 +338,26 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_no_half_one(
         pytest.raises(FissionError, match=r"cannot write .*step-3: .*free some space.*--resume \(.*step-2 is whole\)"),
         no_file_longer_than(limit),
     ):
-        trainer.save()
+        trainer.checkpoints.save()
     assert sorted(path.name for path in trainer.run.checkpoints.iterdir()) == ["step-2"]
     resumed = tiny_run(tmp_path, resume=True)
     assert resumed.progress.step == 2
     finish(resumed)
     assert_same_run(resumed, whole)
+
+
+def test_a_checkpoint_of_another_version_is_refused_by_name_before_its_pickles_are_opened(tmp_path: Path) -> None:
+    trainer = tiny_run(tmp_path)
+    finish(trainer, stop_after=1)
+    checkpoint = trainer.run.latest_checkpoint()
+    assert checkpoint is not None
+    (checkpoint / "checkpoint.json").unlink()  # as version 0.1 left it
+    (checkpoint / "progress-0.pkl").write_bytes(b"not to be opened")
+    with pytest.raises(
+        ConfigError,
+        match=r"step-1 was written by fission-grpo 0\.1\.0 \(checkpoint format 1\).* reads format 2: finish",
+    ):
+        tiny_run(tmp_path, resume=True)
 
 
 def test_a_run_is_resumed_by_as_many_processes_as_began_it(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from torch import Tensor
 from fission_grpo.algorithm.losses import DAPO, DR_GRPO, GRPO, Objective, policy_loss, token_weights
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.recomputation import recompute_layers
-from fission_grpo.tree.logprobs import Family, TokenRow, score, separate, share_prefixes, token_scores
+from fission_grpo.tree.logprobs import PackedGroup, TokenRow, score, separate, share_prefixes, token_scores
 from fission_grpo.tree.prefix_tree import build_forest, joined, pack, split
 from fission_grpo.tree.tree_attention import Shape, pieces
+from fission_grpo.types import Distribution
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7), min_size=1, max_size=8)
 VOCABULARY = 64
@@ -42,7 +43,7 @@ def test_every_prefix_is_paid_for_once(sequences: list[list[int]]) -> None:
     prefixes = {tuple(sequence[: n + 1]) for sequence in sequences for n in range(len(sequence))}
     forest = build_forest(sequences)
     assert len(forest) == len(prefixes)
-    assert forest.raw_tokens == sum(map(len, sequences))
+    assert forest.unshared_tokens == sum(map(len, sequences))
 
 
 @given(SEQUENCES)
@@ -117,7 +118,7 @@ def test_a_large_forest_is_cut_into_parts_that_fit(sequences: list[list[int]], b
 
 
 @given(SEQUENCES, st.integers(1, 60))
-def test_what_fits_behind_its_trunk_stays_whole(sequences: list[list[int]], budget: int) -> None:
+def test_what_fits_behind_its_prefix_stays_whole(sequences: list[list[int]], budget: int) -> None:
     forest = build_forest(sequences)
     limit = max(budget, 2 * max(map(len, sequences)))
     part_of = {index: n for n, part in enumerate(split(forest, token_budget=budget)) for index in part}
@@ -172,7 +173,7 @@ def update_of(objective: Objective) -> dict[str, Any]:
 
 
 def by_micro_batches(
-    model: Any, forests: Sequence[Family], objective: Objective, *, token_budget: int = 64
+    model: Any, forests: Sequence[PackedGroup], objective: Objective, *, token_budget: int = 64
 ) -> tuple[float, Tensor, dict[str, Tensor]]:
     """Loss, log-probabilities [B, T] and gradients as the trainer gets them."""
     precision = torch.promote_types(model.dtype, torch.float32)
@@ -180,7 +181,9 @@ def by_micro_batches(
     model.zero_grad()
     loss = 0.0
     logprobs_BT = torch.zeros(MASK_BT.shape, dtype=precision)
-    scores = score(model, ROWS, forests, width=WIDTH, temperature=0.7, token_budget=token_budget)
+    scores = score(
+        model, ROWS, forests, width=WIDTH, distribution=Distribution(temperature=0.7), token_budget=token_budget
+    )
     for part in scores:
         rows = list(part.rows)
         part_loss = policy_loss(
@@ -259,15 +262,17 @@ def test_the_cut_into_micro_batches_changes_nothing(token_budget: int) -> None:
     assert_same(by_micro_batches(model, share_prefixes(ROWS), GRPO, token_budget=token_budget), whole, 1e-9)
 
 
-def test_a_trunk_that_is_read_again_is_counted_again() -> None:
+def test_a_shared_prefix_that_is_computed_again_is_counted_again() -> None:
     # A prompt of 10 and six answers of 10: 70 nodes. A part holds twice the longest path, 40: three answers each.
     rows = [row((1,) * 10, (answer,) * 10) for answer in range(2, 8)]
     model = tiny_model(vocabulary=VOCABULARY)
-    pushed = []
+    computed = []
     for token_budget in (100, 1):
-        parts = score(model, rows, share_prefixes(rows), width=10, temperature=1.0, token_budget=token_budget)
-        pushed.append([part.pushed for part in parts])
-    assert pushed == [[70], [40, 40]]
+        parts = score(
+            model, rows, share_prefixes(rows), width=10, distribution=Distribution(), token_budget=token_budget
+        )
+        computed.append([part.computed for part in parts])
+    assert computed == [[70], [40, 40]]
 
 
 def forgetful(kind: str) -> Any:
@@ -306,7 +311,9 @@ def test_recomputed_rows_remember_their_trees_until_the_backward_pass() -> None:
         model = tiny_model("llama", vocabulary=VOCABULARY, dtype=torch.float64)
         if recomputed:
             recompute_layers(model)
-        parts = list(score(model, ROWS, share_prefixes(ROWS), width=WIDTH, temperature=1.0, token_budget=40))
+        parts = list(
+            score(model, ROWS, share_prefixes(ROWS), width=WIDTH, distribution=Distribution(), token_budget=40)
+        )
         assert len(parts) > 1
         # All rows are read before the first of them is computed again.
         sum(part.logprobs_BT.sum() for part in parts).backward()
@@ -323,7 +330,7 @@ def test_recomputed_layers_keep_little_for_the_backward_pass() -> None:
         saved: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.nbytes) or t, lambda t: t):
             forest = share_prefixes(ROWS)
-            list(score(model, ROWS, forest, width=WIDTH, temperature=1.0, token_budget=10_000))
+            list(score(model, ROWS, forest, width=WIDTH, distribution=Distribution(), token_budget=10_000))
         kept[recomputed] = sum(saved)
     assert kept[True] < kept[False] / 4
 
@@ -367,7 +374,7 @@ def test_the_head_in_slices_gives_the_same_scores_and_gradients(logits_at_once: 
     distribution = (head(hidden) / 0.7).log_softmax(dim=-1)
     expected = distribution[torch.arange(17), token]
     expected_gradients = torch.autograd.grad(expected @ weight, (hidden, head.weight))
-    logprob, entropy = token_scores(head, hidden, token, 0.7, logits_at_once=logits_at_once)
+    logprob, entropy = token_scores(head, hidden, token, Distribution(temperature=0.7), logits_at_once=logits_at_once)
     torch.testing.assert_close(logprob, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(entropy, -(distribution.exp() * distribution).sum(-1), rtol=1e-12, atol=1e-12)
     gradients = torch.autograd.grad(logprob @ weight, (hidden, head.weight))
@@ -381,14 +388,14 @@ def test_the_head_in_slices_keeps_no_logits_for_the_backward_pass() -> None:
     for name, at_once in (("slices", 4000), ("whole", 10**6)):
         saved: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t):
-            token_scores(head, hidden, torch.zeros(64, dtype=torch.long), 1.0, logits_at_once=at_once)
+            token_scores(head, hidden, torch.zeros(64, dtype=torch.long), Distribution(), logits_at_once=at_once)
         kept[name] = sum(size for size in saved if size != head.weight.numel())
     assert kept["whole"] >= 64 * 1000
     assert kept["slices"] < 4000
 
 
 def gradient_of(
-    model: Any, rows: Sequence[TokenRow], forests: Sequence[Family], objective: Objective, *, token_budget: int
+    model: Any, rows: Sequence[TokenRow], forests: Sequence[PackedGroup], objective: Objective, *, token_budget: int
 ) -> dict[str, Tensor]:
     """Of an update whose advantages and old log-probabilities differ from row to row."""
     width = max(sum(row.trained) for row in rows)
@@ -397,7 +404,9 @@ def gradient_of(
     advantages_B = torch.linspace(-1, 2, len(rows), dtype=torch.float64)
     old_BT = torch.linspace(-5, -1, len(rows), dtype=torch.float64)[:, None].expand(-1, width)
     model.zero_grad()
-    for part in score(model, rows, forests, width=width, temperature=0.8, token_budget=token_budget):
+    for part in score(
+        model, rows, forests, width=width, distribution=Distribution(temperature=0.8), token_budget=token_budget
+    ):
         members = list(part.rows)
         policy_loss(
             part.logprobs_BT,
@@ -451,7 +460,7 @@ def test_any_forest_scores_like_separate_rows(sequences: list[list[int]], rng: R
     rows = [TokenRow(ids=tuple(ids), trained=(False, *(rng.random() < 0.6 for _ in ids[1:]))) for ids in sequences]
     forests = share_prefixes(rows)
     with torch.no_grad():
-        for part in score(model, rows, forests, width=7, temperature=1.0, token_budget=30):
+        for part in score(model, rows, forests, width=7, distribution=Distribution(), token_budget=30):
             for index, logprobs, entropy in zip(part.rows, part.logprobs_BT, part.entropy_BT, strict=True):
                 distribution = model(torch.tensor([rows[index].ids])).logits[0].log_softmax(dim=-1)
                 parents = [place - 1 for place, trained in enumerate(rows[index].trained) if trained]
@@ -473,7 +482,9 @@ def test_a_row_does_not_feel_its_neighbours() -> None:
     scores = {}
     for name, rows in (("as it was", ROWS), ("changed", changed)):
         with torch.no_grad():
-            (part,) = score(model, rows, share_prefixes(rows), width=WIDTH, temperature=1, token_budget=1000)
+            (part,) = score(
+                model, rows, share_prefixes(rows), width=WIDTH, distribution=Distribution(), token_budget=1000
+            )
         scores[name] = dict(zip(part.rows, part.logprobs_BT, strict=True))
     for index in range(len(ROWS)):
         same = torch.allclose(scores["as it was"][index], scores["changed"][index], rtol=0, atol=1e-12)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fission_grpo.algorithm.context import CorrectiveContext, Origin
+from fission_grpo.algorithm.context import CorrectiveContext, Parent
 from fission_grpo.simulator.base import Feedback
 from fission_grpo.types import ErrorClass, Task
 
@@ -19,7 +19,7 @@ TEMPLATE = CorrectiveContext(
     feedback=Feedback(texts=("no",), origin="test"),
     error=ErrorClass.FORMAT,
     depth=1,
-    origin=Origin(group="g", trajectory=0, turn=0),
+    parent=Parent(group="g", trajectory=0, turn=0),
     policy_version=0,
 )
 

@@ -23,8 +23,9 @@ from fission_grpo.rollout import RolloutSettings, Worlds
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
 from fission_grpo.simulator.rules import RulesSimulator
+from fission_grpo.training.settings import TrainerSettings
 from fission_grpo.training.supervised import SupervisedSettings, gold_dialogue, supervise
-from fission_grpo.training.trainer import StepReport, Trainer, TrainerSettings
+from fission_grpo.training.trainer import StepReport, Trainer
 from fission_grpo.tree.logprobs import TokenRow
 from fission_grpo.types import Completion, FinishReason, Task
 
@@ -112,7 +113,7 @@ def tiny_run(
     trainer.accelerator.wait_for_everyone()
     checkpoint = trainer.run.latest_checkpoint()
     if resume and checkpoint is not None:
-        trainer.resume(checkpoint)
+        trainer.checkpoints.load(checkpoint)
     return trainer
 
 
@@ -130,7 +131,7 @@ def metrics(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().clone() for name, weight in trainer.model.state_dict().items()}
+    return {name: weight.detach().clone() for name, weight in trainer.learner.model.state_dict().items()}
 
 
 def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
@@ -144,7 +145,7 @@ def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
 def buffer_of(trainer: Trainer) -> list[tuple[Any, ...]]:
     """The fission buffer, top last, but for how long calls took."""
     buffer = trainer.source.state_dict()["buffer"]
-    return [(c.key, c.ids, c.depth, c.policy_version, c.origin, _world(c)) for c in buffer["contexts"]]
+    return [(c.key, c.ids, c.depth, c.policy_version, c.parent, _world(c)) for c in buffer["contexts"]]
 
 
 def _world(context: CorrectiveContext) -> str:
@@ -160,7 +161,7 @@ def run_in_process(
     torch.set_num_threads(threads)
     trainer = tiny_run(folder, model=model_with(torch.load(start)), fission=fission)
     finish(trainer)
-    gradients = {str(place): p.grad for place, p in enumerate(trainer.parameters) if p.grad is not None}
+    gradients = {str(place): p.grad for place, p in enumerate(trainer.learner.parameters) if p.grad is not None}
     rank = trainer.accelerator.process_index
     write_text(folder / f"rank-{rank}", f"{fingerprint(weights(trainer))} {fingerprint(gradients)}")
     trainer.accelerator.end_training()

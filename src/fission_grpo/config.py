@@ -26,7 +26,7 @@ from fission_grpo.settings import Settings
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
 from fission_grpo.tasks.training_set import SYNTHETIC, SyntheticSettings
-from fission_grpo.training.trainer import TrainerSettings
+from fission_grpo.training.settings import TrainerSettings
 
 Key: TypeAlias = tuple[str, ...]
 """Path of a setting: `("trainer", "steps")` for `trainer.steps`."""

@@ -1,7 +1,8 @@
 """Policy x environment -> trajectory. Many at once, each at its own pace in a world of its own.
 
 arXiv:2601.15625, stages 1 and 3, sample alike: stage 1 starts from the rendered task, stage 3 from a corrective
-context with the world as it stood after the failed call. Only the `Start` differs.
+context with the world as it stood after the failed call. Only the `Start` differs. `rollout` asks a policy for a whole
+batch; an engine that drives one dialogue at a time asks a `Dialogue` what to sample next.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class Start:
     environment: Environment | None
     """A world of its own, ready to take the next call; None for a task without one, and where it broke."""
     fault: str = ""
-    """What broke while the world was built: the trajectory is spoiled before its first token."""
+    """What broke while the world was built: the trajectory is invalid before its first token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +99,7 @@ class Trajectory:
 
     @property
     def valid(self) -> bool:
-        """False: a fault of ours spoiled it, so it is neither scored nor trained on."""
+        """False: a fault of ours touched it, so it is neither scored nor trained on."""
         return self.end is not EndReason.HARNESS_FAULT
 
     def dialogue(self, turns: int) -> tuple[Message, ...]:
@@ -142,7 +143,7 @@ def render_prompts(tasks: Sequence[Task], *, chat: ChatFormat, window: int, max_
 
 
 def open_task(task: Task, *, chat: ChatFormat, worlds: Worlds) -> Start:
-    """Render a task and build its world; a world that cannot be built spoils this start and no other.
+    """Render a task and build its world; a world that cannot be built invalidates this start and no other.
 
     Raises:
         ConfigError: the task names a world that is not among `worlds`.
@@ -219,10 +220,14 @@ def rollout(
     Raises:
         PolicyError: sampling failed; nothing of this batch can be trusted.
     """
-    room = policy.context_window - sampling.max_tokens
-    runs = [_Run(start, chat, horizon, max_turns, room) for start, horizon in zip(starts, horizons, strict=True)]
-    running = [run for run in runs if run.end is None]
-    report(len(runs) - len(running))
+    dialogues = [
+        Dialogue(
+            start, chat=chat, horizon=horizon, max_turns=max_turns, room=policy.context_window - sampling.max_tokens
+        )
+        for start, horizon in zip(starts, horizons, strict=True)
+    ]
+    running = [dialogue for dialogue in dialogues if dialogue.end is None]
+    report(len(dialogues) - len(running))
 
     def reply(index: int, completion: Completion) -> Context | None:
         following = running[index].advance(completion)
@@ -230,21 +235,35 @@ def rollout(
             report(1)
         return following
 
-    contexts = [run.transcript.ids for run in running]
+    contexts = [dialogue.transcript.ids for dialogue in running]
     policy.converse(contexts, reply=reply, sampling=sampling, seed=seed)
-    return [run.trajectory() for run in runs]
+    return [dialogue.trajectory() for dialogue in dialogues]
 
 
-class _Run:
-    """One trajectory in the making."""
+class Dialogue:
+    """One trajectory in the making, for engines that drive one dialogue at a time.
 
-    def __init__(self, start: Start, chat: ChatFormat, horizon: Horizon, max_turns: int, room: int) -> None:
+        while dialogue.context is not None:
+            dialogue.advance(sample(dialogue.context))
+        trajectory = dialogue.trajectory()
+
+    Sampling is the engine's; what it samples is read, answered by the world and judged here. A dialogue can be pickled
+    between two completions if its environment can.
+    """
+
+    def __init__(self, start: Start, *, chat: ChatFormat, horizon: Horizon, max_turns: int, room: int) -> None:
+        """Continue a start; nothing is sampled yet.
+
+        Args:
+            horizon: how far it goes.
+            max_turns: most assistant messages for one user message.
+            room: most tokens of a context that still leaves room for a completion.
+        """
         self.start = start
         self.chat = chat
         self.horizon = horizon
         self.max_turns = max_turns
         self.room = room
-        """Most tokens of a context that still leaves room for a completion."""
         self.transcript = start.transcript.fork()
         self.turns: list[Turn] = []
         self.snapshots: list[Snapshot | None] = []
@@ -252,13 +271,25 @@ class _Run:
         self.user_turn_began = 0
         self.fault = start.fault
         self.end: EndReason | None = None
+        """None while it goes on."""
         if start.fault:
             self.end = EndReason.HARNESS_FAULT
         elif len(self.transcript.ids) > room:
             self.end = EndReason.CONTEXT
 
+    @property
+    def context(self) -> Context | None:
+        """The token ids to continue; None once it has ended."""
+        return self.transcript.ids if self.end is None else None
+
     def advance(self, completion: Completion) -> Context | None:
-        """Read one completion, let the world answer, and decide whether to go on: with what, or None."""
+        """Read one completion, let the world answer, and decide whether to go on: with which context, or None.
+
+        Raises:
+            ValueError: it has ended.
+        """
+        if self.end is not None:
+            raise ValueError(f"task {self.start.task.id}: the dialogue has ended ({self.end}); expected no completion")
         begin = len(self.transcript.ids)
         self.transcript.extend_sampled(completion)
         text = self.chat.decode(completion.ids)
@@ -272,17 +303,17 @@ class _Run:
         if self.end is None:
             with self._masking_faults():
                 self._go_on(completion.finish, outcomes)
-        return self.transcript.ids if self.end is None else None
+        return self.context
 
     @contextmanager
     def _masking_faults(self) -> Iterator[None]:
-        """What the world breaks without saying so spoils this trajectory and no other."""
+        """What the world breaks without saying so invalidates this trajectory and no other."""
         try:
             yield
         except EnvironmentFault as fault:
-            self._spoil(str(fault))
+            self._invalidate(str(fault))
 
-    def _spoil(self, fault: str) -> None:
+    def _invalidate(self, fault: str) -> None:
         self.fault = fault
         self.end = EndReason.HARNESS_FAULT
 
@@ -297,7 +328,7 @@ class _Run:
         for call in parsed.calls:
             outcomes.append(_outcome(environment, call))
             if outcomes[-1].kind is OutcomeKind.HARNESS_FAULT:
-                self._spoil(outcomes[-1].text)
+                self._invalidate(outcomes[-1].text)
                 break
         return tuple(outcomes)
 

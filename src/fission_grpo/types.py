@@ -114,6 +114,21 @@ class Task:
     """Slices for reports: `apis`, `split`, `wording`, `hidden` (a precondition is unmet), ..."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """What each token is drawn from: the softmax of the logits, tempered, cut to the top k, and renormalised.
+
+    Tokens whose probability equals the k-th largest all stay, so there may be more than k of them. The sampler and the
+    scorer of training take the same value (`tree.distribution` computes it for both).
+    """
+
+    temperature: float = 1.0
+    """The logits are divided by it. 0 is greedy: the likeliest token is taken, top-k has nothing to cut, and the
+    log-probability of a token is that of the model's own softmax."""
+    top_k: int = 0
+    """0 keeps the whole vocabulary."""
+
+
 class FinishReason(StrEnum):
     """Why the policy stopped sampling."""
 
@@ -130,7 +145,8 @@ class Completion:
     ids: tuple[int, ...]
     """Sampled tokens, the end-of-turn token included when `finish` is STOP."""
     logprobs: tuple[float, ...]
-    """Log-probability of each token under the tempered distribution over the whole vocabulary, in nats."""
+    """Log-probability of each token, in nats, under the very `Distribution` that it was sampled from: tempered, cut to
+    the top k, and renormalised. Training computes the same again."""
     finish: FinishReason
 
 

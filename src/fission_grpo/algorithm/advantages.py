@@ -13,7 +13,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from fission_grpo.algorithm.rewards import is_dead
+from fission_grpo.algorithm.rewards import zero_variance
 
 
 class Scale(StrEnum):
@@ -25,12 +25,12 @@ class Scale(StrEnum):
     """Dr.GRPO: nothing, so that easy and hard groups are not magnified."""
 
 
-class Pulse(StrEnum):
-    """Whether a group carries any signal; see `rewards.is_dead`."""
+class Signal(StrEnum):
+    """Whether a group has a gradient to give. The values are what `traces.jsonl` says."""
 
-    ALIVE = "alive"
-    DEAD = "dead"
-    """No spread between the rewards, whatever they are."""
+    PRESENT = "alive"
+    ZERO_VARIANCE = "dead"
+    """No spread between the rewards, whatever they are (`rewards.zero_variance`)."""
     MASKED = "masked"
     """Fewer than two trajectories are free of faults of ours."""
 
@@ -40,9 +40,9 @@ def group_advantages(rewards_G: Tensor, *, valid_G: Tensor, scale: Scale = Scale
 
     Args:
         rewards_G: one reward for each trajectory; any value where `valid_G` is False.
-        valid_G: False for trajectories that a fault of ours spoiled: they neither move the baseline nor get a gradient.
+        valid_G: False for invalid trajectories: they neither move the baseline nor get a gradient.
         scale: the divisor.
-        eps: keeps a nearly dead group from exploding; ignored with `Scale.NONE`.
+        eps: keeps a group of almost no spread from exploding; ignored with `Scale.NONE`.
     Returns:
         Advantages, float32: 0 for invalid trajectories and for the whole of a group without spread.
     Raises:
@@ -52,7 +52,7 @@ def group_advantages(rewards_G: Tensor, *, valid_G: Tensor, scale: Scale = Scale
         raise ValueError(f"expected two vectors of one length, got {tuple(rewards_G.shape)}, {tuple(valid_G.shape)}")
     advantages = torch.zeros_like(rewards_G, dtype=torch.float32)
     valid = rewards_G[valid_G].double()
-    if is_dead(valid.tolist()):
+    if zero_variance(valid.tolist()):
         return advantages
     centred = valid - valid.mean()
     divisor = valid.std(correction=0) + eps if scale is Scale.STD else 1.0
@@ -60,9 +60,9 @@ def group_advantages(rewards_G: Tensor, *, valid_G: Tensor, scale: Scale = Scale
     return advantages
 
 
-def pulse(rewards_G: Tensor, *, valid_G: Tensor) -> Pulse:
+def signal_of(rewards_G: Tensor, *, valid_G: Tensor) -> Signal:
     """Does this group carry signal, and if not, why not?"""
     valid = rewards_G[valid_G].double().tolist()
     if len(valid) < 2:
-        return Pulse.MASKED
-    return Pulse.DEAD if is_dead(valid) else Pulse.ALIVE
+        return Signal.MASKED
+    return Signal.ZERO_VARIANCE if zero_variance(valid) else Signal.PRESENT

@@ -1,4 +1,6 @@
-"""The tensors of one update: every trajectory of every group, with its advantage and the weight of its tokens.
+"""Groups as rows and tensors: every trajectory of an update, with its advantage and the weight of its tokens.
+
+`rows_of` is what an engine with tensors of its own takes (TRL, verl); `TrainingBatch` is what our learner takes.
 
 Shapes: B trajectories, T sampled tokens of the longest one.
 """
@@ -11,10 +13,81 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fission_grpo.algorithm.advantages import Pulse
+from fission_grpo.algorithm.advantages import Scale
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.losses import Objective, token_weights
 from fission_grpo.tree.logprobs import TokenRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRow:
+    """One trajectory as an engine trains on it. A row without any sampled token weighs nothing."""
+
+    ids: tuple[int, ...]
+    prompt: int
+    """Leading tokens that were given."""
+    sampled: tuple[bool, ...]
+    """True on the tokens to train, one value per id; all False for an invalid trajectory, and for
+    padding."""
+    logprobs: tuple[float, ...]
+    """When the tokens were sampled, in nats (`Completion.logprobs`); 0 where nothing is trained."""
+    reward: float | None
+    """None for an invalid trajectory and for padding."""
+    advantage: float
+    """Normalised inside the row's own group; 0 for an invalid trajectory and for padding."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are trained."""
+        return sum(self.sampled)
+
+
+def rows_of(groups: Sequence[Group], scale: Scale, *, pad_to: int = 0) -> list[TrainingRow]:
+    """The trajectories of some groups, in order, each with the advantage of its own group.
+
+    Args:
+        scale: what centred rewards are divided by.
+        pad_to: add rows of no weight until there are so many, for engines whose processes must agree on a number; each
+            repeats the tokens of the first row.
+    Raises:
+        ValueError: more rows than `pad_to`, or padding without any row to repeat.
+    """
+    rows = [
+        _row(group, index, advantage)
+        for group in groups
+        for index, advantage in enumerate(group.advantages(scale).tolist())
+    ]
+    if not pad_to:
+        return rows
+    if len(rows) > pad_to or not rows:
+        raise ValueError(f"got {len(rows)} rows to pad to {pad_to}; expected at least one and no more than that")
+    return rows + [_weightless(rows[0])] * (pad_to - len(rows))
+
+
+def _row(group: Group, index: int, advantage: float) -> TrainingRow:
+    member = group.members[index]
+    trajectory = member.trajectory
+    row = TrainingRow(
+        ids=trajectory.ids,
+        prompt=trajectory.prompt,
+        sampled=trajectory.sampled,
+        logprobs=trajectory.logprobs,
+        reward=None if member.reward is None else member.reward.total,
+        advantage=advantage,
+    )
+    return row if member.reward is not None else _weightless(row)
+
+
+def _weightless(row: TrainingRow) -> TrainingRow:
+    nothing = len(row.ids)
+    return TrainingRow(
+        ids=row.ids,
+        prompt=row.prompt,
+        sampled=(False,) * nothing,
+        logprobs=(0.0,) * nothing,
+        reward=None,
+        advantage=0.0,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,42 +109,32 @@ class TrainingBatch:
     def of(groups: Sequence[Group], objective: Objective, *, max_tokens: int, device: torch.device) -> TrainingBatch:
         """Gather the trajectories that carry signal.
 
-        Token weights are computed over *all* valid trajectories (over living groups alone if the objective drops dead
-        ones), and only then are those without advantage left out: their surrogate is 0, so the loss is the same and the
-        forward pass cheaper. The KL penalty therefore acts on living groups only.
+        Token weights are computed over *all* valid trajectories (over groups with signal alone if the objective drops
+        the others), and only then are those without advantage left out: their surrogate is 0, so the loss is the same
+        and the forward pass cheaper. The KL penalty therefore acts on groups with signal only.
 
         Args:
             max_tokens: most tokens that one trajectory could have sampled, for `Aggregation.CONSTANT`.
         """
-        living = [group for group in groups if group.pulse() is Pulse.ALIVE]
-        counted = living if objective.drop_dead_groups else groups
-        tokens = [
-            [sum(member.trajectory.sampled) if member.reward is not None else 0 for member in group.members]
-            for group in counted
-        ]
-        flat = [count for group in tokens for count in group if count]
-        width = max(flat, default=1)
-        mask = torch.arange(width)[None, :] < torch.tensor(flat, dtype=torch.long)[:, None]
-        weights_BT = token_weights(mask, objective.aggregation, max_tokens=max_tokens)
-
-        rows, old, advantages, kept = [], [], [], []
-        place = 0
-        for group, counts in zip(counted, tokens, strict=True):
-            group_advantages = group.advantages(objective.scale).tolist()
-            for member, count, advantage in zip(group.members, counts, group_advantages, strict=True):
-                if not count:
-                    continue
-                if advantage != 0.0:
-                    trajectory = member.trajectory
-                    rows.append(TokenRow(ids=trajectory.ids, trained=trajectory.sampled))
-                    sampled = [p for p, chosen in zip(trajectory.logprobs, trajectory.sampled, strict=True) if chosen]
-                    old.append(sampled + [0.0] * (width - len(sampled)))
-                    advantages.append(advantage)
-                    kept.append(place)
-                place += 1
+        counted = [group for group in groups if group.has_signal] if objective.drop_zero_variance else groups
+        weighed = [row for row in rows_of(counted, objective.scale) if row.tokens]
+        width = max((row.tokens for row in weighed), default=1)
+        tokens_B = torch.tensor([row.tokens for row in weighed], dtype=torch.long)
+        mask_BT = torch.arange(width)[None, :] < tokens_B[:, None]
+        weights_BT = token_weights(mask_BT, objective.aggregation, max_tokens=max_tokens)
+        kept = [place for place, row in enumerate(weighed) if row.advantage != 0.0]
+        rows = [weighed[place] for place in kept]
         return TrainingBatch(
-            rows=tuple(rows),
-            old_logprobs_BT=torch.tensor(old, device=device).reshape(len(rows), width),
-            advantages_B=torch.tensor(advantages, device=device),
+            rows=tuple(TokenRow(ids=row.ids, trained=row.sampled) for row in rows),
+            old_logprobs_BT=torch.tensor([_padded(row, width) for row in rows], device=device).reshape(
+                len(rows), width
+            ),
+            advantages_B=torch.tensor([row.advantage for row in rows], device=device),
             weights_BT=weights_BT[kept].to(device),
         )
+
+
+def _padded(row: TrainingRow, width: int) -> list[float]:
+    """The log-probabilities of its sampled tokens, then zeros."""
+    sampled = [logprob for logprob, chosen in zip(row.logprobs, row.sampled, strict=True) if chosen]
+    return sampled + [0.0] * (width - len(sampled))

@@ -19,7 +19,7 @@ from fission_grpo.types import ErrorClass, Message, Task, Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Parent:
     """The trajectory that was fissioned."""
 
     group: str
@@ -48,7 +48,7 @@ class CorrectiveContext:
     error: ErrorClass | None
     depth: int
     """1 for a failure met in exploration, n + 1 for one met in a recovery of depth n."""
-    origin: Origin
+    parent: Parent
     policy_version: int
     """Optimizer steps that the policy had seen when it failed."""
 
@@ -64,7 +64,7 @@ class CorrectiveContext:
     def start(self, worlds: Worlds) -> Start:
         """Where a recovery begins: these tokens, and a world of its own just as it stood after the failed call.
 
-        A world that cannot be brought back there spoils this recovery and no other.
+        A world that cannot be brought back there invalidates this recovery and no other.
         """
         transcript = Transcript(self.x_ids)
         transcript.given(self.error_ids)
@@ -94,7 +94,7 @@ def corrective_context(
     *,
     chat: ChatFormat,
     before: tuple[Turn, ...],
-    origin: Origin,
+    parent: Parent,
     depth: int,
     policy_version: int,
 ) -> CorrectiveContext:
@@ -118,6 +118,6 @@ def corrective_context(
         feedback=feedback,
         error=failure.error,
         depth=depth,
-        origin=origin,
+        parent=parent,
         policy_version=policy_version,
     )

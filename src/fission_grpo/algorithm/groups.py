@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fission_grpo.algorithm.advantages import Pulse, Scale, group_advantages, pulse
+from fission_grpo.algorithm.advantages import Scale, Signal, group_advantages, signal_of
 from fission_grpo.algorithm.context import CorrectiveContext
 from fission_grpo.algorithm.failures import Failure
 from fission_grpo.algorithm.rewards import Reward
@@ -21,7 +21,7 @@ class Member:
 
     trajectory: Trajectory
     reward: Reward | None
-    """None exactly when a fault of ours spoiled the trajectory, or its context left no room for a single message."""
+    """None exactly when a fault of ours made the trajectory invalid, or its context left no room for a message."""
     success: bool
     failure: Failure | None
 
@@ -39,7 +39,7 @@ class Group:
     """What a fission group was sampled from; None for exploration."""
 
     def rewards(self) -> tuple[Tensor, Tensor]:
-        """Rewards [G] float64 (0 for spoiled trajectories) and which of them are valid [G]."""
+        """Rewards [G] float64 (0 for invalid trajectories) and which of them are valid [G]."""
         rewards = [0.0 if member.reward is None else member.reward.total for member in self.members]
         valid = [member.reward is not None for member in self.members]
         return torch.tensor(rewards, dtype=torch.float64), torch.tensor(valid)
@@ -49,19 +49,24 @@ class Group:
         rewards_G, valid_G = self.rewards()
         return group_advantages(rewards_G, valid_G=valid_G, scale=scale)
 
-    def pulse(self) -> Pulse:
-        """Whether the group carries signal."""
+    def signal(self) -> Signal:
+        """Whether the group carries signal, and if not, why not."""
         rewards_G, valid_G = self.rewards()
-        return pulse(rewards_G, valid_G=valid_G)
+        return signal_of(rewards_G, valid_G=valid_G)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether its rewards differ, so that it has a gradient."""
+        return self.signal() is Signal.PRESENT
 
     @property
     def all_fail(self) -> bool:
-        """Nobody succeeded, dead or alive; False where faults of ours left nobody."""
+        """Nobody succeeded, whatever the rewards; False where faults of ours left nobody."""
         return bool(valid := self._valid()) and not any(member.success for member in valid)
 
     @property
     def all_right(self) -> bool:
-        """Everybody succeeded, dead or alive; False where faults of ours left nobody."""
+        """Everybody succeeded, whatever the rewards; False where faults of ours left nobody."""
         return bool(valid := self._valid()) and all(member.success for member in valid)
 
     def _valid(self) -> list[Member]:

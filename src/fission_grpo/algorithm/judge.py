@@ -40,7 +40,7 @@ class Judge:
             before: the turns of the corrective context that it recovers from.
         """
         if not trajectory.valid or not trajectory.turns:
-            return Member(trajectory=trajectory, reward=None, success=False, failure=_spoiled(trajectory))
+            return Member(trajectory=trajectory, reward=None, success=False, failure=_fault_of_ours(trajectory))
         if horizon is Horizon.CALL:
             return self._by_target(trajectory, progress)
         return self._by_world(trajectory, gold_ahead(trajectory.task, horizon, before), before)
@@ -74,7 +74,7 @@ class Judge:
         return 1 + sum(self.chat.length(render_call(call)) for call in target)
 
 
-def _spoiled(trajectory: Trajectory) -> Failure | None:
+def _fault_of_ours(trajectory: Trajectory) -> Failure | None:
     """A fault of ours taints the whole trajectory: not even the model's own errors before it are fissioned."""
     if trajectory.valid:
         return None

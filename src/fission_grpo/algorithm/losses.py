@@ -44,12 +44,12 @@ class Objective:
     clip_high: float = 0.2
     aggregation: Aggregation = Aggregation.TOKEN_MEAN
     scale: Scale = Scale.STD
-    drop_dead_groups: bool = False
+    drop_zero_variance: bool = False
     """DAPO's dynamic sampling without the resampling: groups without spread leave the denominator too."""
 
 
 GRPO = Objective()
-DAPO = Objective(clip_high=0.28, drop_dead_groups=True)
+DAPO = Objective(clip_high=0.28, drop_zero_variance=True)
 DR_GRPO = Objective(aggregation=Aggregation.CONSTANT, scale=Scale.NONE)
 GRPO_UNSCALED = Objective(aggregation=Aggregation.TRAJECTORY_MEAN, scale=Scale.NONE)
 """Ours: rewards are centred and not divided (Dr.GRPO's first half), and every trajectory weighs the same, so that long

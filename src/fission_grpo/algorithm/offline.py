@@ -37,7 +37,7 @@ class OfflineSource(FissionSource):
         seen: list[Group] = []
         while self.settings.contexts and self.pool.open and (groups := next(rest, None)):
             super().observe(groups, policy_version=0)
-            self.settle()
+            self.await_feedback()
             seen += groups
         self.pool.close()
         return seen

@@ -21,17 +21,17 @@ from fission_grpo.types import FinishReason, OutcomeKind, ToolCall, Turn, Verdic
 
 Weight = Annotated[float, Field(ge=0)]
 
-DEAD_SPREAD = 1e-6
+SMALLEST_SPREAD = 1e-6
 """Rewards closer together than this are equal: a spread of rounding noise must not become a gradient."""
 
 
-def is_dead(rewards: Sequence[float]) -> bool:
+def zero_variance(rewards: Sequence[float]) -> bool:
     """Whether siblings with these rewards teach nothing: their rewards do not differ, so that no advantage does.
 
-    This is the one meaning of *dead* in training, metrics and reports. Whether anyone succeeded is another question
-    (*all fail*, *all right*): partial credit can keep a group alive in which nobody does.
+    This is the one meaning of a *zero-variance group* in training, metrics and reports. Whether anyone succeeded is
+    another question (*all fail*, *all right*): partial credit can give signal to a group in which nobody does.
     """
-    return len(rewards) < 2 or max(rewards) - min(rewards) < DEAD_SPREAD
+    return len(rewards) < 2 or max(rewards) - min(rewards) < SMALLEST_SPREAD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from fission_grpo.algorithm.buffer import ContextStore, LifoBuffer
-from fission_grpo.algorithm.context import CorrectiveContext, Origin, corrective_context, failed_call
+from fission_grpo.algorithm.context import CorrectiveContext, Parent, corrective_context, failed_call
 from fission_grpo.algorithm.failures import Failure, Fault
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.chat.format import ChatFormat
@@ -117,8 +117,11 @@ class FissionSource:
         return []
 
     def observe(self, groups: Sequence[Group], *, policy_version: int) -> None:
-        """Detect what failed, and ask the simulator about it. While a server writes, others may work: see `waiting`."""
-        self.settle()
+        """Detect what failed, and ask the simulator about it.
+
+        While a server writes, other work can be done: see `awaits_feedback`.
+        """
+        self.await_feedback()
         if not self.settings.contexts:
             return
         candidates = [candidate for group in groups for candidate in self._candidates(group)]
@@ -128,14 +131,14 @@ class FissionSource:
         written = ask(self.simulator, cases)
         self._asked = _Asked(candidates=candidates, feedback=written, policy_version=policy_version)
         if not is_remote(self.simulator):
-            self.settle()
+            self.await_feedback()
 
     @property
-    def waiting(self) -> bool:
+    def awaits_feedback(self) -> bool:
         """Whether a server is writing feedback. It depends on what was asked and never on how fast it is."""
         return self._asked is not None
 
-    def settle(self) -> None:
+    def await_feedback(self) -> None:
         """Wait for the feedback that is being written; build x_corr, and push."""
         if self._asked is None:
             return
@@ -148,7 +151,7 @@ class FissionSource:
 
     def next_contexts(self) -> list[CorrectiveContext]:
         """What to resample now: empty unless the trigger fires."""
-        self.settle()
+        self.await_feedback()
         if len(self.buffer) < max(self.settings.trigger, 1) or not self.settings.contexts:
             return []
         contexts = self.buffer.pop(self.settings.contexts)
@@ -160,15 +163,15 @@ class FissionSource:
         return self.simulator.take_count().metrics() if isinstance(self.simulator, GuardedSimulator) else {}
 
     def _context(self, candidate: _Candidate, feedback: Feedback, *, policy_version: int) -> CorrectiveContext:
-        parent = candidate.group.context
+        above = candidate.group.context
         return corrective_context(
             candidate.trajectory,
             candidate.failure,
             feedback,
             chat=self.chat,
-            before=parent.before if parent else (),
-            origin=Origin(group=candidate.group.id, trajectory=candidate.index, turn=candidate.failure.turn),
-            depth=parent.depth + 1 if parent else 1,
+            before=above.before if above else (),
+            parent=Parent(group=candidate.group.id, trajectory=candidate.index, turn=candidate.failure.turn),
+            depth=above.depth + 1 if above else 1,
             policy_version=policy_version,
         )
 
@@ -192,7 +195,7 @@ class FissionSource:
 
     def state_dict(self) -> dict[str, Any]:
         """The buffer and the counters: with these a resumed run continues as if it had not stopped."""
-        self.settle()
+        self.await_feedback()
         counts = {name: getattr(self.count, name) for name in FissionCount.__slots__}
         return {"buffer": self.buffer.state_dict(), "count": counts}
 

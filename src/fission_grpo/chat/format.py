@@ -38,6 +38,10 @@ class ChatFormat:
         self._user = lru_cache(maxsize=1024)(lambda text: self._suffix(template_probe.user_dialogue(text)))
         self._length = lru_cache(maxsize=1024)(lambda text: len(self.renderer.encode(text)))
 
+    def __reduce__(self) -> tuple[type[ChatFormat], tuple[PreTrainedTokenizerBase]]:
+        """Pickled as its tokenizer: what it has rendered is rendered again where it arrives."""
+        return ChatFormat, (self.renderer.tokenizer,)
+
     def prompt(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
         """The dialogue up to the place where the policy speaks.
 

@@ -1,0 +1,1 @@
+"""A client of OpenAI-compatible servers, for agents and simulators."""

@@ -7,7 +7,6 @@ template or a simulator that is broken breaks here.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
@@ -149,14 +148,16 @@ def make_plan(settings: RunSettings) -> Plan:
     recoveries = steps * contexts * settings.fission.group_size
     collection = _collection(settings, tasks=len(trainer.tasks), found=rehearsal.contexts)
     sampled = rollouts + recoveries + (collection.rollouts if collection else 0)
-    parameters = list(trainer.model.parameters())
+    parameters = list(trainer.learner.model.parameters())
     return Plan(
         tasks=len(trainer.tasks),
         updates=steps,
         rollouts=rollouts,
         recoveries=recoveries,
         collection=collection,
-        prompt_tokens=fmean(len(trainer.chat.prompt(task.messages, task.tools)) for task in trainer.tasks[:RENDERED]),
+        prompt_tokens=fmean(
+            len(trainer.stages.chat.prompt(task.messages, task.tools)) for task in trainer.tasks[:RENDERED]
+        ),
         sampled_tokens=round(sampled * rehearsal.sampled_tokens),
         parameters=sum(p.numel() for p in parameters),
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
@@ -174,26 +175,20 @@ def make_plan(settings: RunSettings) -> Plan:
 
 def rehearse(trainer: Trainer) -> Rehearsal:
     """One step of the loop on the trainer's first tasks, timed. Changes its weights and leaves its files alone."""
-    begin = time.perf_counter()
-    groups = trainer.explore(0)
-    explored = time.perf_counter()
-    trainer.source.collect([groups])
-    trainer.source.observe(groups, policy_version=0)
-    families = trainer.recover(trainer.source.next_contexts(), 0)
-    recovered = time.perf_counter()
-    update = trainer.update([*groups, *families])
-    updated = time.perf_counter()
-    trajectories = [member.trajectory for group in groups for member in group.members]
+    outcome = trainer.make_step(collect_at_most=1)
+    explored, recovered = outcome.groups, outcome.fission_groups
+    seconds, updated = outcome.seconds, len(explored) + len(recovered)
+    trajectories = [member.trajectory for group in explored for member in group.members]
     return Rehearsal(
         rollouts=len(trajectories),
         faults=tuple(dict.fromkeys(t.fault for t in trajectories if t.fault)),
-        success=fmean(member.success for group in groups for member in group.members),
+        success=fmean(member.success for group in explored for member in group.members),
         sampled_tokens=fmean(sum(t.sampled) for t in trajectories),
-        longest=max(len(member.trajectory.ids) for group in [*groups, *families] for member in group.members),
-        explore_seconds=(explored - begin) / len(groups),
-        recover_seconds=(recovered - explored) / len(families) if families else None,
-        update_seconds=(updated - recovered) / (len(groups) + len(families)) if update.trained_tokens else None,
-        contexts=trainer.source.count.observed / len(groups),
+        longest=max(len(member.trajectory.ids) for group in [*explored, *recovered] for member in group.members),
+        explore_seconds=seconds["explore"] / len(explored),
+        recover_seconds=seconds["recover"] / len(recovered) if recovered else None,
+        update_seconds=seconds["update"] / updated if outcome.update.trained_tokens else None,
+        contexts=trainer.source.count.observed / len(explored),
     )
 
 
@@ -204,11 +199,11 @@ def estimate_memory(trainer: Trainer, *, rows: int, longest: int) -> Memory:
         rows: sequences that are sampled side by side, before the policy's own limit.
         longest: tokens of the longest trajectory.
     """
-    shape = trainer.model.config.get_text_config()
-    size = trainer.model.dtype.itemsize
-    weights = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
-    trained = sum(p.numel() * p.element_size() for p in trainer.parameters)
-    frozen = 0 if trainer.reference is None or isinstance(trainer.model, PeftModel) else weights
+    shape = trainer.learner.model.config.get_text_config()
+    size = trainer.learner.model.dtype.itemsize
+    weights = sum(p.numel() * p.element_size() for p in trainer.learner.model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in trainer.learner.parameters)
+    frozen = 0 if trainer.learner.reference is None or isinstance(trainer.learner.model, PeftModel) else weights
     return Memory(
         weights=weights,
         gradients=trained,

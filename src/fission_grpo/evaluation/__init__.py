@@ -1,0 +1,1 @@
+"""Metrics of recovery, comparisons with intervals, and sessions that play tasks."""

@@ -1,8 +1,8 @@
 """Dead-group accounting: how many groups teach nothing, and how many of those fission revived.
 
 Read from `traces.jsonl`, one JSON object a group. *Dead* is what it is in training: no difference between rewards
-(`rewards.is_dead`). *All fail* is the paper's case for fission (arXiv:2601.15625): nobody succeeded, so that there is
-no success to reinforce, even where partial credit keeps the group alive.
+(`rewards.zero_variance`). *All fail* is the paper's case for fission (arXiv:2601.15625): nobody succeeded, so
+that there is no success to reinforce, even where partial credit keeps the group alive.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fission_grpo.algorithm.rewards import is_dead
+from fission_grpo.algorithm.rewards import zero_variance
 from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.types import GroupKind
 
@@ -37,7 +37,7 @@ class GroupOutcome:
     @property
     def alive(self) -> bool:
         """Rewards differ, so the group has a gradient; partial credit can keep an all-fail group alive."""
-        return not is_dead(self.rewards)
+        return not zero_variance(self.rewards)
 
 
 def group_outcome(trace: Mapping[str, Any]) -> GroupOutcome | None:

@@ -120,6 +120,33 @@ def load_policy_model(
     return LoadedModel(model=model, tokenizer=tokenizer, chat=chat, name=source.name)
 
 
+def load_chat(name_or_path: str, *, chat_template: str | None = None) -> ChatFormat:
+    """The chat format alone; no weights are read.
+
+    Raises:
+        ConfigError: no such model or template, or one that cannot carry tools.
+    """
+    return ChatFormat(_tokenizer(find_model(name_or_path), chat_template))
+
+
+def load_context_window(name_or_path: str) -> int:
+    """Most tokens that the model can hold; no weights are read.
+
+    Raises:
+        ConfigError: no such model, a folder that cannot be read, or an attention that forgets.
+    """
+    return int(_config(find_model(name_or_path)).get_text_config().max_position_embeddings)
+
+
+def load_weights(name_or_path: str, *, precision: Precision | str = Precision.FP32) -> Any:
+    """The causal language model alone.
+
+    Raises:
+        ConfigError: no such model, a folder that cannot be read, or an attention that forgets.
+    """
+    return _weights(find_model(name_or_path), _DTYPES[Precision(precision)])
+
+
 def load_tokenizer(name_or_path: str, *, chat_template: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer alone with the chat template that training would use, whether or not it can carry tools.
 
@@ -178,18 +205,30 @@ def _weights(source: ModelSource, dtype: torch.dtype) -> Any:
     base = source.adapted
     if base is not None:
         return _merged(source, _base(source, base)).to(dtype)
+    config = _config(source)
     try:
-        config = AutoConfig.from_pretrained(**source.files)
-        _require_full_attention(source, config)
         model = AutoModelForCausalLM.from_pretrained(**source.files, config=config, dtype=dtype)
     except _BROKEN_FOLDER as error:
-        raise error if isinstance(error, ConfigError) else _unreadable(source, "weights", error) from error
+        raise _unreadable(source, "weights", error) from error
     if hasattr(model.config, "quantization_config"):
         # GGUF weights are ordinary tensors by now, and are saved as such.
         del model.config.quantization_config
         model.hf_quantizer = None
     model.name_or_path = source.name  # what an adapter of this model will call its base
     return model
+
+
+def _config(source: ModelSource) -> Any:
+    """Of the model, or of the one that an adapter is for."""
+    base = source.adapted
+    if base is not None:
+        return _config(_base(source, base))
+    try:
+        config = AutoConfig.from_pretrained(**source.files)
+    except _BROKEN_FOLDER as error:
+        raise _unreadable(source, "configuration", error) from error
+    _require_full_attention(source, config)
+    return config
 
 
 def _merged(source: ModelSource, base: ModelSource) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
 
 
 def save_trained_weights(model: Any, folder: Path, *, is_main_process: bool = True) -> None:
@@ -30,3 +32,15 @@ def load_trained_weights(model: Any, folder: Path) -> None:
     untied = [name for name in missing if name not in (model._tied_weights_keys or {})]
     if untied or unexpected:
         raise ValueError(f"{folder}: weights do not fit the model; missing {untied}, unexpected {unexpected}")
+
+
+def save_model_folder(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """What was trained, with tokenizer and chat template. Written aside, then renamed: a folder of this name is a
+    whole one."""
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    save_trained_weights(model, unfinished)
+    tokenizer.save_pretrained(unfinished)
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)

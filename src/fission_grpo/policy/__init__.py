@@ -1,0 +1,1 @@
+"""Whoever makes tokens: the seam, a scripted one, and our own sampler."""

@@ -7,21 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from fission_grpo.types import Completion
+from fission_grpo.types import Completion, Distribution
 
 Context: TypeAlias = tuple[int, ...]
 """Tokens to continue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How to draw."""
+class Sampling(Distribution):
+    """How to draw a completion: from which distribution, and at most how many tokens.
+
+    `tree.logprobs.score` takes it as the `Distribution` that it is, so temperature and top-k have one source, and the
+    log-probabilities of both sides mean the same: those of the tempered, cut and renormalised distribution.
+    """
 
     max_tokens: int
-    temperature: float = 1.0
-    """0 is greedy."""
-    top_k: int = 0
-    """0 keeps the whole vocabulary."""
+    """Most tokens of a completion."""
 
 
 Reply: TypeAlias = Callable[[int, Completion], Context | None]

@@ -15,9 +15,13 @@ class ScriptedPolicy(Policy):
     def __init__(
         self, tokenizer: Any, script: Callable[[str], str], *, eos_id: int, context_window: int = 1 << 20
     ) -> None:
-        """Args:
-        tokenizer: turns contexts into text and answers into tokens.
-        script: decoded context -> assistant text, without the end-of-turn token.
+        """Follow a script.
+
+        Args:
+            tokenizer: turns contexts into text and answers into tokens.
+            script: decoded context -> assistant text, without the end-of-turn token.
+            eos_id: the token that ends an assistant message.
+            context_window: most tokens of a context and its completion.
         """
         self.tokenizer = tokenizer
         self.script = script

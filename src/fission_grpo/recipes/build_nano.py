@@ -26,7 +26,7 @@ from fission_grpo.recipes.nano import WORLD
 from fission_grpo.tasks.synthesis.generator import synthesise
 from fission_grpo.training.supervised import SupervisedSettings, gold_dialogue, supervise
 from fission_grpo.tree.logprobs import TokenRow, score, separate
-from fission_grpo.types import Task
+from fission_grpo.types import Distribution, Task
 
 SEED = 0
 TASK_SEED = 1
@@ -106,7 +106,7 @@ def mean_loss(model: LlamaForCausalLM, rows: Sequence[TokenRow]) -> float:
     """Mean negative log-likelihood of the trained tokens, in nats per token."""
     width = max(sum(row.trained) for row in rows)
     with torch.no_grad():
-        scored = score(model, rows, separate(rows), width=width, temperature=1.0, token_budget=8192)
+        scored = score(model, rows, separate(rows), width=width, distribution=Distribution(), token_budget=8192)
         total = sum(scores.logprobs_BT.sum().item() for scores in scored)
     return -total / sum(sum(row.trained) for row in rows)
 

@@ -11,7 +11,7 @@ from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.config import RunSettings
 from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.tasks.training_set import SyntheticSettings
-from fission_grpo.training.trainer import TrainerSettings
+from fission_grpo.training.settings import TrainerSettings
 
 
 def settings() -> RunSettings:

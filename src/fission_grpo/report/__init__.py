@@ -1,0 +1,1 @@
+"""What a person reads, made from the files of runs and evaluations."""

@@ -1,0 +1,1 @@
+"""What a run leaves on disk: its folder, metrics, traces, and how it is interrupted."""

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean, pstdev
 
-from fission_grpo.algorithm.advantages import Pulse
 from fission_grpo.algorithm.groups import Group, Member
 from fission_grpo.algorithm.source import FissionSource
 
@@ -17,7 +16,7 @@ from fission_grpo.algorithm.source import FissionSource
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Rewards by term, signal, success, errors and lengths of one kind of groups; empty where there are none.
 
-    Where faults of ours spoiled every trajectory, their number is all there is to tell.
+    Where faults of ours made every trajectory invalid, their number is all there is to tell.
     """
     members = [member for group in groups for member in group.members]
     valid = [member for member in members if member.reward is not None]
@@ -26,14 +25,14 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         return counts
     turns = [turn for member in valid for turn in member.trajectory.turns]
     outcomes = [outcome for turn in turns for outcome in turn.outcomes]
-    alive = fmean(group.pulse() is Pulse.ALIVE for group in groups)
+    with_signal = fmean(group.has_signal for group in groups)
     return {
         "reward": fmean(member.reward.total for member in valid if member.reward),
         "reward_std": fmean(_spread(group) for group in groups),
         **_terms(valid),
         "success": fmean(member.success for member in valid),
-        "frac_reward_zero_std": 1 - alive,
-        "groups/alive": alive,
+        "frac_reward_zero_std": 1 - with_signal,
+        "groups/alive": with_signal,
         "groups/all_right": fmean(group.all_right for group in groups),
         "groups/all_fail": fmean(group.all_fail for group in groups),
         "completions/mean_length": fmean(len(turn.completion.ids) for turn in turns),
@@ -45,26 +44,30 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     }
 
 
-def fission_metrics(families: Sequence[Group], source: FissionSource, step: int) -> dict[str, float]:
+def fission_metrics(fission_groups: Sequence[Group], source: FissionSource, step: int) -> dict[str, float]:
     """The state of the fission source, and what its recoveries of this step were like."""
-    ages = [step - family.context.policy_version for family in families if family.context]
+    ages = [step - group.context.policy_version for group in fission_groups if group.context]
     return {
         "buffer": float(len(source.buffer)),
-        "contexts": float(len(families)),
+        "contexts": float(len(fission_groups)),
         "age": fmean(ages) if ages else 0.0,
         "observed_total": float(source.count.observed),
         "unwritten_total": float(source.count.unwritten),
         "used_total": float(source.count.used),
         "duplicates_total": float(source.buffer.duplicates),
         "dropped_total": float(source.buffer.dropped),
-        **group_metrics(families),
+        **group_metrics(fission_groups),
     }
 
 
-def revived(groups: Sequence[Group], families: Sequence[Group]) -> int:
-    """All-fail exploration groups of this step for which a fission family of this step holds a success."""
+def rescued_groups(groups: Sequence[Group], fission_groups: Sequence[Group]) -> int:
+    """How many all-fail exploration groups of this step have a fission group of this step that holds a success."""
     failed = {group.id for group in groups if group.all_fail}
-    rescued = {f.context.origin.group for f in families if f.context and any(member.success for member in f.members)}
+    rescued = {
+        group.context.parent.group
+        for group in fission_groups
+        if group.context and any(member.success for member in group.members)
+    }
     return len(failed & rescued)
 
 

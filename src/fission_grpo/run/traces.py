@@ -22,12 +22,12 @@ def trace(group: Group, *, step: int, scale: Scale) -> dict[str, Any]:
         "group": group.id,
         "kind": group.kind.value,
         "task": group.task.id,
-        "pulse": group.pulse().value,
+        "pulse": group.signal().value,
         "depth": context.depth if context else 0,
         "parent": {
-            "group": context.origin.group,
-            "trajectory": context.origin.trajectory,
-            "turn": context.origin.turn,
+            "group": context.parent.group,
+            "trajectory": context.parent.trajectory,
+            "turn": context.parent.turn,
         }
         if context
         else None,

@@ -1,0 +1,1 @@
+"""The Error Simulator: who writes the feedback on a failure."""

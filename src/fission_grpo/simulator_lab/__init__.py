@@ -1,0 +1,1 @@
+"""Data, training and audit of a learned Error Simulator."""

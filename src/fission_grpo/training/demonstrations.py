@@ -1,7 +1,6 @@
 """Supervised error-and-fix demonstrations: the strong, cheap baseline that reinforcement has to be seen beside.
 
-A gold dialogue is spoiled at one moment by a call with a real explicit error; the gold call behind it is
-learned.
+A gold dialogue is corrupted at one position by a call with a real explicit error; the gold call behind it is learned.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ def demonstration_rows(
         tasks: training tasks, at least ten times `count`.
     """
     rng = Random(seed)
-    spoiled = [
+    corrupted = [
         *islice(probe_items(tasks, seed, ProbeKind.PRECONDITION), count // 2),
         *islice(probe_items(tasks[: 2 * count], seed, ProbeKind.MIXED), count - count // 2),
     ]
-    rows = [next_message(item.task, chat=chat) for item in spoiled if item.task.target]
+    rows = [next_message(item.task, chat=chat) for item in corrupted if item.task.target]
     clean = tasks[: CLEAN_SHARE * len(rows)]
     rows += [gold_dialogue(task, chat=chat, worlds=worlds) for task in clean]
     rng.shuffle(rows)

@@ -22,8 +22,8 @@ from fission_grpo.rollout import Worlds, open_task
 from fission_grpo.seeds import derive
 from fission_grpo.settings import Settings
 from fission_grpo.tasks.dialogue import DONE
-from fission_grpo.tree.logprobs import TokenRow, families_of, score
-from fission_grpo.types import Completion, FinishReason, Task
+from fission_grpo.tree.logprobs import TokenRow, packed_groups, score
+from fission_grpo.types import Completion, Distribution, FinishReason, Task
 
 
 class SupervisedSettings(Settings):
@@ -108,9 +108,9 @@ def supervise(
         for scores in score(
             model,
             batch,
-            families_of(model, batch, tree=settings.tree),
+            packed_groups(model, batch, tree=settings.tree),
             width=width,
-            temperature=1.0,
+            distribution=Distribution(),
             token_budget=settings.token_budget,
         ):
             loss = -scores.logprobs_BT.sum() / tokens

@@ -19,29 +19,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Ints = NDArray[np.int64]
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forest:
     """Unique (prefix, token) pairs in depth-first order."""
 
-    ids_N: Ints
+    ids_N: IntArray
     """Token of each node."""
-    position_N: Ints
+    position_N: IntArray
     """Depth of each node: 0 for a first token."""
-    parent_N: Ints
+    parent_N: IntArray
     """Index of the node before it, -1 for a first token."""
-    subtree_end_N: Ints
+    subtree_end_N: IntArray
     """One past the last descendant: the subtree of j is `j .. subtree_end_N[j] - 1`."""
-    paths: tuple[Ints, ...]
+    paths: tuple[IntArray, ...]
     """For each sequence, in the order given, the node of each of its tokens."""
 
     def __len__(self) -> int:
         return len(self.ids_N)
 
     @property
-    def raw_tokens(self) -> int:
+    def unshared_tokens(self) -> int:
         """Tokens that separate rows would hold."""
         return sum(len(path) for path in self.paths)
 
@@ -67,7 +67,7 @@ def build_forest(sequences: Sequence[Sequence[int]]) -> Forest:
     ids: list[int] = []
     parent: list[int] = []
     subtree_end: list[int] = []
-    paths: list[Ints] = [np.empty(0, dtype=np.int64)] * len(sequences)
+    paths: list[IntArray] = [np.empty(0, dtype=np.int64)] * len(sequences)
     open_path: list[int] = []
     previous: Sequence[int] = ()
     for index in sorted(range(len(sequences)), key=lambda i: tuple(sequences[i])):
@@ -97,7 +97,7 @@ def build_forest(sequences: Sequence[Sequence[int]]) -> Forest:
     )
 
 
-def common_prefix(a: Sequence[int] | Ints, b: Sequence[int] | Ints) -> int:
+def common_prefix(a: Sequence[int] | IntArray, b: Sequence[int] | IntArray) -> int:
     """How many leading tokens two sequences share."""
     length = min(len(a), len(b))
     differs = np.asarray(a[:length]) != np.asarray(b[:length])
@@ -117,7 +117,7 @@ def joined(forests: Sequence[Forest]) -> Forest:
     )
 
 
-def strangers(count: int) -> Forest:
+def padding(count: int) -> Forest:
     """Tokens that see nobody and are seen by nobody, on no path: to fill a row with."""
     return Forest(
         ids_N=np.zeros(count, dtype=np.int64),
@@ -150,11 +150,11 @@ def pack(sizes: Sequence[int], *, token_budget: int) -> list[list[int]]:
 
 
 def split(forest: Forest, *, token_budget: int) -> list[tuple[int, ...]]:
-    """Cut a forest that is larger than a row into smaller ones that read their common trunk again.
+    """Cut a forest that is larger than a row into smaller ones that compute their shared prefix again.
 
-    A subtree that fits behind its trunk stays whole, and neighbours stay together as long as they fit. A part may take
-    twice the longest path where that exceeds the budget: with less, the trunk would be read again for every few tokens
-    of a branch. Losses and gradients add up over the parts.
+    A subtree that fits behind its prefix stays whole, and neighbours stay together as long as they fit. A part may take
+    twice the longest path where that exceeds the budget: with less, the shared prefix would be computed again for every
+    few tokens of a branch. Losses and gradients add up over the parts.
 
     Returns:
         Indices into `forest.paths`, part by part, every index exactly once; one part if the forest is small enough.
@@ -167,19 +167,19 @@ def split(forest: Forest, *, token_budget: int) -> list[tuple[int, ...]]:
     for top, indices in _subtrees(forest, limit).items():
         path = forest.paths[indices[-1]]
         subtree = int(forest.subtree_end_N[top]) - top
-        trunk = int(forest.position_N[top])
+        prefix = int(forest.position_N[top])
         # In depth-first order whatever two paths share, they share with every path between them.
-        grown = size + subtree + trunk - common_prefix(previous, path)
+        grown = size + subtree + prefix - common_prefix(previous, path)
         if grown > limit:
             parts.append([])
-            grown = subtree + trunk
+            grown = subtree + prefix
         parts[-1] += indices
         size, previous = grown, path
     return [tuple(part) for part in parts]
 
 
 def _subtrees(forest: Forest, limit: int) -> dict[int, list[int]]:
-    """The largest subtrees that take up to `limit` tokens with their trunk: first node to paths, in depth-first order.
+    """The largest subtrees that take up to `limit` tokens with their prefix: first node to paths, in depth-first order.
 
     A path that ends where others go on belongs to the first of those.
     """

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 
-from fission_grpo.tree.logprobs import Scores, TokenRow
-
-Scoring: TypeAlias = Callable[[Any, Sequence[int]], Iterable[Scores]]
-"""Scores the rows with these indices under a model."""
+from fission_grpo.tree.logprobs import Scorer, TokenRow
 
 
 class Reference:
@@ -37,13 +34,15 @@ class Reference:
         with self._model.disable_adapter():
             yield self._model
 
-    def logprobs(self, rows: Sequence[TokenRow], scoring: Scoring, *, width: int) -> Tensor:
-        """Log-probabilities of the trained tokens of some rows, in nats; 0 beyond the end.
+    def logprobs(self, rows: Sequence[TokenRow], scorer: Scorer, *, width: int) -> Tensor:
+        """Log-probabilities of the trained tokens of some rows under the reference, in nats; 0 beyond the end.
 
-        What has been scored since the last `forget` is not scored again.
+        They are those of the distribution that the scorer means: tempered and cut like the policy's, with the
+        scored token always among those that are left (`score`).
+        What has been scored since the last `invalidate` is not scored again.
 
         Args:
-            scoring: scores those rows that are not known yet.
+            scorer: how those rows that are not known yet are scored.
             width: T, at least the most trained tokens of a row.
         Returns:
             [B, T], one line for each row, in single precision or better.
@@ -52,13 +51,14 @@ class Reference:
         precision = torch.promote_types(self._model.dtype, torch.float32)
         logprobs_BT = torch.zeros(len(rows), width, dtype=precision, device=self._model.device)
         with torch.no_grad(), self.model() as model:
-            for scores in scoring(model, fresh) if fresh else ():
+            packed = scorer.pack(model, rows, fresh)
+            for scores in scorer.scores(model, rows, packed, width=width) if packed else ():
                 logprobs_BT[list(scores.rows)] = scores.logprobs_BT
         for index, row in enumerate(rows):
             known_T = self._known.setdefault(row, logprobs_BT[index])
             logprobs_BT[index, : len(known_T)] = known_T
         return logprobs_BT
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Lose what has been scored: nobody will ask again."""
         self._known.clear()

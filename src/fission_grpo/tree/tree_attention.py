@@ -18,7 +18,7 @@ Shapes: H query heads, K key/value heads, L nodes, D head dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cache
@@ -35,8 +35,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from fission_grpo.policy.stretches import Stretch
-from fission_grpo.tree.prefix_tree import Forest, Ints, additive, joined, strangers
+from fission_grpo.tree.prefix_tree import Forest, IntArray, additive, joined, padding
 
 Bools: TypeAlias = NDArray[np.bool_]
 TreeAttention: TypeAlias = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -233,7 +232,7 @@ def block_mask(forest: Forest, device: torch.device) -> BlockMask:
     )
 
 
-def _meeting_blocks(end_N: Ints) -> tuple[Bools, Bools]:
+def _meeting_blocks(end_N: IntArray) -> tuple[Bools, Bools]:
     """[query blocks, key blocks]: where some pair of tokens sees each other, and where every pair does."""
     blocks = -(-len(end_N) // _BLOCK)
     alone = np.arange(len(end_N), blocks * _BLOCK) + 1  # a ragged end sees itself
@@ -253,12 +252,12 @@ def _listed(meets: Bools, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def whole_blocks(forest: Forest) -> Forest:
-    """A forest filled up with strangers to whole blocks, at least two.
+    """A forest filled up with padding to whole blocks, at least two.
 
     With a ragged end FlexAttention checks bounds everywhere; one block alone is another kernel and another compilation.
     """
     length = max(-(-len(forest) // _BLOCK), 2) * _BLOCK
-    return joined([forest, strangers(length - len(forest))])
+    return joined([forest, padding(length - len(forest))])
 
 
 @cache
@@ -311,14 +310,9 @@ def _attend(
     *,
     scaling: float | None = None,
     forest: _Layers | None = None,
-    stretches: Sequence[Stretch] = (),
     **others: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """What transformers calls in each layer: tree attention where a forest was passed, its own SDPA elsewhere.
-
-    Args:
-        stretches: rows that look less far back than the widest of the batch; all rows together if none are given.
-    """
+    """What transformers calls in each layer: tree attention where a forest was passed, its own SDPA elsewhere."""
     extras = [name for name in _UNSHARED if others.get(name) is not None]
     if others.get("dropout"):
         extras.append("dropout")
@@ -328,12 +322,6 @@ def _attend(
     if forest is not None:
         forest.used += 1
         return forest.attention(query, key, value, scale).transpose(1, 2), None
-    if stretches and attention_mask is not None:
-        parts = [
-            _attend(module, *_stretch(s, query, key, value, attention_mask), scaling=scaling, **others)[0]
-            for s in stretches
-        ]
-        return torch.cat(parts), None
     folds = key.shape[1] < query.shape[1] and query.shape[2] <= _FEW and not extras
     if folds and attention_mask is not None and attention_mask.shape[1] == 1:
         return _attend_folded(query, key, value, attention_mask, scale).transpose(1, 2), None
@@ -341,13 +329,6 @@ def _attend(
         module, query, key, value, attention_mask, scaling=scaling, **others
     )
     return plain
-
-
-def _stretch(
-    stretch: Stretch, query: Tensor, key: Tensor, value: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows, width = slice(stretch.begin, stretch.end), stretch.width
-    return query[rows], key[rows, :, :width], value[rows, :, :width], mask[rows, ..., :width]
 
 
 def _attend_folded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -375,10 +356,10 @@ def install_attention(decoder: Any) -> None:
 
 
 def read_forest(decoder: Any, forest: Forest, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Push a forest through a decoder as one row.
+    """Run a decoder over a forest as one row.
 
     Args:
-        decoder: the part of a causal LM below its head; `refusal` has nothing against it.
+        decoder: the part of a causal LM below its head; `sharing_obstacle` has nothing against it.
         dtype: that the attention computes in.
     Returns:
         Last hidden states, [L, width].
@@ -402,7 +383,7 @@ def read_forest(decoder: Any, forest: Forest, *, dtype: torch.dtype, device: tor
     return hidden[0, : len(forest)]
 
 
-def refusal(model: Any) -> str | None:
+def sharing_obstacle(model: Any) -> str | None:
     """Why prefixes cannot be shared exactly under a model; None where they can.
 
     A layer that looks at neighbours by their place in the row (a sliding window) or that folds everything read into a

@@ -1,0 +1,1 @@
+"""The official BFCL multi-turn classes as an environment."""

@@ -97,6 +97,10 @@ class BfclWorld:
         pickler.dump((self.instances, self.defaults))
         return frozen.getvalue()
 
+    def __reduce__(self) -> tuple[Callable[[bytes], BfclWorld], tuple[bytes]]:
+        """Pickled as what `freeze` keeps."""
+        return BfclWorld.thaw, (self.freeze(),)
+
     def digest(self) -> str:
         """Hex digest of what `freeze` keeps, equal for equal worlds however they came about."""
         words: list[str] = []

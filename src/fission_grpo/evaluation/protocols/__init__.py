@@ -1,0 +1,1 @@
+"""How an episode is played: ours, and the official ones, each a specification of its own."""

@@ -1,8 +1,8 @@
-"""Dialogues decoded side by side, each entering when there is room for it and leaving when its completion ends.
+"""Continuous batching: each dialogue enters when there is room for it and leaves when its completion ends.
 
 Siblings that have said the same so far are one row: the tree that training makes of their trajectories is the tree that
-they are sampled on. A row's next tokens are guessed and pushed together with the one before them; a line goes as far as
-its own draws agree, and where two lines draw different tokens their row becomes two.
+they are sampled on. Draft tokens of prompt lookup are computed together with a row's last token; a sequence goes as far
+as its own draws agree with them, and where two sequences draw different tokens their row becomes two.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fission_grpo.policy.base import Context, Sampling
-from fission_grpo.policy.local.forward import Reader
+from fission_grpo.policy.local.forward import ForwardRunner
 from fission_grpo.policy.local.sampling import draw
 from fission_grpo.policy.local.speculation import REACH
 from fission_grpo.seeds import derive
 from fission_grpo.types import Completion, FinishReason
 
 REFILL = 0.5
-"""Contexts wait until there are this many for each running line: to read a few is a pass of its own, and costs about
-as much as a pass that samples for everybody."""
-MOST_GUESSES = 8
-"""Tokens guessed at most for one row."""
+"""Contexts wait until there are this many for each running sequence: to prefill a few is a pass of its own, and costs
+about as much as a pass that samples for everybody."""
+MOST_DRAFTED = 8
+"""Draft tokens at most for one row."""
 
 
 @dataclass(slots=True, kw_only=True)
-class _Line:
-    """A completion in the making."""
+class _Sequence:
+    """A context and the completion that is being sampled behind it."""
 
     dialogue: int
     context: Context
-    heights: NDArray[np.float64]
-    """The random number of each of its tokens. Drawn before the first one: what a line says depends on nothing but its
-    seed, wherever and beside whomever it is decoded, guessed or not."""
+    uniforms: NDArray[np.float64]
+    """The random number of each token. Drawn before the first one: what a sequence says depends on nothing but its
+    seed, wherever and beside whomever it is decoded, with or without a draft."""
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: FinishReason = FinishReason.LENGTH
@@ -50,28 +50,28 @@ class _Line:
         return (*self.context[-REACH:], *self.ids[-REACH:])[-REACH:]
 
     @property
-    def held(self) -> int:
-        """Tokens of it that its row holds between two passes: all but the last."""
+    def cached(self) -> int:
+        """Tokens of it that its slot holds between two passes: all but the last."""
         return len(self.context) + len(self.ids) - 1
 
     @property
-    def room(self) -> int:
+    def remaining(self) -> int:
         """Tokens that it may still say."""
-        return len(self.heights) - len(self.ids)
+        return len(self.uniforms) - len(self.ids)
 
     @property
     def ended(self) -> bool:
-        return self.finish is FinishReason.STOP or not self.room
+        return self.finish is FinishReason.STOP or not self.remaining
 
-    def say(self, drawn: Sequence[int], logprobs: Sequence[float], guess: Sequence[int], eos_id: int) -> int:
-        """Take drawn tokens up to the first that was not guessed; returns how many."""
+    def extend(self, drawn: Sequence[int], logprobs: Sequence[float], draft: Sequence[int], eos_id: int) -> int:
+        """Take drawn tokens up to the first that is not the draft's; returns how many."""
         before = len(self.ids)
-        for token, logprob, guessed in zip(drawn, logprobs, [*guess, None], strict=False):
+        for token, logprob, drafted in zip(drawn, logprobs, [*draft, None], strict=False):
             self.ids.append(token)
             self.logprobs.append(logprob)
             if token == eos_id:
                 self.finish = FinishReason.STOP
-            if token != guessed or self.ended:
+            if token != drafted or self.ended:
                 break
         return len(self.ids) - before
 
@@ -81,28 +81,30 @@ class _Line:
 
 @dataclass(slots=True)
 class _Branch:
-    """Lines of one row that have said the same in this beat."""
+    """Sequences of one row that have drawn the same in this step."""
 
     row: int
-    lines: list[_Line]
+    sequences: list[_Sequence]
 
 
-class Decoding:
-    """Lines in the first rows of a reader's memory, and contexts that wait for room."""
+class ContinuousBatching:
+    """The scheduler: sequences in the first slots of a runner's cache, and contexts that wait for room."""
 
-    def __init__(self, reader: Reader, *, eos_id: int, max_rows: int, sampling: Sampling, seed: int) -> None:
-        """Args:
-        max_rows: most lines side by side.
+    def __init__(self, runner: ForwardRunner, *, eos_id: int, max_rows: int, sampling: Sampling, seed: int) -> None:
+        """Begin with nothing to decode.
+
+        Args:
+            max_rows: most sequences side by side.
         """
-        self._reader = reader
+        self._runner = runner
         self._eos_id = eos_id
         self._max_rows = max_rows
         self._sampling = sampling
         self._seed = seed
         self._turns: dict[int, int] = {}
-        self._waiting: deque[_Line] = deque()
-        self._rows: list[list[_Line]] = []
-        """The lines of each row; the row holds all of their tokens but the last."""
+        self._waiting: deque[_Sequence] = deque()
+        self._rows: list[list[_Sequence]] = []
+        """The sequences of each row; the slot of that number holds all of their tokens but the last."""
 
     @property
     def busy(self) -> bool:
@@ -110,113 +112,107 @@ class Decoding:
         return bool(self._rows or self._waiting)
 
     def add(self, dialogue: int, context: Context) -> None:
-        """Continue a dialogue. One that has already spoken comes before those that have not: its row is still there."""
+        """Continue a dialogue. One that has spoken comes before those that have not: its slot is still there."""
         turn = self._turns.get(dialogue, 0)
         self._turns[dialogue] = turn + 1
-        heights = np.random.default_rng(derive(self._seed, dialogue, turn)).random(self._sampling.max_tokens)
-        line = _Line(dialogue=dialogue, context=context, heights=heights)
+        uniforms = np.random.default_rng(derive(self._seed, dialogue, turn)).random(self._sampling.max_tokens)
+        sequence = _Sequence(dialogue=dialogue, context=context, uniforms=uniforms)
         if turn:
-            self._waiting.appendleft(line)
+            self._waiting.appendleft(sequence)
         else:
-            self._waiting.append(line)
+            self._waiting.append(sequence)
 
-    def beat(self) -> list[tuple[int, Completion]]:
-        """A token or more for every line; returns the dialogues whose completion has ended, each with it."""
+    def decode_step(self) -> list[tuple[int, Completion]]:
+        """A token or more for every sequence; returns the dialogues whose completion has ended, each with it."""
         if newcomers := self._due():
             self._admit([self._waiting.popleft() for _ in range(newcomers)])
-        return self._part(self._sample(self._guess()))
-
-    @property
-    def _running(self) -> int:
-        return sum(map(len, self._rows))
+        return self._part(self._sample(self._draft()))
 
     def _due(self) -> int:
-        """How many of those that wait are to be read now."""
-        running = self._running
+        """How many of those that wait are to be prefilled now."""
+        running = sum(map(len, self._rows))
         possible = min(len(self._waiting), self._max_rows - running)
         if not running:
             return possible
-        # Without sharing a batch waits for its slowest line, as a batch of `model.generate` does.
-        return possible if self._reader.share and possible >= REFILL * running else 0
+        # Without sharing a batch waits for its slowest sequence, as a batch of `model.generate` does.
+        return possible if self._runner.share and possible >= REFILL * running else 0
 
-    def _admit(self, lines: list[_Line]) -> None:
-        """Read the contexts of new lines into rows behind the running ones."""
-        reader, longest = self._reader, max(len(line.context) for line in lines)
-        reader.memory.reserve(self._running + len(lines), longest + self._sampling.max_tokens)
-        reader.count.raw += sum(len(line.context) for line in lines)
-        kin = _kin(lines) if reader.share else [[line] for line in lines]
-        holds = reader.admit([family[0].context for family in kin], first=len(self._rows))
-        self._rows += [kin[index] for index in holds]
+    def _admit(self, sequences: list[_Sequence]) -> None:
+        """Prefill the contexts of new sequences, in rows behind the running ones."""
+        runner, longest = self._runner, max(len(sequence.context) for sequence in sequences)
+        runner.cache.reserve(sum(map(len, self._rows)) + len(sequences), longest + self._sampling.max_tokens)
+        runner.count.unshared += sum(len(sequence.context) for sequence in sequences)
+        groups = _sibling_groups(sequences) if runner.share else [[sequence] for sequence in sequences]
+        holds = runner.prefill([siblings[0].context for siblings in groups], first=len(self._rows))
+        self._rows += [groups[index] for index in holds]
 
-    def _guess(self) -> list[list[int]]:
+    def _draft(self) -> list[list[int]]:
         """What may follow in each row: as much as can be checked in the time that the pass takes anyway."""
-        lines = [line for line, *_ in self._rows]
-        spare = self._reader.roofline.spare(rows=len(lines), width=max(line.held for line in lines))
-        most = min(MOST_GUESSES, int(spare))
-        if not self._reader.share or most < 1:
-            return [[] for _ in lines]
-        guesses = self._reader.guesses.guess([line.tail for line in lines], most)
-        # The last token that a line may say is drawn behind the last one that is pushed.
-        return [guess[: line.room - 1] for guess, line in zip(guesses, lines, strict=True)]
+        leaders = [sequence for sequence, *_ in self._rows]
+        spare = self._runner.cost_model.spare(rows=len(leaders), width=max(leader.cached for leader in leaders))
+        most = min(MOST_DRAFTED, int(spare))
+        if not self._runner.share or most < 1:
+            return [[] for _ in leaders]
+        drafts = self._runner.lookup.draft([leader.tail for leader in leaders], most)
+        # The last token that a sequence may say is drawn behind the last one that is computed.
+        return [draft[: leader.remaining - 1] for draft, leader in zip(drafts, leaders, strict=True)]
 
-    def _sample(self, guesses: Sequence[Sequence[int]]) -> list[_Branch]:
-        """Push each row's last token and what was guessed behind it, and draw for every line as far as it agrees."""
-        count = self._reader.count
-        logits = self._reader.next_logits(
-            [[line.tail[-1], *guess] for (line, *_), guess in zip(self._rows, guesses, strict=True)]
+    def _sample(self, drafts: Sequence[Sequence[int]]) -> list[_Branch]:
+        """Compute each row's last token and its draft behind it, and draw for every sequence as far as it agrees."""
+        count = self._runner.count
+        logits = self._runner.next_logits(
+            [[leader.tail[-1], *draft] for (leader, *_), draft in zip(self._rows, drafts, strict=True)]
         )
-        tokens, logprobs = draw(logits, self._sampling, self._heights(logits.shape[1]))
+        tokens, logprobs = draw(logits, self._sampling, self._uniforms(logits.shape[1]))
         branches: list[_Branch] = []
-        for row, (lines, guess) in enumerate(zip(self._rows, guesses, strict=True)):
-            count.decoded += len(guess) + bool(lines[0].ids)
-            count.guessed += len(guess)
-            by_line = zip(lines, tokens[row].T.tolist(), logprobs[row].T.tolist(), strict=False)
-            said = [line.say(drawn, chances, guess, self._eos_id) for line, drawn, chances in by_line]
+        for row, (sequences, draft) in enumerate(zip(self._rows, drafts, strict=True)):
+            count.decoded += len(draft) + bool(sequences[0].ids)
+            count.drafted += len(draft)
+            by_sequence = zip(sequences, tokens[row].T.tolist(), logprobs[row].T.tolist(), strict=False)
+            said = [sequence.extend(drawn, chances, draft, self._eos_id) for sequence, drawn, chances in by_sequence]
             count.sampled += sum(said)
-            count.confirmed += max(said) - 1
-            branches += [_Branch(row, same) for same in _alike(lines)]
+            count.accepted += max(said) - 1
+            branches += [_Branch(row, same) for same in _alike(sequences)]
         count.passes += 1
         return branches
 
-    def _heights(self, places: int) -> Tensor:
-        """The next random numbers of every line: [rows, places, most lines of a row]; 0 where there is none."""
-        heights = np.zeros((len(self._rows), places, max(map(len, self._rows))))
-        for row, lines in enumerate(self._rows):
-            for index, line in enumerate(lines):
-                some = line.heights[len(line.ids) :][:places]
-                heights[row, : len(some), index] = some
-        return torch.from_numpy(heights)
+    def _uniforms(self, places: int) -> Tensor:
+        """The next random numbers of every sequence: [rows, places, most sequences of a row]; 0 where there is none."""
+        uniforms = np.zeros((len(self._rows), places, max(map(len, self._rows))))
+        for row, sequences in enumerate(self._rows):
+            for index, sequence in enumerate(sequences):
+                some = sequence.uniforms[len(sequence.ids) :][:places]
+                uniforms[row, : len(some), index] = some
+        return torch.from_numpy(uniforms)
 
     def _part(self, branches: Sequence[_Branch]) -> list[tuple[int, Completion]]:
-        """Give every branch a row: those that go on the first ones, and those that have ended one to be found in."""
-        ended = [branch for branch in branches if branch.lines[0].ended]
-        staying = [branch for branch in branches if not branch.lines[0].ended]
-        rows = self._reader.memory.branch(
-            [(branch.row, branch.lines[0].held) for branch in (*staying, *ended)], staying=len(staying)
+        """Give every branch a slot: those that go on the first ones, and those that have ended one to be found in."""
+        ended = [branch for branch in branches if branch.sequences[0].ended]
+        staying = [branch for branch in branches if not branch.sequences[0].ended]
+        rows = self._runner.cache.branch(
+            [(branch.row, branch.sequences[0].cached) for branch in (*staying, *ended)], staying=len(staying)
         )
-        self._rows = [branch.lines for _, branch in sorted(zip(rows, staying, strict=True), key=itemgetter(0))]
-        if self._reader.share:
+        self._rows = [branch.sequences for _, branch in sorted(zip(rows, staying, strict=True), key=itemgetter(0))]
+        if self._runner.share:
             for branch in ended:
-                self._learn(branch.lines[0])
-        return [(line.dialogue, line.completion()) for branch in ended for line in branch.lines]
-
-    def _learn(self, line: _Line) -> None:
-        before = line.context[-REACH:]
-        self._reader.guesses.learn((*before, *line.ids), len(before))
+                said = branch.sequences[0]
+                before = said.context[-REACH:]
+                self._runner.lookup.learn((*before, *said.ids), len(before))
+        return [(sequence.dialogue, sequence.completion()) for branch in ended for sequence in branch.sequences]
 
 
-def _kin(lines: Sequence[_Line]) -> list[list[_Line]]:
-    """Lines of equal contexts together."""
-    families: dict[Context, list[_Line]] = {}
-    for line in lines:
-        families.setdefault(line.context, []).append(line)
-    return list(families.values())
+def _sibling_groups(sequences: Sequence[_Sequence]) -> list[list[_Sequence]]:
+    """Sequences of equal contexts together."""
+    groups: dict[Context, list[_Sequence]] = {}
+    for sequence in sequences:
+        groups.setdefault(sequence.context, []).append(sequence)
+    return list(groups.values())
 
 
-def _alike(lines: Sequence[_Line]) -> list[list[_Line]]:
-    """Lines that have said the same together. They were alike before, and as far as they agreed with one guess: the
+def _alike(sequences: Sequence[_Sequence]) -> list[list[_Sequence]]:
+    """Sequences that have said the same together. They were alike before, and as far as they agreed with one draft: the
     length and the last token tell them apart."""
-    groups: dict[tuple[int, int], list[_Line]] = {}
-    for line in lines:
-        groups.setdefault((len(line.ids), line.ids[-1]), []).append(line)
+    groups: dict[tuple[int, int], list[_Sequence]] = {}
+    for sequence in sequences:
+        groups.setdefault((len(sequence.ids), sequence.ids[-1]), []).append(sequence)
     return list(groups.values())

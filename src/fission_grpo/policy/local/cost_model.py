@@ -9,30 +9,28 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class DeviceSpec:
     """What a device can do, to an order of magnitude."""
 
     call: float
     """Seconds to call one layer, whatever it computes."""
-    attention: float
-    """Seconds to call the attention of one layer one more time."""
     arithmetic: float
     """Floating-point operations a second."""
     memory: float
     """Bytes a second."""
 
 
-MACHINES: Mapping[str, Machine] = MappingProxyType(
+DEVICES: Mapping[str, DeviceSpec] = MappingProxyType(
     {
-        "cpu": Machine(call=1.3e-3, attention=3e-5, arithmetic=4e10, memory=1e10),
-        "cuda": Machine(call=5e-4, attention=3e-5, arithmetic=4e14, memory=3e12),
+        "cpu": DeviceSpec(call=1.3e-3, arithmetic=4e10, memory=1e10),
+        "cuda": DeviceSpec(call=5e-4, arithmetic=4e14, memory=3e12),
     }
 )
 """One core, measured with `nano`; and a data-centre GPU, from its data sheet and at half its peak."""
 
 
-class Roofline:
-    """A model on the device that it is on."""
+class CostModel:
+    """A model on the device that it is on: what a pass costs, after the roofline model."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -46,23 +44,14 @@ class Roofline:
         keys and values are read.
 
         Args:
-            rows: read side by side.
+            rows: computed side by side.
             width: tokens that each of them looks back at.
         """
-        machine = self._machine()
+        device = DEVICES.get(self._model.device.type, DEVICES["cpu"])
         size = float(self._model.dtype.itemsize)
-        shared = self._layers * machine.call + self._weights * size / machine.memory
-        own = width * self._cached * size / machine.memory
-        return float(shared / rows + own) * machine.arithmetic / (2 * self._weights)
-
-    def call_of_attention(self) -> float:
-        """Tokens of one row whose keys and values are read in the time that it takes to call attention once more."""
-        machine = self._machine()
-        token = self._cached / self._layers * self._model.dtype.itemsize
-        return float(machine.attention * machine.memory / token)
-
-    def _machine(self) -> Machine:
-        return MACHINES.get(self._model.device.type, MACHINES["cpu"])
+        shared = self._layers * device.call + self._weights * size / device.memory
+        own = width * self._cached * size / device.memory
+        return float(shared / rows + own) * device.arithmetic / (2 * self._weights)
 
 
 def cached_numbers(config: Any) -> int:

@@ -1,4 +1,4 @@
-"""How a policy reads: tokens go through the model into rows of its memory, and logits for the next token come out."""
+"""Contexts go through the model into the slots of its cache, and logits for the next token come out."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fission_grpo.policy.base import Context
-from fission_grpo.policy.local.cost_model import Roofline
-from fission_grpo.policy.local.prefix_cache import PrefixMemory
-from fission_grpo.policy.local.speculation import Guesses
-from fission_grpo.policy.stretches import stretches
-from fission_grpo.tree.prefix_tree import Ints, additive, common_prefix
-from fission_grpo.tree.tree_attention import install_attention, refusal
+from fission_grpo.policy.local.cost_model import CostModel
+from fission_grpo.policy.local.kv_cache import cache_argument
+from fission_grpo.policy.local.prefix_cache import PrefixCache
+from fission_grpo.policy.local.speculation import PromptLookup
+from fission_grpo.tree.prefix_tree import additive, common_prefix
+from fission_grpo.tree.tree_attention import install_attention, sharing_obstacle
 
-READ_AT_ONCE = 8192
-"""Most padded tokens of one pass over prompts; bounds its memory. A longer prompt has a pass of its own."""
+PREFILL_AT_ONCE = 8192
+"""Most padded tokens of one pass over contexts; bounds its memory. A longer context has a pass of its own."""
 WORTH_WAITING = 32
-"""A context waits until another one has been read if it can take over this many tokens from it."""
+"""A context waits until another one is prefilled if it can take over this many tokens from it."""
 
 
 @dataclass(slots=True)
@@ -29,138 +28,143 @@ class GenerationCount:
     """Tokens that went through the model, for the saving to show in every run."""
 
     prefilled: int = 0
-    """Context tokens pushed through the model; what a row had already read is not pushed again."""
-    raw: int = 0
-    """Context tokens that separate rows without a memory would have pushed."""
+    """Context tokens computed; what a slot had already is not computed again."""
+    unshared: int = 0
+    """Context tokens that separate rows without a cache between calls would have computed."""
     decoded: int = 0
-    """Tokens pushed to sample what follows them: those that siblings have in common once, and guesses."""
+    """Tokens computed to sample what follows them: those that siblings have in common once, and draft tokens."""
     sampled: int = 0
-    """Tokens of all completions: what separate rows would have pushed, but for the last of each."""
-    guessed: int = 0
-    confirmed: int = 0
-    """Guesses that spared some completion a pass."""
+    """Tokens of all completions: what separate rows would have computed, but for the last of each."""
+    drafted: int = 0
+    """Draft tokens of prompt lookup."""
+    accepted: int = 0
+    """Draft tokens that spared some completion a pass."""
     passes: int = 0
     """Times that the model was run to sample in every running row."""
 
+    def metrics(self) -> dict[str, float]:
+        """By the names that they have in `metrics.jsonl`."""
+        return {
+            "prefilled": self.prefilled,
+            "raw": self.unshared,
+            "decoded": self.decoded,
+            "sampled": self.sampled,
+            "guessed": self.drafted,
+            "confirmed": self.accepted,
+            "passes": self.passes,
+        }
 
-class Reader:
-    """A model and what it has read."""
+
+class ForwardRunner:
+    """A model and the cache of what it has computed."""
 
     def __init__(self, model: Any, *, pad_id: int, share: bool) -> None:
-        self._ours = refusal(model) is None
-        """Whether our attention function is what its layers call."""
-        if self._ours:
+        if sharing_obstacle(model) is None:
             install_attention(model.get_decoder())
         self.model = model
         self.pad_id = pad_id
         self.share = share
         self.count = GenerationCount()
-        self.memory = PrefixMemory(int(model.config.get_text_config().num_hidden_layers))
-        self.guesses = Guesses()
-        self.roofline = Roofline(model)
+        self.cache = PrefixCache(int(model.config.get_text_config().num_hidden_layers))
+        self.lookup = PromptLookup()
+        self.cost_model = CostModel(model)
+        self._cache_argument = cache_argument(model.get_decoder())
 
-    def admit(self, contexts: Sequence[Context], *, first: int) -> list[int]:
-        """Read all but the last token of each context into the rows first .. first+n-1.
+    def prefill(self, contexts: Sequence[Context], *, first: int) -> list[int]:
+        """Compute all but the last token of each context, in the slots first .. first+n-1.
 
-        When sharing, a context that begins like another one waits until that one has been read.
+        When sharing, a context that begins like another one waits until that one is there.
 
         Args:
-            contexts: distinct if they are shared; the memory has room for them.
-            first: rows before it are in use; without sharing there are none.
+            contexts: distinct if they are shared; the cache has room for them.
+            first: slots before it are in use; without sharing there are none.
         Returns:
-            Which context each of these rows holds.
+            Which context each of these slots holds.
         """
         if not self.share:
-            self.memory.forget()
+            self.cache.invalidate()
         holds: list[int] = []
         waiting = sorted(range(len(contexts)), key=contexts.__getitem__)
         while waiting:
-            now = self._pioneers(contexts, waiting) if self.share else waiting
-            holds += self._read(contexts, now, first + len(holds))
+            now = self._prefix_leaders(contexts, waiting) if self.share else waiting
+            holds += self._prefill_together(contexts, now, first + len(holds))
             waiting = [index for index in waiting if index not in set(now)]
         return holds
 
     def next_logits(self, new: Sequence[Sequence[int]]) -> Tensor:
-        """Push new tokens into the rows 0 .. n-1, q at most.
+        """Compute new tokens in the slots 0 .. n-1, q at most.
 
         Returns:
-            Logits [n, q, vocabulary] for what follows each of them, float32; anything where a row has fewer.
+            Logits [n, q, vocabulary] for what follows each of them, float32; anything where a slot has fewer.
         """
-        logits: Tensor = self._push(self.model, range(len(new)), new).logits
+        logits: Tensor = self._compute(self.model, range(len(new)), new).logits
         return logits.float()
 
-    def _pioneers(self, contexts: Sequence[Context], waiting: Sequence[int]) -> list[int]:
+    def _prefix_leaders(self, contexts: Sequence[Context], waiting: Sequence[int]) -> list[int]:
         """Those of some contexts, in lexicographic order, that could take over little from another one of them."""
-        chosen: list[int] = []
+        leaders: list[int] = []
         for index in waiting:
             context = contexts[index]
-            # In this order nobody chosen so far shares more with it than the last one.
-            shared = common_prefix(contexts[chosen[-1]], context) if chosen else 0
+            # In this order no leader so far shares more with it than the last one.
+            shared = common_prefix(contexts[leaders[-1]], context) if leaders else 0
             # Most contexts share little, and need not be looked up.
-            if shared < WORTH_WAITING or shared - self.memory.held(context) < WORTH_WAITING:
-                chosen.append(index)
-        return chosen
+            if shared < WORTH_WAITING or shared - self.cache.cached(context) < WORTH_WAITING:
+                leaders.append(index)
+        return leaders
 
-    def _read(self, contexts: Sequence[Context], some: Sequence[int], first: int) -> list[int]:
-        """Seat some contexts from row `first` on, and read what they lack but for the last token.
+    def _prefill_together(self, contexts: Sequence[Context], some: Sequence[int], first: int) -> list[int]:
+        """Give some contexts the slots from `first` on, and compute what these lack but for the last token.
 
         Returns:
-            Which context each row holds.
+            Which context each slot holds.
         """
-        seats = self.memory.seat([contexts[index] for index in some], first=first)
-        holds = [index for _, index in sorted(zip(seats, some, strict=True))]
-        bodies: dict[int, Context] = {}
-        for row, context in enumerate((contexts[index] for index in holds), first):
-            length = int(self.memory.lengths[row])
+        slots = self.cache.assign_slots([contexts[index] for index in some], first=first)
+        holds = [index for _, index in sorted(zip(slots, some, strict=True))]
+        lacking: dict[int, Context] = {}
+        for slot, context in enumerate((contexts[index] for index in holds), first):
+            length = int(self.cache.lengths[slot])
             self.count.prefilled += len(context) - length
             if length < len(context) - 1:
-                bodies[row] = context[length:-1]
+                lacking[slot] = context[length:-1]
             if self.share:
-                self.guesses.learn(context, length)
+                self.lookup.learn(context, length)
         # Padding may cost as much as a pass of its own does.
-        for rows in _passes(bodies, padding=int(self.roofline.spare(rows=1, width=0))):
+        for together in _passes(lacking, padding=int(self.cost_model.spare(rows=1, width=0))):
             # The decoder alone: nobody asks for logits here.
-            self._push(self.model.get_decoder(), rows, [bodies[row] for row in rows])
+            self._compute(self.model.get_decoder(), together, [lacking[slot] for slot in together])
         return holds
 
-    def _push(self, module: Any, rows: Sequence[int], new: Sequence[Sequence[int]]) -> Any:
-        """Run new tokens of some rows, padded on the right: what is written behind a row's end is written over later,
+    def _compute(self, module: Any, slots: Sequence[int], new: Sequence[Sequence[int]]) -> Any:
+        """Run new tokens of some slots, padded on the right: what is written behind a slot's end is written over later,
         and no token before it looks there."""
-        memory, device = self.memory, self.model.device
+        cache, device = self.cache, self.model.device
         longest = max(map(len, new))
-        held_n = memory.lengths[rows]
-        start_n, width_n = torch.from_numpy(held_n), held_n + np.array([len(ids) for ids in new], dtype=np.int64)
-        width = int(width_n.max())
+        start_n = torch.from_numpy(cache.lengths[slots])
+        width = max(int(cache.lengths[slot]) + len(ids) for slot, ids in zip(slots, new, strict=True))
         ids_nq = torch.tensor([[*ids, *[self.pad_id] * (longest - len(ids))] for ids in new])
-        position_nq = (start_n[:, None] + torch.arange(longest)).clamp(max=memory.slab.capacity - 1).to(device)
-        memory.slab.aim(rows, position_nq, width)
+        position_nq = (start_n[:, None] + torch.arange(longest)).clamp(max=cache.kv.capacity - 1).to(device)
+        cache.kv.aim(slots, position_nq, width)
         attends_nqk = torch.arange(width, device=device) <= position_nq[:, :, None]
         output = module(
             input_ids=ids_nq.to(device),
             attention_mask=additive(attends_nqk[:, None], self.model.dtype),
             position_ids=position_nq,
-            past_key_values=memory.slab,
             use_cache=True,
-            **self._stretches(width_n),
+            **{self._cache_argument: cache.kv},
         )
-        memory.extend(rows, new)
+        cache.extend(slots, new)
         return output
 
-    def _stretches(self, width_n: Ints) -> dict[str, Any]:
-        """What a pass tells our attention about rows of different lengths; nothing where they are read as one."""
-        found = stretches(width_n, call=self.roofline.call_of_attention()) if self._ours and self.share else []
-        return {"stretches": found} if len(found) > 1 else {}
 
-
-def _passes(bodies: Mapping[int, Sequence[int]], *, padding: int) -> list[list[int]]:
-    """Rows to be read together: of similar length, so that few tokens are padded, and never too many."""
+def _passes(lacking: Mapping[int, Sequence[int]], *, padding: int) -> list[list[int]]:
+    """Slots to be computed together: of similar length, so that few tokens are padded, and never too many."""
     passes: list[list[int]] = []
     longest = padded = 0
-    for row in sorted(bodies, key=lambda row: -len(bodies[row])):
-        padded += longest - len(bodies[row])
-        if passes and padded <= padding and longest * (len(passes[-1]) + 1) <= READ_AT_ONCE:
-            passes[-1].append(row)
+    for slot in sorted(lacking, key=lambda slot: -len(lacking[slot])):
+        padded += longest - len(lacking[slot])
+        if passes and padded <= padding and longest * (len(passes[-1]) + 1) <= PREFILL_AT_ONCE:
+            passes[-1].append(slot)
         else:
-            passes.append([row])
-            longest, padded = len(bodies[row]), 0
+            passes.append([slot])
+            longest, padded = len(lacking[slot]), 0
     return passes

@@ -1,9 +1,10 @@
 """A Hugging Face causal language model as a policy.
 
-Nothing is read twice under the same weights: a group shares its prompt and what its members go on saying alike, a later
-turn continues the keys and values of the earlier ones, and a recovery those of the trajectory that failed
-(`PrefixMemory`). When the weights have changed, everything is read again. No row waits for another: a dialogue goes on
-when its reply is there (`Decoding`). What comes next is guessed, and a pass checks several tokens at once (`Guesses`).
+Nothing is computed twice under the same weights: a group shares its prompt and what its members go on saying alike, a
+later turn continues the keys and values of the earlier ones, and a recovery those of the trajectory that failed
+(`PrefixCache`). When the weights have changed, everything is computed again. No row waits for another: a dialogue goes
+on when its reply is there (`ContinuousBatching`). Prompt lookup drafts what comes next, and one pass checks several
+tokens (`PromptLookup`).
 """
 
 from __future__ import annotations
@@ -15,28 +16,30 @@ import torch
 
 from fission_grpo.errors import PolicyError, boundary
 from fission_grpo.policy.base import Context, Policy, Reply, Sampling
-from fission_grpo.policy.local.batching import Decoding
-from fission_grpo.policy.local.forward import GenerationCount, Reader
+from fission_grpo.policy.local.batching import ContinuousBatching
+from fission_grpo.policy.local.forward import ForwardRunner, GenerationCount
 from fission_grpo.policy.local.prefix_cache import weights_version
-from fission_grpo.policy.local.speculation import Guesses
+from fission_grpo.policy.local.speculation import PromptLookup
 
 
 class HFPolicy(Policy):
     """Batched sampling from a causal language model with full attention."""
 
     def __init__(self, model: Any, *, eos_id: int, pad_id: int, max_rows: int = 256, share: bool = True) -> None:
-        """Args:
-        model: a transformers causal LM, or a peft model around one; used in eval mode, never changed.
-        eos_id: the token that ends an assistant message.
-        pad_id: any valid token; masked wherever it stands.
-        max_rows: most sequences decoded side by side; bounds the memory of the cache.
-        share: off, every context is read from its first token in a row of its own, token by token, and no row is
-            filled again before all have ended: what sharing is compared with.
+        """Sample from a model, wherever it lies.
+
+        Args:
+            model: a transformers causal LM, or a peft model around one; used in eval mode, never changed.
+            eos_id: the token that ends an assistant message.
+            pad_id: any valid token; masked wherever it stands.
+            max_rows: most sequences decoded side by side; bounds the memory of the cache.
+            share: off, every context is computed from its first token in a row of its own, token by token, and no row
+                is filled again before all have ended: what sharing is compared with.
         """
         self.model = model
         self.eos_id = eos_id
         self.max_rows = max_rows
-        self._reader = Reader(model, pad_id=pad_id, share=share)
+        self._runner = ForwardRunner(model, pad_id=pad_id, share=share)
         self._version: tuple[int, ...] = ()
 
     @property
@@ -44,43 +47,45 @@ class HFPolicy(Policy):
         return context_window(self.model)
 
     @property
-    def guesses(self) -> Guesses:
-        """What it expects to say; outlives a change of weights."""
-        return self._reader.guesses
+    def lookup(self) -> PromptLookup:
+        """What it drafts from; outlives a change of weights."""
+        return self._runner.lookup
 
     def take_count(self) -> GenerationCount:
         """What was generated since the last call; counting starts afresh."""
-        count, self._reader.count = self._reader.count, GenerationCount()
+        count, self._runner.count = self._runner.count, GenerationCount()
         return count
 
-    def forget(self) -> None:
-        """Read everything again from here on.
+    def invalidate(self) -> None:
+        """Compute everything again from here on.
 
         Changed weights are noticed without it. A caller that must be able to start over from some point and get the
-        same tokens bit for bit calls it there and keeps the state of `guesses`, because both change the last digits of
-        a logit.
+        same tokens bit for bit calls it there and keeps the state of `lookup`, because both change the last digits of a
+        logit.
         """
-        self._reader.memory.forget()
+        self._runner.cache.invalidate()
 
     def converse(self, contexts: Sequence[Context], *, reply: Reply, sampling: Sampling, seed: int) -> None:
         self.model.eval()
         self._notice_new_weights()
-        decoding = Decoding(self._reader, eos_id=self.eos_id, max_rows=self.max_rows, sampling=sampling, seed=seed)
+        batch = ContinuousBatching(
+            self._runner, eos_id=self.eos_id, max_rows=self.max_rows, sampling=sampling, seed=seed
+        )
         for index, context in enumerate(contexts):
-            decoding.add(index, context)
-        while decoding.busy:
+            batch.add(index, context)
+        while batch.busy:
             # What goes wrong inside a reply is not the policy's fault, and stands outside its boundary.
             with boundary(PolicyError, "sampling"), torch.inference_mode():
-                ended = decoding.beat()
+                ended = batch.decode_step()
             for index, completion in ended:
                 following = reply(index, completion)
                 if following is not None:
-                    decoding.add(index, following)
+                    batch.add(index, following)
 
     def _notice_new_weights(self) -> None:
         version = weights_version(self.model)
         if version != self._version:
-            self._reader.memory.forget()
+            self._runner.cache.invalidate()
             self._version = version
 
 

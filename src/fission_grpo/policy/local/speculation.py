@@ -1,9 +1,10 @@
-"""What a policy will say next, guessed from what it has read and said before.
+"""Prompt lookup (n-gram speculation): draft tokens from what the policy has read and said before.
 
-Tool calls repeat themselves: a function's name is followed by its parameters, a brace by a brace. A guess is pushed
-through the model together with the token before it, and whoever draws the same token has saved a pass. It is never
-believed: the draw decides (`Decoding`), so a wrong guess costs time and nothing else. That is why a hash table that
-forgets is enough. Ours for this loop, after prompt lookup and n-gram speculation in inference.
+Tool calls repeat themselves: a function's name is followed by its parameters, a brace by a brace. Draft tokens go
+through the model together with the token before them, and a sequence that draws the same tokens has saved as many
+passes. A draft is never believed: the draw decides (`ContinuousBatching`), so a wrong one costs time and nothing else.
+That is why a hash table that forgets is enough. After prompt lookup decoding and n-gram speculation in inference
+engines; ours is one table for everything that was said, not only for the prompt at hand.
 
 Shapes: R rows, O orders.
 """
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ORDERS = (6, 4, 2)
-"""A guess looks at this many tokens before it: the most that have been seen."""
+"""A draft token is looked up by this many tokens before it: by the longest run that has been seen."""
 REACH = max(ORDERS)
 _SLOTS_LOG2 = 17
 """Each order remembers what followed this many different runs of tokens: the last steps of a run."""
@@ -25,7 +26,7 @@ _NOBODY = -1
 """Stands before the first token."""
 
 
-class Guesses:
+class PromptLookup:
     """For each run of 6, 4 and 2 tokens, the one that followed it last."""
 
     def __init__(self) -> None:
@@ -55,8 +56,8 @@ class Guesses:
             self.following[order, slots[:, order]] = near[-new:]
             self.labels[order, slots[:, order]] = labels[:, order]
 
-    def guess(self, tails: Sequence[Sequence[int]], most: int) -> list[list[int]]:
-        """At most this many tokens for each row.
+    def draft(self, tails: Sequence[Sequence[int]], most: int) -> list[list[int]]:
+        """At most this many draft tokens for each row.
 
         Args:
             tails: the last tokens of each row, `REACH` of them where there are so many.
@@ -67,9 +68,9 @@ class Guesses:
             last[row, REACH - len(some) : REACH] = some
         for place in range(most):
             last[:, REACH + place] = self._next(last[:, place : place + REACH])
-        guessed = last[:, REACH:]
-        counts = np.logical_and.accumulate(guessed != _NOBODY, axis=1).sum(axis=1)
-        return [row[:count].tolist() for row, count in zip(guessed, counts, strict=True)]
+        drafted = last[:, REACH:]
+        counts = np.logical_and.accumulate(drafted != _NOBODY, axis=1).sum(axis=1)
+        return [row[:count].tolist() for row, count in zip(drafted, counts, strict=True)]
 
     def _next(self, windows: NDArray[np.int64]) -> NDArray[np.int32]:
         """What followed each window [R, REACH]: by the longest order that knows it."""

@@ -7,17 +7,17 @@ from tiny_policies import tiny_model
 from transformers import GPT2Config
 
 from fission_grpo.models.catalog import load_policy_model
-from fission_grpo.policy.local.cost_model import MACHINES, Roofline, cached_numbers
+from fission_grpo.policy.local.cost_model import DEVICES, CostModel, cached_numbers
 
 
 def test_by_hand() -> None:
     model = tiny_model()
-    config, cpu = model.config, MACHINES["cpu"]
+    config, cpu = model.config, DEVICES["cpu"]
     weights = sum(parameter.numel() for parameter in model.parameters())
     calls = config.num_hidden_layers * cpu.call + 4 * weights / cpu.memory
     cache = 100 * 4 * cached_numbers(config) / cpu.memory
     one = 2 * weights / cpu.arithmetic  # a token: a multiplication and an addition for each weight
-    assert Roofline(model).spare(rows=5, width=100) == pytest.approx((calls / 5 + cache) / one)
+    assert CostModel(model).spare(rows=5, width=100) == pytest.approx((calls / 5 + cache) / one)
 
 
 def test_keys_and_values_of_a_token() -> None:
@@ -32,6 +32,6 @@ def test_without_groups_every_head_has_keys_and_values_of_its_own() -> None:
 
 def test_nano_has_time_to_spare_on_a_cpu() -> None:
     """A pass of one row takes 4 ms, and each further token about 0.05 ms: measured on the machine it was built on."""
-    nano = Roofline(load_policy_model("nano", chat_template=None, precision="fp32").model)
+    nano = CostModel(load_policy_model("nano", chat_template=None, precision="fp32").model)
     assert 60 < nano.spare(rows=1, width=0) < 120
     assert nano.spare(rows=80, width=0) == pytest.approx(nano.spare(rows=1, width=0) / 80)

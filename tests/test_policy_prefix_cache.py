@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from random import Random
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,9 +15,9 @@ from test_policy_hf import NEVER, PAD, VOCABULARY, naive_greedy, tokens
 from tiny_policies import FAMILIES, tiny_model
 
 from fission_grpo.policy.base import Sampling
-from fission_grpo.policy.local.cost_model import Roofline
-from fission_grpo.policy.local.forward import Reader
+from fission_grpo.policy.local.forward import ForwardRunner
 from fission_grpo.policy.local.hf_policy import HFPolicy
+from fission_grpo.policy.local.kv_cache import KVCache, cache_argument
 
 GREEDY = Sampling(max_tokens=6, temperature=0.0)
 
@@ -41,16 +41,16 @@ def assert_of_one_text(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_side_by_side_have_the_logits_of_one_text(family: str) -> None:
-    """Guesses behind prompts of several lengths, with fewer keys and values than heads."""
+    """Drafts behind prompts of several lengths, with fewer keys and values than heads."""
     model = tiny_model(family, vocabulary=VOCABULARY)
     assert model.config.num_key_value_heads < model.config.num_attention_heads
-    reader = Reader(model, pad_id=PAD, share=True)
+    runner = ForwardRunner(model, pad_id=PAD, share=True)
     contexts = [tokens(11, seed=1), tokens(5, seed=2), tokens(1, seed=3)]
     more = [tokens(3, seed=4), tokens(7, seed=5), ()]
-    reader.memory.reserve(3, 32)
+    runner.cache.reserve(3, 32)
     with torch.no_grad():
-        order = reader.admit(contexts, first=0)
-        logits = reader.next_logits([[contexts[index][-1], *more[index]] for index in order])
+        order = runner.prefill(contexts, first=0)
+        logits = runner.next_logits([[contexts[index][-1], *more[index]] for index in order])
         assert_of_one_text(model, logits, [contexts[index] for index in order], [more[index] for index in order])
 
 
@@ -79,7 +79,7 @@ def test_only_what_is_new_is_read() -> None:
     assert policy.take_count().prefilled == 11
     later = prompt + said + reply
     say(policy, later)
-    # Of the 6 sampled tokens the last one was never pushed: nobody asked what comes after it.
+    # Of the 6 sampled tokens the last one was never computed: nobody asked what comes after it.
     assert policy.take_count().prefilled == 1 + 4
     # The failed trajectory's own row goes on: 3 new tokens, read once for both recoveries.
     recovery = later + tokens(3, seed=3)
@@ -100,10 +100,10 @@ def test_new_weights_are_noticed() -> None:
     assert policy.take_count().prefilled == 11
 
 
-def test_forget_reads_everything_again() -> None:
+def test_invalidated_is_what_is_computed_again() -> None:
     policy = policy_of()
     say(policy, tokens(11, seed=1))
-    policy.forget()
+    policy.invalidate()
     policy.take_count()
     say(policy, tokens(11, seed=1))
     assert policy.take_count().prefilled == 11
@@ -117,29 +117,47 @@ def test_without_sharing_every_row_is_read_from_its_first_token() -> None:
     assert first == say(HFPolicy(model, eos_id=NEVER, pad_id=PAD), prompt, prompt)
     say(plain, *[prompt + said for said in first])
     count = plain.take_count()
-    assert count.prefilled == count.raw == 2 * 11 + 2 * (11 + 6)
+    assert count.prefilled == count.unshared == 2 * 11 + 2 * (11 + 6)
 
 
 @settings(deadline=None, max_examples=12)
-@given(seed=st.integers(0, 10_000), max_rows=st.integers(1, 6), call=st.sampled_from((0.0, 30.0)))
-def test_any_history_of_calls_changes_nothing(seed: int, max_rows: int, call: float) -> None:
-    """Random dialogues grow, branch, repeat and start anew, in any number of rows, taken apart by their length where a
-    call costs little; every answer stays the naive one."""
-    with patch.object(Roofline, "call_of_attention", lambda self: call):
-        follow_a_history(seed, max_rows)
-
-
-def follow_a_history(seed: int, max_rows: int) -> None:
+@given(seed=st.integers(0, 10_000), max_rows=st.integers(1, 6))
+def test_any_history_of_calls_changes_nothing(seed: int, max_rows: int) -> None:
+    """Random dialogues grow, branch, repeat and start anew, in any number of rows; every answer stays the naive one."""
     rng = Random(seed)
     policy = policy_of(max_rows=max_rows)
     known = [tokens(rng.randrange(1, 9), seed=seed)]
     for call in range(3):
         batch = []
         for number in range(rng.randrange(1, 5)):
-            trunk = rng.choice(known)
-            cut = rng.randrange(len(trunk) + 1)
-            batch.append(trunk[:cut] + tokens(rng.randrange(1, 5), seed=rng.randrange(3) + 10 * call + number))
+            before = rng.choice(known)
+            cut = rng.randrange(len(before) + 1)
+            batch.append(before[:cut] + tokens(rng.randrange(1, 5), seed=rng.randrange(3) + 10 * call + number))
         answers = say(policy, *batch)
         for ids, answer in zip(batch, answers, strict=True):
             assert answer == naive_greedy(policy.model, ids, eos=NEVER, max_tokens=6)
         known += [ids + answer for ids, answer in zip(batch, answers, strict=True)]
+
+
+# What transformers asks of a cache, and how it is passed.
+
+
+class Older:
+    def forward(self, input_ids: torch.Tensor, past_key_values: object = None) -> None: ...
+
+
+class Newer:
+    def forward(self, input_ids: torch.Tensor, cache: object = None, **others: object) -> None: ...
+
+
+def test_a_cache_is_passed_by_the_name_that_the_decoder_has_for_it() -> None:
+    assert (cache_argument(Older()), cache_argument(Newer())) == ("past_key_values", "cache")
+    decoder = tiny_model().get_decoder()
+    assert cache_argument(decoder) in inspect.signature(decoder.forward).parameters
+
+
+def test_a_layer_tells_its_capacity_by_both_names_of_transformers() -> None:
+    cache = KVCache(layers=1)
+    cache.reserve(2, 300)
+    (layer,) = cache.layers
+    assert layer.get_max_cache_shape() == layer.get_max_length() == cache.capacity == 384

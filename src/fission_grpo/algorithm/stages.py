@@ -1,0 +1,147 @@
+"""The three stages of arXiv:2601.15625 as verbs: explore, observe, recover. Whoever owns the optimizer calls them.
+
+    groups        = stages.explore(tasks, step=step, progress=step / steps)               stage 1
+                    stages.observe(groups, step=step)                                     stage 2
+    contexts      = stages.next_contexts()
+    fission_groups = stages.recover(contexts, step=step, progress=step / steps)           stage 3
+
+What is then to be trained on is `batch.rows_of([*groups, *fission_groups])`. This is the seam of engines that drive a
+whole step (our own trainer, TRL). An engine that drives one dialogue at a time (verl) takes the parts:
+`rollout.Dialogue` to sample, `Judge` to score, `FissionSource` to remember.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fission_grpo.algorithm.context import CorrectiveContext
+from fission_grpo.algorithm.groups import Group
+from fission_grpo.algorithm.judge import Judge
+from fission_grpo.algorithm.source import FissionSource
+from fission_grpo.chat.format import ChatFormat
+from fission_grpo.policy.base import Policy, Sampling
+from fission_grpo.rollout import Horizon, Start, Worlds, open_group, rollout
+from fission_grpo.seeds import derive
+from fission_grpo.types import GroupKind, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """Everything between some tasks and the groups that an update is made of.
+
+    Two processes with different ranks draw different random numbers and have a fission buffer each.
+    """
+
+    policy: Policy
+    chat: ChatFormat
+    worlds: Worlds
+    judge: Judge
+    source: FissionSource
+    sampling: Sampling
+    group_size: int
+    """G: trajectories for each task."""
+    horizon: Horizon
+    """How far exploration goes in a task with a world; without one it is a single message."""
+    max_turns: int
+    """Most assistant messages of one trajectory."""
+    seed: int
+    rank: int = 0
+
+    def explore(
+        self, tasks: Sequence[Task], *, step: int, progress: float, kind: GroupKind = GroupKind.EXPLORATION
+    ) -> list[Group]:
+        """Stage 1: G trajectories for each task.
+
+        Args:
+            step: optimizer steps made so far; names the groups, and is part of their seed.
+            progress: share of the run that is done, in [0, 1], for rewards with a schedule.
+            kind: what the groups are for.
+        Raises:
+            PolicyError: sampling failed.
+            ConfigError: a task names an environment that is not there.
+        """
+        starts = [
+            start for task in tasks for start in open_group(task, self.group_size, chat=self.chat, worlds=self.worlds)
+        ]
+        return self._sample(
+            starts,
+            horizons=[self.horizon if task.world else Horizon.CALL for task in tasks],
+            kind=kind,
+            contexts=[None] * len(tasks),
+            step=step,
+            progress=progress,
+        )
+
+    def observe(self, groups: Sequence[Group], *, step: int) -> None:
+        """Stage 2: what failed is diagnosed, and becomes corrective contexts in the source's buffer.
+
+        A server may go on writing feedback when this returns (`FissionSource.awaits_feedback`): other work can be done
+        before `next_contexts` waits for it.
+        """
+        self.source.observe(groups, policy_version=step)
+
+    def next_contexts(self) -> list[CorrectiveContext]:
+        """The contexts to recover from now, the freshest first; none unless the trigger fires."""
+        return self.source.next_contexts()
+
+    def recover(self, contexts: Sequence[CorrectiveContext], *, step: int, progress: float) -> list[Group]:
+        """Stage 3: G' recoveries from each context, each in a world just as the failed call left it.
+
+        What fails in them is observed, too: it becomes a context where the settings allow that depth.
+
+        Args:
+            step, progress: see `explore`.
+        Raises:
+            PolicyError: sampling failed.
+        """
+        size = self.source.settings.group_size
+        groups = self._sample(
+            [context.start(self.worlds) for context in contexts for _ in range(size)],
+            horizons=[Horizon.TURN if context.task.world else Horizon.CALL for context in contexts],
+            kind=GroupKind.FISSION,
+            contexts=contexts,
+            step=step,
+            progress=progress,
+        )
+        self.observe(groups, step=step)
+        return groups
+
+    def _sample(
+        self,
+        starts: Sequence[Start],
+        *,
+        horizons: Sequence[Horizon],
+        kind: GroupKind,
+        contexts: Sequence[CorrectiveContext | None],
+        step: int,
+        progress: float,
+    ) -> list[Group]:
+        """Roll out as many trajectories for each of some contexts, and judge them."""
+        if not starts:
+            return []
+        size = len(starts) // len(contexts)
+        trajectories = rollout(
+            starts,
+            policy=self.policy,
+            chat=self.chat,
+            sampling=self.sampling,
+            horizons=[horizon for horizon in horizons for _ in range(size)],
+            max_turns=self.max_turns,
+            seed=derive(self.seed, kind.value, step, self.rank),
+        )
+        groups = []
+        for index, (horizon, context) in enumerate(zip(horizons, contexts, strict=True)):
+            siblings = trajectories[index * size : (index + 1) * size]
+            before = context.before if context else ()
+            judged = [self.judge(each, horizon=horizon, progress=progress, before=before) for each in siblings]
+            groups.append(
+                Group(
+                    id=f"{step}/{kind.value}/{self.rank}.{index}",
+                    kind=kind,
+                    task=siblings[0].task,
+                    members=tuple(judged),
+                    context=context,
+                )
+            )
+        return groups

@@ -1,0 +1,103 @@
+"""What must hold before anything expensive begins: tasks that can be judged, worlds that work, exact arithmetic."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from accelerate import Accelerator
+
+from fission_grpo.environments.check import check_environment
+from fission_grpo.errors import ConfigError, EnvironmentFault
+from fission_grpo.rollout import Horizon, Worlds, new_world
+from fission_grpo.types import Task
+
+CHECKED_TASKS = 3
+"""Tasks by which each of the user's own worlds is tried before training."""
+
+
+def full_precision_accelerator() -> Accelerator:
+    """accelerate as this machine is set up for it.
+
+    Raises:
+        ConfigError: it is set up for mixed precision: the trainer would then score tokens otherwise than the sampler.
+    """
+    mixed = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if mixed == "no":  # otherwise accelerate itself may fail, for its own reasons, before it can be asked
+        accelerator = Accelerator()
+        mixed = accelerator.mixed_precision
+    if mixed != "no":
+        raise ConfigError(
+            f"accelerate is set to mixed_precision={mixed}, which would score tokens otherwise than they were sampled; "
+            "set it to `no` (accelerate launch --mixed_precision no), and for weights of half the size choose "
+            "precision=bf16 with lora.rank=16"
+        )
+    return accelerator
+
+
+def require_fit_worlds(tasks: Sequence[Task], worlds: Worlds) -> None:
+    """Try some tasks of each world before anything is trained in it.
+
+    Raises:
+        ConfigError: `check_environment` found problems; all of them are listed.
+    """
+    problems = [
+        f"  {task.id}: {problem}"
+        for name, factory in worlds.items()
+        for task in _living_in(tasks, name)[:CHECKED_TASKS]
+        for problem in check_environment(factory(), task)
+    ]
+    if problems:
+        listed = "\n".join(dict.fromkeys(problems))
+        raise ConfigError(f"{', '.join(worlds)}: not fit for training, as these tasks show\n{listed}")
+
+
+def require_judges(tasks: Sequence[Task], worlds: Worlds, *, horizon: Horizon, fission: bool) -> None:
+    """Every rollout must have something to be judged by.
+
+    Beyond one call that is the world: against gold calls per turn, or by a score of its own. One call is judged by the
+    task's target; its recoveries go on to the end of the turn.
+
+    Raises:
+        ConfigError: a task has nothing, or names a world that is not among `worlds`.
+    """
+    unjudged = [task for task in tasks if task.world is not None and not task.gold]
+    if horizon is Horizon.CALL and (aimless := [task for task in unjudged if not task.target]):
+        raise ConfigError(
+            f"{_some(aimless)} have neither `gold` nor `turns`, so that nothing says what the next call should be; "
+            "add one of them, or choose trainer.horizon=turn, where the world judges"
+        )
+    names = dict.fromkeys(task.world.environment for task in unjudged if task.world)
+    unfit = {name for name in names if not _judges_itself(_living_in(unjudged, name)[0], worlds)}
+    blind = [task for task in unjudged if task.world and task.world.environment in unfit]
+    if blind and (fission or horizon is not Horizon.CALL):
+        what = "a recovery" if horizon is Horizon.CALL else f"a whole {horizon}"
+        remedy = "fission.contexts=0" if horizon is Horizon.CALL else "trainer.horizon=call"
+        raise ConfigError(
+            f"{_some(blind)} have a world that does not judge itself, and no gold calls per turn: nothing can judge "
+            f"{what}; add `turns` to them, give the world a score(), or choose {remedy}"
+        )
+
+
+def _judges_itself(task: Task, worlds: Worlds) -> bool:
+    """Whether the world of a task without gold can say how it stands."""
+    start = new_world(task, worlds)
+    if start is None:
+        return False
+    try:
+        start.reset(task)
+        start.score()
+    except ConfigError:
+        return False
+    except EnvironmentFault:  # a fault of the moment; in training it would be masked
+        return True
+    return True
+
+
+def _living_in(tasks: Sequence[Task], name: str) -> list[Task]:
+    return [task for task in tasks if task.world is not None and task.world.environment == name]
+
+
+def _some(tasks: Sequence[Task]) -> str:
+    names = ", ".join(task.id for task in tasks[:3])
+    return f"{len(tasks)} task(s) ({names}{', ...' if len(tasks) > 3 else ''})"

@@ -1,0 +1,155 @@
+"""One optimizer step: groups in, changed weights out.
+
+    rows of all groups -> packed prefix trees -> log-probabilities -> loss -> gradient -> optimizer
+
+The loss is `losses.policy_loss`, the rows and their weights are `batch.TrainingBatch`. Log-probabilities come from one
+`Scorer`, which the frozen start of the KL penalty uses, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from fission_grpo.algorithm.batch import TrainingBatch
+from fission_grpo.algorithm.groups import Group
+from fission_grpo.algorithm.losses import OBJECTIVES, Objective, k3_divergence, policy_loss
+from fission_grpo.models.recomputation import recompute_layers
+from fission_grpo.training.settings import TrainerSettings
+from fission_grpo.tree.logprobs import Scorer
+from fission_grpo.tree.reference import Reference
+from fission_grpo.types import Distribution
+
+
+@dataclass(slots=True)
+class Update:
+    """Means over the trained tokens of one update."""
+
+    loss: float = 0.0
+    kl: float = 0.0
+    entropy: float = 0.0
+    logprob_gap: float = 0.0
+    """Largest |trainer - sampler| log-probability in nats: the drift alarm; rounding noise when all is well."""
+    grad_norm: float = 0.0
+    trained_tokens: int = 0
+    unique_tokens: int = 0
+    """Tokens once shared prefixes are counted once."""
+    pushed_tokens: int = 0
+    """Tokens that the gradient took: more than the unique ones where a tree exceeds `token_budget`, is cut, and its
+    shared prefix is computed again."""
+    raw_tokens: int = 0
+    """Tokens of separate rows."""
+
+    def metrics(self) -> dict[str, float]:
+        """By the names of `metrics.jsonl`."""
+        return asdict(self)
+
+
+class Learner:
+    """A model, its optimizer, and the frozen start that it is held to."""
+
+    def __init__(
+        self,
+        model: Any,
+        settings: TrainerSettings,
+        *,
+        distribution: Distribution,
+        longest: int,
+        accelerator: Accelerator,
+    ) -> None:
+        """Prepare a model for training; its weights change in place.
+
+        Args:
+            distribution: what trajectories are sampled from; the sampler's own value.
+            longest: most tokens that one trajectory can sample.
+        """
+        self.settings = settings
+        self.longest = longest
+        self.accelerator = accelerator
+        self.objective: Objective = OBJECTIVES[settings.objective]
+        self.scorer = Scorer(distribution=distribution, token_budget=settings.token_budget, tree=settings.tree)
+        self.reference = Reference(model) if settings.beta else None
+        if settings.gradient_checkpointing:
+            recompute_layers(model)
+        # Evaluation mode keeps accelerate from wrapping the model: gradients are averaged by `_average_gradients`.
+        self.model = accelerator.prepare_model(model, evaluation_mode=True)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = accelerator.prepare_optimizer(
+            torch.optim.AdamW(
+                self.parameters, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
+            )
+        )
+
+    def precompute_reference(self, groups: Sequence[Group]) -> None:
+        """Score these groups under the frozen start before the update asks for it.
+
+        Their gradient has to wait for the other groups of the update: how much a token weighs depends on all of them.
+        """
+        self._reference_logprobs(self._batch(groups))
+
+    def update(self, groups: Sequence[Group]) -> Update:
+        """One optimizer step on all groups; each trajectory carries the advantage of its own group."""
+        batch = self._batch(groups)
+        update = Update()
+        self.model.train(False)  # dropout would make the trained policy another one than the one that sampled
+        self.optimizer.zero_grad()
+        if batch.rows:
+            self._accumulate(batch, update)
+        self._average_gradients()
+        update.grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))
+        self.optimizer.step()
+        if self.reference is not None:
+            self.reference.invalidate()
+        return update
+
+    def _batch(self, groups: Sequence[Group]) -> TrainingBatch:
+        return TrainingBatch.of(groups, self.objective, max_tokens=self.longest, device=self.model.device)
+
+    def _accumulate(self, batch: TrainingBatch, update: Update) -> None:
+        """Backward over every micro-batch; the weights already add up to the whole update."""
+        packed = self.scorer.pack(self.model, batch.rows, range(len(batch.rows)))
+        reference_BT = self._reference_logprobs(batch)
+        for scores in self.scorer.scores(self.model, batch.rows, packed, width=batch.weights_BT.shape[1]):
+            rows = list(scores.rows)
+            old_BT, trained_BT = batch.old_logprobs_BT[rows], batch.mask_BT[rows]
+            loss = policy_loss(
+                scores.logprobs_BT,
+                old_logprobs_BT=old_BT,
+                advantages_B=batch.advantages_B[rows],
+                weights_BT=batch.weights_BT[rows],
+                objective=self.objective,
+                reference_logprobs_BT=None if reference_BT is None else reference_BT[rows],
+                beta=self.settings.beta,
+            )
+            self.accelerator.backward(loss)
+            update.pushed_tokens += scores.computed
+            update.loss += loss.item()
+            update.entropy += scores.entropy_BT[trained_BT].sum().item()
+            logprobs_BT = scores.logprobs_BT.detach()
+            update.logprob_gap = max(update.logprob_gap, (logprobs_BT - old_BT)[trained_BT].abs().max().item())
+            if reference_BT is not None:
+                update.kl += k3_divergence(logprobs_BT, reference_BT[rows])[trained_BT].sum().item()
+        update.trained_tokens = int(batch.mask_BT.sum())
+        update.entropy /= update.trained_tokens
+        update.kl /= update.trained_tokens
+        update.unique_tokens = sum(len(forest) for forest, _ in packed)
+        update.raw_tokens = sum(forest.unshared_tokens for forest, _ in packed)
+
+    def _reference_logprobs(self, batch: TrainingBatch) -> Tensor | None:
+        """The same tokens under the frozen start, [B, T]; None without a KL penalty."""
+        if self.reference is None:
+            return None
+        return self.reference.logprobs(batch.rows, self.scorer, width=batch.weights_BT.shape[1])
+
+    def _average_gradients(self) -> None:
+        """Mean over processes; one without any group that has signal contributes zeros."""
+        if self.accelerator.num_processes == 1:
+            return
+        for parameter in self.parameters:
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = self.accelerator.reduce(gradient, reduction="mean")

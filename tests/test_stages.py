@@ -1,0 +1,147 @@
+"""The seam of engines: stages for those that own the step, dialogues for those that drive one at a time."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from tiny_policies import DONE, WORLDS, chat, hidden_task, say, scripted, tasks
+
+from fission_grpo.algorithm.advantages import Scale
+from fission_grpo.algorithm.batch import rows_of
+from fission_grpo.algorithm.judge import Judge
+from fission_grpo.algorithm.source import FissionSettings, FissionSource
+from fission_grpo.algorithm.stages import Stages
+from fission_grpo.policy.base import Sampling
+from fission_grpo.policy.scripted import ScriptedPolicy
+from fission_grpo.rollout import Dialogue, Horizon, Trajectory, open_task, rollout
+from fission_grpo.simulator.rules import RulesSimulator
+from fission_grpo.types import Completion, EndReason, FinishReason, GroupKind, Task
+
+TASK = hidden_task()
+FIRST, LAST = TASK.gold[0][0], TASK.gold[0][-1]
+RECOVERS = (say(LAST), say(FIRST), say(LAST), DONE)
+"""Forgets what must come first, reads the error, mends it."""
+GIVES_UP = (say(LAST), DONE)
+TURNS, TOKENS = 6, 200
+
+
+def dialogue(task: Task = TASK, *, horizon: Horizon = Horizon.TURN) -> Dialogue:
+    start = open_task(task, chat=chat(), worlds=WORLDS)
+    return Dialogue(start, chat=chat(), horizon=horizon, max_turns=TURNS, room=1 << 16)
+
+
+def completion(text: str) -> Completion:
+    ids = (*chat().renderer.encode(text), chat().eos_id)
+    return Completion(ids=ids, logprobs=(0.0,) * len(ids), finish=FinishReason.STOP)
+
+
+def played(*answers: str, task: Task = TASK, horizon: Horizon = Horizon.TURN) -> Trajectory:
+    (trajectory,) = rollout(
+        [open_task(task, chat=chat(), worlds=WORLDS)],
+        policy=scripted(*answers),
+        chat=chat(),
+        sampling=Sampling(max_tokens=TOKENS),
+        horizons=[horizon],
+        max_turns=TURNS,
+        seed=0,
+    )
+    return trajectory
+
+
+def said(one: Trajectory) -> tuple[object, ...]:
+    """A trajectory but for its snapshots, which are opaque, and for how long its calls took."""
+    replies = [[(outcome.kind, outcome.text, outcome.error) for outcome in turn.outcomes] for turn in one.turns]
+    return one.task, one.prompt, one.ids, one.sampled, one.logprobs, one.given, replies, one.end, one.verdict, one.fault
+
+
+@pytest.mark.parametrize("answers", [RECOVERS, (DONE,), GIVES_UP], ids=["recovers", "words", "gives up"])
+def test_a_dialogue_that_is_driven_by_hand_is_what_rollout_makes(answers: tuple[str, ...]) -> None:
+    one, rest = dialogue(), iter(answers)
+    contexts = []
+    while (context := one.context) is not None:
+        contexts.append(context)
+        following = one.advance(completion(next(rest)))
+        assert following == one.context
+    whole = played(*answers)
+    assert said(one.trajectory()) == said(whole)
+    # Every context is a prefix of the trajectory that ends where a message begins.
+    assert contexts == [whole.ids[: turn.start] for turn in whole.turns]
+
+
+def test_a_dialogue_can_be_pickled_between_two_completions() -> None:
+    one = dialogue()
+    for answer in RECOVERS:
+        one = pickle.loads(pickle.dumps(one))
+        one.advance(completion(answer))
+    assert one.context is None
+    assert said(one.trajectory()) == said(played(*RECOVERS))
+
+
+def test_a_dialogue_that_has_ended_takes_no_completion() -> None:
+    one = dialogue()
+    assert one.advance(completion(DONE)) is None
+    with pytest.raises(ValueError, match=r"the dialogue has ended \(answered\); expected no completion"):
+        one.advance(completion(DONE))
+
+
+def test_a_dialogue_without_room_has_no_context() -> None:
+    start = open_task(TASK, chat=chat(), worlds=WORLDS)
+    full = Dialogue(start, chat=chat(), horizon=Horizon.TURN, max_turns=TURNS, room=len(start.transcript.ids) - 1)
+    assert (full.context, full.trajectory().end, full.trajectory().turns) == (None, EndReason.CONTEXT, ())
+
+
+def stages(policy: ScriptedPolicy, *, rank: int = 0) -> Stages:
+    return Stages(
+        policy=policy,
+        chat=chat(),
+        worlds=WORLDS,
+        judge=Judge(chat=chat()),
+        source=FissionSource(FissionSettings(contexts=2, group_size=3), simulator=RulesSimulator(), chat=chat()),
+        sampling=Sampling(max_tokens=TOKENS),
+        group_size=2,
+        horizon=Horizon.TURN,
+        max_turns=TURNS,
+        seed=0,
+        rank=rank,
+    )
+
+
+def test_explore_observe_recover() -> None:
+    made = stages(scripted(*GIVES_UP), rank=1)
+    (group,) = made.explore([TASK], step=7, progress=0.5)
+    assert (group.id, group.kind, len(group.members)) == ("7/exploration/1.0", GroupKind.EXPLORATION, 2)
+    assert not made.next_contexts()  # nothing has been observed yet
+    made.observe([group], step=7)
+    (context,) = made.next_contexts()  # both members failed alike: one context
+    failed = group.members[0].trajectory
+    assert context.x_ids + context.error_ids == failed.ids[: failed.turns[0].stop]
+    (fission,) = made.recover([context], step=7, progress=0.5)
+    assert (fission.id, fission.kind, len(fission.members)) == ("7/fission/1.0", GroupKind.FISSION, 3)
+    for member in fission.members:
+        trajectory = member.trajectory
+        assert trajectory.ids[: trajectory.prompt] == context.ids
+        assert not any(trajectory.sampled[: trajectory.prompt])  # the failed call is a condition, never a lesson
+    assert not made.next_contexts()  # depth 1: what fails in a recovery is not fissioned again
+
+
+def test_without_tasks_or_contexts_nothing_is_sampled() -> None:
+    made = stages(scripted())
+    assert made.explore([], step=0, progress=0.0) == []
+    assert made.recover([], step=0, progress=0.0) == []
+
+
+def test_what_crosses_processes_can_be_pickled() -> None:
+    made = stages(scripted(*GIVES_UP))
+    groups = made.explore([TASK, *tasks()[:1]], step=0, progress=0.0)
+    made.observe(groups, step=0)
+    contexts = made.next_contexts()
+    groups += made.recover(contexts, step=0, progress=0.0)
+    assert {group.kind for group in groups} == {GroupKind.EXPLORATION, GroupKind.FISSION}
+    again, restored = pickle.loads(pickle.dumps((groups, contexts)))
+    assert rows_of(again, Scale.STD) == rows_of(groups, Scale.STD)
+    for before, after in zip(contexts, restored, strict=True):
+        assert (after.key, after.ids) == (before.key, before.ids)
+        worlds = [context.start(WORLDS).environment for context in (before, after)]
+        hashes = {world.state_hash() for world in worlds if world is not None}
+        assert len(hashes) == 1
