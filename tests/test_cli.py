@@ -231,6 +231,14 @@ def test_what_is_typed_wins_over_the_run(model: Path) -> None:
     assert not Path("run/evaluation").exists()
 
 
+def test_a_run_on_tasks_of_its_own_is_evaluated_on_ours(model: Path) -> None:
+    write_tasks("own.jsonl", synthesise(0, 2, apis=("TwitterAPI",)))
+    assert train(model, "data=own.jsonl", "--output", "run", steps=1).exit_code == 0
+    asked = ("eval", "heldout", "--run", "run", "--size", "3", "--validation")
+    assert fission(*asked).exit_code == 0
+    assert "leave data out" in fission(*asked, "data=own.jsonl").stderr
+
+
 def test_a_run_that_cannot_be_evaluated_says_what_to_do(model: Path) -> None:
     assert train(model, "--output", "run", steps=1).exit_code == 0
     Path("run/policy").rename("elsewhere")

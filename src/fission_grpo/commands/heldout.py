@@ -79,13 +79,13 @@ def evaluate_model(settings: RunSettings, *, split: Split, seed: int, size: int)
     model = loaded.model.to(Accelerator().device)
     policy = HFPolicy(model, eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id, share=settings.trainer.tree)
     player = Player(policy=policy, chat=loaded.chat, worlds=WORLDS, rollouts=settings.rollouts)
-    with progress("eval", total=sum(len(getattr(suite, part)) for part in PARTS)) as show:
+    with progress("eval", total=sum(len(getattr(suite, part)) for part in PARTS)) as advance:
         done = 0
 
         def report(more: int) -> None:
             nonlocal done
             done += more
-            show(done, "")
+            advance(done, "")
 
         return evaluate(suite, player, report=report)
 

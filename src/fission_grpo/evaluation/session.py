@@ -133,11 +133,11 @@ def play_missing(
     held = finished(log, form) & episodes.keys()
     missing = (begin() for key, begin in episodes.items() if key not in held)
     failures = 0
-    with log.open("a", encoding="utf-8") as file, progress(purpose, total=len(episodes), done=len(held)) as show:
+    with log.open("a", encoding="utf-8") as file, progress(purpose, total=len(episodes), done=len(held)) as advance:
         for number, record in enumerate(interleave(missing, agent, purpose=purpose, seed=seed), start=len(held) + 1):
             file.write(form.to_line(record) + "\n")
             file.flush()
-            show(number, form.key(record))
+            advance(number, form.key(record))
             report(record)
             failures = 0 if form.sound(record) else failures + 1
             if failures == MAX_CONSECUTIVE_FAILURES:
