@@ -6,17 +6,19 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from bfcl_official import official_run
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue, FaultKind
 from fission_grpo.agents.qwen_fc import PromptError, qwen_fc_prompt, read_qwen_fc
 from fission_grpo.chat.parse import render_call
 from fission_grpo.environments.bfcl.entries import NEW_FUNCTIONS_TEXT, BfclCategory, bfcl_entries
-from fission_grpo.evaluation.bfcl.records import BfclRecord
-from fission_grpo.evaluation.protocols.bfcl import Handover, play_entry
+from fission_grpo.evaluation.bfcl.records import BFCL_RECORDS, BfclRecord
+from fission_grpo.evaluation.protocols.bfcl import ToolRelease, play_entry
+from fission_grpo.evaluation.session import play_missing
 from fission_grpo.types import Task, ToolCall
 
 DONE = "Done."
@@ -94,11 +96,19 @@ def _plain(text: str) -> str:
     return NEW_FUNCTIONS_TEXT if text.endswith(NEW_FUNCTIONS_TEXT) else text
 
 
+def run_entries(
+    entries: Sequence[Task], agent: Agent, *, release: ToolRelease, traces: Path, **more: Any
+) -> tuple[BfclRecord, ...]:
+    """The records of these entries, in order; see `play_missing`."""
+    episodes = {entry.id: partial(play_entry, entry, release=release) for entry in entries}
+    return play_missing(episodes, agent, log=traces, form=BFCL_RECORDS, purpose="bfcl", **more)
+
+
 def play_texts(
-    entry: Task, texts: Iterable[str], *, handover: Handover = Handover.TEXT
+    entry: Task, texts: Iterable[str], *, release: ToolRelease = ToolRelease.TEXT
 ) -> tuple[BfclRecord, list[str]]:
     """Our protocol under the same script as the official handler, and every prompt that it led to."""
-    episode, script = play_entry(entry, handover=handover), iter(texts)
+    episode, script = play_entry(entry, release=release), iter(texts)
     prompts: list[str] = []
     try:
         dialogue = next(episode)

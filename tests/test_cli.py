@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 
 from fission_grpo.cli import app
 from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
+from fission_grpo.evaluation.heldout import PARTS
 from fission_grpo.files import read_jsonl
 from fission_grpo.models.catalog import load_policy_model
 from fission_grpo.run.folder import RunFolder
@@ -248,6 +250,64 @@ def test_an_evaluation_can_be_read(model: Path) -> None:
     assert result.exit_code == 0, result.stderr
     for title in ("Held-out episodes", "never trained on", "all kinds of errors", "unmet preconditions"):
         assert title in result.stdout
+
+
+def test_the_next_command_that_training_prints_works_as_printed(model: Path) -> None:
+    printed = train(model, "--output", "runs/mine", "--lora.rank", "2").stdout
+    _, _, command = printed.strip().partition("evaluate it with: fission ")
+    assert command == "eval heldout --run runs/mine"
+    found = fission(*shlex.split(command), "--size", "3")
+    assert found.exit_code == 0, found.stderr
+    by_hand = fission("eval", "heldout", "--model", "runs/mine/policy", "--output", "ev", "--size", "3", *SMALL)
+    assert by_hand.exit_code == 0, by_hand.stderr
+    for part in PARTS:
+        assert Path(f"runs/mine/evaluation/{part}.jsonl").read_bytes() == Path(f"ev/{part}.jsonl").read_bytes()
+    asked = json.loads(Path("runs/mine/evaluation/settings.json").read_text())
+    assert (asked["model"], asked["size"], asked["rollouts"]["max_tokens"]) == ("runs/mine/policy", 3, 8)
+
+
+def test_what_is_typed_wins_over_the_run(model: Path) -> None:
+    assert train(model, "--output", "run", steps=1).exit_code == 0
+    asked = ("eval", "heldout", "--run", "run", "--size", "3", "--validation")
+    typed = fission(*asked, "--model", model, "--output", "ev", "rollouts.max_tokens=9")
+    assert typed.exit_code == 0, typed.stderr
+    settings = json.loads(Path("ev/settings.json").read_text())
+    assert (settings["model"], settings["rollouts"]["max_tokens"], settings["rollouts"]["max_turns"]) == (
+        str(model),
+        9,
+        2,
+    )
+    assert not Path("run/evaluation").exists()
+
+
+def test_a_run_on_tasks_of_its_own_is_evaluated_on_ours(model: Path) -> None:
+    write_tasks("own.jsonl", synthesise(0, 2, apis=("TwitterAPI",)))
+    assert train(model, "data=own.jsonl", "--output", "run", steps=1).exit_code == 0
+    asked = ("eval", "heldout", "--run", "run", "--size", "3", "--validation")
+    assert fission(*asked).exit_code == 0
+    assert "leave data out" in fission(*asked, "data=own.jsonl").stderr
+
+
+def test_a_run_that_cannot_be_evaluated_says_what_to_do(model: Path) -> None:
+    assert train(model, "--output", "run", steps=1).exit_code == 0
+    Path("run/policy").rename("elsewhere")
+    for command in ("heldout", "bfcl", "probes", "tau2"):
+        unfinished = fission("eval", command, "--run", "run")
+        assert (unfinished.exit_code, unfinished.stdout) == (2, "")
+        assert "run has no trained policy yet; finish it with: fission train --resume --output run" in unfinished.stderr
+        assert "elsewhere is no run folder" in fission("eval", command, "--run", "elsewhere").stderr
+        assert "give --run RUN, or both --model MODEL and --output FOLDER" in fission("eval", command).stderr
+
+
+def test_our_own_evaluation_replaces_none_by_other_settings(model: Path) -> None:
+    asked = ("eval", "heldout", "--model", model, "--output", "ev", "--validation", *SMALL)
+    first = fission(*asked, "--size", "3")
+    assert first.exit_code == 0, first.stderr
+    assert fission(*asked, "--size", "3").stdout == first.stdout
+    other = fission(*asked, "--size", "4")
+    assert (other.exit_code, "other settings (size)" in other.stderr) == (2, True)
+    Path("ev/complete.json").unlink()  # stopped before it was whole
+    assert fission(*asked, "--size", "4").exit_code == 0
 
 
 def test_demonstrations_are_learned(model: Path) -> None:

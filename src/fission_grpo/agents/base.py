@@ -6,12 +6,13 @@ the whole dialogue again at every step, and because a server takes nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from fission_grpo.types import FinishReason, Message, ParseFailure, Tool, ToolCall
+from fission_grpo.chat.parse import call_id
+from fission_grpo.types import FinishReason, Message, ParseFailure, Tool, ToolCall, ToolOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,15 @@ class Answer:
     """Sampled tokens; 0 where a server does not say."""
     seconds: float = 0.0
     """Waiting time of a server, retries included; 0 for a local policy."""
+
+    def replies(self, outcomes: Sequence[ToolOutcome]) -> list[Message]:
+        """A tool message for each outcome, under the ids of the answer's own calls; ours where it has none."""
+        asked = self.message.get("tool_calls") or ()
+        ids = [call["id"] for call in asked if isinstance(call, Mapping) and "id" in call]
+        if len(ids) != len(outcomes):
+            ids = [call_id(place) for place in range(len(outcomes))]
+        pairs = zip(ids, outcomes, strict=True)
+        return [{"role": "tool", "tool_call_id": id_, "content": outcome.text} for id_, outcome in pairs]
 
 
 class Agent(Protocol):

@@ -19,7 +19,7 @@ from fission_grpo.simulator.base import ErrorSimulator, FailedCall
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.types import ErrorClass, Message, OutcomeKind, ParsedMessage, ToolCall, ToolOutcome
 
-Reader: TypeAlias = Callable[[str], tuple[OutcomeKind, ErrorClass | None]]
+OutcomeReader: TypeAlias = Callable[[str], tuple[OutcomeKind, ErrorClass | None]]
 """What a tool's text means, in the world at hand; `classify` reads BFCL's."""
 
 WAIT = "Wait"
@@ -69,7 +69,9 @@ class StructuredErrors:
     the tools, the call and the world's text, and never the reference.
     """
 
-    def __init__(self, inner: Agent, *, simulator: ErrorSimulator | None = None, read: Reader = classify) -> None:
+    def __init__(
+        self, inner: Agent, *, simulator: ErrorSimulator | None = None, read: OutcomeReader = classify
+    ) -> None:
         self.name = f"{inner.name} + structured errors"
         self.width = inner.width
         self._inner = inner
@@ -129,7 +131,7 @@ class CuedFormat:
         encode: Callable[[str], Sequence[int]],
         *,
         cue: str = WAIT,
-        read_outcome: Reader = classify,
+        read_outcome: OutcomeReader = classify,
     ) -> None:
         """Put the cue behind the inner prompt.
 
@@ -195,7 +197,7 @@ class WaitMessage:
     Not the same thing: the model reads the cue and does not say it. Report it under this name, beside no exact one.
     """
 
-    def __init__(self, inner: Agent, *, cue: str = WAIT, read: Reader = classify) -> None:
+    def __init__(self, inner: Agent, *, cue: str = WAIT, read: OutcomeReader = classify) -> None:
         self.name = f"{inner.name} + Wait in the error"
         self.width = inner.width
         self._inner = inner
@@ -214,7 +216,7 @@ class WaitMessage:
         return replace(dialogue, messages=(*before, {**last, "content": f"{last['content']}\n\n{self._cue}"}))
 
 
-def ends_in_error(dialogue: Dialogue, read: Reader = classify) -> bool:
+def ends_in_error(dialogue: Dialogue, read: OutcomeReader = classify) -> bool:
     """Whether one of the tool messages at the end is an explicit error."""
     blocks = list(_blocks(dialogue.messages))
     if not blocks:
@@ -236,7 +238,7 @@ def _blocks(messages: Sequence[Message]) -> Iterator[tuple[int, Sequence[Message
         place = max(stop, place + 1)
 
 
-def _outcome(text: str, read: Reader) -> ToolOutcome:
+def _outcome(text: str, read: OutcomeReader) -> ToolOutcome:
     kind, error = read(text)
     return ToolOutcome(kind=kind, text=text, error=error)
 

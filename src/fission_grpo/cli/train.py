@@ -161,12 +161,14 @@ def _show_plan(settings: RunSettings, as_json: bool) -> None:
 
 def _conclude(run: TrainedRun, as_json: bool) -> None:
     """What is there now, and the next command."""
+    from fission_grpo.tasks.training_set import SYNTHETIC
+
     if as_json:
         reached = run.policy if run.finished else run.folder / "checkpoints"
         told = {"run": str(run.folder), "policy": str(reached), "step": run.step, "steps": run.settings.trainer.steps}
         typer.echo(json_text({**told, "finished": run.finished}))
     elif run.finished:
-        evaluate = f"fission eval heldout --model {run.policy} --output {run.folder / 'evaluation'}"
-        typer.echo(f"{run}; evaluate it with: {evaluate}")
+        what = "heldout" if run.settings.data == SYNTHETIC else "tasks HELD_OUT.jsonl"
+        typer.echo(f"{run}; evaluate it with: fission eval {what} --run {run.folder}")
     else:
         typer.echo(str(run))

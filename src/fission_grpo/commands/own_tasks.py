@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from fission_grpo.assembly import WORLDS, with_own_worlds
+from fission_grpo.commands.heldout import episodes_shown, load_player
 from fission_grpo.commands.train import TrainedRun
 from fission_grpo.config import RunSettings, load_settings
 from fission_grpo.environments.functions.imported import environments_of
 from fission_grpo.errors import ConfigError
-from fission_grpo.evaluation.heldout import Evaluation, Player
+from fission_grpo.evaluation.heldout import Evaluation
 from fission_grpo.evaluation.metrics import (
     EPISODE_METRICS,
     ERR,
@@ -26,14 +25,10 @@ from fission_grpo.evaluation.metrics import (
 )
 from fission_grpo.evaluation.records import EpisodeRecord, record_episode
 from fission_grpo.evaluation.statistics import Rate
-from fission_grpo.models.catalog import load_policy_model
-from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.preflight import require_judges
-from fission_grpo.progress import progress
 from fission_grpo.rollout import Horizon, Worlds
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.tasks.jsonl import Given, read_tasks, tasks_from
-from fission_grpo.types import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +116,15 @@ def evaluate(
     else:
         played = tasks_from(tasks, worlds=worlds)
     require_judges(played, worlds, horizon=Horizon.EPISODE, fission=False)
-    return Evaluated(records=_play(played, name, settings=settings, worlds=worlds))
+    player = load_player(settings.model_copy(update={"model": name}), worlds=worlds)
+    with episodes_shown(len(played)) as report:
+        trajectories = player.play(played, report=report)
+    return Evaluated(
+        records=tuple(
+            record_episode(task, trajectory.turns, verdict=trajectory.verdict, end=trajectory.end)
+            for task, trajectory in zip(played, trajectories, strict=True)
+        )
+    )
 
 
 def _policy_of(run: Path) -> str:
@@ -129,25 +132,3 @@ def _policy_of(run: Path) -> str:
     if not policy.is_dir():
         raise ConfigError(f"{run} has no trained policy yet; finish it with: fission train --resume --output {run}")
     return str(policy)
-
-
-def _play(tasks: Sequence[Task], model: str, *, settings: RunSettings, worlds: Worlds) -> tuple[EpisodeRecord, ...]:
-    loaded = load_policy_model(model, chat_template=settings.chat_template, precision=settings.precision)
-    device = Accelerator().device
-    policy = HFPolicy(
-        loaded.model.to(device), eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id, share=settings.trainer.tree
-    )
-    player = Player(policy=policy, chat=loaded.chat, worlds=worlds, rollouts=settings.rollouts)
-    done = 0
-    with progress("eval", total=len(tasks)) as show:
-
-        def report(more: int) -> None:
-            nonlocal done
-            done += more
-            show(done, "")
-
-        played = player.play(tasks, report=report)
-    return tuple(
-        record_episode(task, trajectory.turns, verdict=trajectory.verdict, end=trajectory.end)
-        for task, trajectory in zip(tasks, played, strict=True)
-    )

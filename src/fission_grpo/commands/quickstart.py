@@ -150,11 +150,11 @@ def _demonstrate(plan: Quickstart, policy: str) -> None:
 
 
 def _evaluate(plan: Quickstart, model: str, folder: Path) -> None:
-    from fission_grpo.commands.heldout import evaluate_model, tables
+    from fission_grpo.commands.heldout import evaluate_heldout, tables
     from fission_grpo.tasks.synthesis.generator import Split
 
-    found = evaluate_model(_settings(plan, {"model": model}), split=Split.HELDOUT, seed=HELDOUT_SEED, size=plan.size)
-    found.save(folder)
+    settings = _settings(plan, {"model": model})
+    found = evaluate_heldout(settings, output=folder, split=Split.HELDOUT, seed=HELDOUT_SEED, size=plan.size)
     _say(tables(found, name=Path(model).name))
 
 
