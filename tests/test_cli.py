@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,41 @@ def test_help_names_every_command() -> None:
     assert result.exit_code == 0
     for command in ("train", "eval", "supervise", "quickstart", "doctor", "data"):
         assert f"  {command} " in result.stdout
+
+
+def test_fission_alone_shows_what_is_needed_first_and_how_to_see_the_rest() -> None:
+    result = fission()
+    assert result.exit_code == 0
+    shown = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("  fission ")]
+    assert shown == ["quickstart", "train", "eval", "compare", "doctor"]
+    assert "fission --help shows all commands" in result.stdout
+    assert "..." not in result.stdout  # no description is cut off
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert fission("--version").stdout == f"fission-grpo {version('fission-grpo')}\n"
+
+
+def test_without_a_recipe_a_training_says_what_it_will_do(model: Path) -> None:
+    plain = train(model, "--dry-run", "--json", steps=7)
+    assert told(plain)["settings"]["trainer"]["learning_rate"] == 1e-6
+    said = " ".join(plain.stderr.split())
+    assert (
+        "no --recipe: GRPO with 1 corrective contexts a step; 7 updates of every weight at learning rate 1e-06" in said
+    )
+    assert "plain GRPO, no fission" in train(model, "--dry-run", "fission.contexts=0").stderr
+    for named in (("--recipe", "nano"), ("--config", "empty.yaml")):
+        Path("empty.yaml").write_text("", encoding="utf-8")
+        assert "no --recipe" not in train(model, "--dry-run", *named).stderr
+
+
+def test_nano_without_a_recipe_starts_from_its_own() -> None:
+    small = [setting for setting in SMALL if not setting.startswith("fission")]
+    asked = ("--dry-run", "--json", *small)
+    left_out, named = fission("train", *asked), fission("train", "--recipe", "nano", *asked)
+    assert "no --recipe: nano starts from its own" in left_out.stderr
+    assert told(left_out)["settings"] == told(named)["settings"]
+    assert told(left_out)["settings"]["fission"]["contexts"] == 4
 
 
 def test_a_run_leaves_its_files_and_can_go_on(model: Path) -> None:
@@ -165,13 +201,13 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(model: Path) -> No
 
 def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
     code = (
-        "import os, signal, time\n"
+        "import os, signal\n"
         "from fission_grpo.run.interruption import Interruption\n"
         "with Interruption() as asked:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    print('going on:', asked(), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    time.sleep(30)\n"
+        "    while True: signal.pause()\n"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.returncode == -signal.SIGINT
@@ -184,6 +220,19 @@ def test_after_a_run_ctrl_c_is_what_it_was_before() -> None:
     with Interruption() as asked:
         assert not asked()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_in_another_thread_just_cannot_be_interrupted() -> None:
+    heard: list[bool] = []
+
+    def run() -> None:
+        with Interruption() as asked:
+            heard.append(asked())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert heard == [False]
 
 
 def test_an_evaluation_counts_what_it_played(model: Path) -> None:
@@ -375,7 +424,7 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_old_run, ("train", "--output", "old", "--resume", "trainer.seed=1"), "other settings", "choose another --output"),
     (_nothing, ("train", "--resume"), "--resume needs the run folder", "--output DIR"),
     (_nothing, ("train", "--resume", "--output", "none"), "none holds no run", "leave out --resume"),
-    (_nothing, ("train", "--arm", "fission"), "fission.contexts is 0", "set fission.contexts=8"),
+    (_nothing, ("train", "--model", "smollm2", "--arm", "fission"), "fission.contexts is 0", "set fission.contexts=8"),
     (_nothing, ("train", "--arm", "fision"), "'fision' is not one of", "'fission'"),
     (_nothing, ("train", "--recipe", "papers"), "'papers' is not one of", "'paper'"),
     (_nothing, ("train", "--synthetic.apis", "[Twitter]"), "unknown API Twitter", "TwitterAPI"),

@@ -20,6 +20,8 @@ from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.types import FinishReason
 
+pytestmark = pytest.mark.early
+
 IDS = torch.arange(20)[None]
 
 

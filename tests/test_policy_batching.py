@@ -15,6 +15,8 @@ from fission_grpo.policy.base import Context, Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.types import Completion
 
+pytestmark = pytest.mark.early
+
 EOS = 3
 """A random model says it now and then, so completions end after very different numbers of tokens."""
 

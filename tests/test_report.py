@@ -268,5 +268,5 @@ def test_dead_groups_from_a_file(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(trace) + "\n" for trace in (EXPLORATION, FAMILY)))
     account = count_dead_groups(filter(None, map(group_outcome, read_jsonl(path))))
     table = dead_groups_table({"fission": account})
-    assert cells(table, "All-fail groups revived by fission")[1].endswith("(1/1)")
+    assert cells(table, "All-fail groups rescued by fission")[1].endswith("(1/1)")
     assert cells(table, "Exploration groups: all right")[1].endswith("(0/1)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -157,11 +158,30 @@ def run_in_process(
     folder: Path, start: Path, threads: int, environment: Mapping[str, str], fission: FissionSettings = FISSION
 ) -> None:
     """A whole run from the weights in `start`; leaves fingerprints of its last weights and gradients in the folder."""
-    os.environ.update(environment)
-    torch.set_num_threads(threads)
-    trainer = tiny_run(folder, model=model_with(torch.load(start)), fission=fission)
+    trainer = _begun(folder, start, threads, environment, fission)
     finish(trainer)
     gradients = {str(place): p.grad for place, p in enumerate(trainer.learner.parameters) if p.grad is not None}
     rank = trainer.accelerator.process_index
     write_text(folder / f"rank-{rank}", f"{fingerprint(weights(trainer))} {fingerprint(gradients)}")
     trainer.accelerator.end_training()
+
+
+def run_until_killed(
+    folder: Path, start: Path, threads: int, environment: Mapping[str, str], fission: FissionSettings = FISSION
+) -> None:
+    """The same run, which waits after its last step for ever: no machine is too fast for it to be killed before."""
+
+    def hold(report: StepReport) -> None:
+        if report.step == STEPS:
+            threading.Event().wait()
+
+    trainer = _begun(folder, start, threads, environment, fission)
+    trainer.train(stop=lambda: False, report=hold)
+
+
+def _begun(
+    folder: Path, start: Path, threads: int, environment: Mapping[str, str], fission: FissionSettings
+) -> Trainer:
+    os.environ.update(environment)
+    torch.set_num_threads(threads)
+    return tiny_run(folder, model=model_with(torch.load(start)), fission=fission)

@@ -133,7 +133,7 @@ class CuedFormat:
         cue: str = WAIT,
         read_outcome: OutcomeReader = classify,
     ) -> None:
-        """A cued mode.
+        """Put the cue behind the inner prompt.
 
         Args:
             encode: text to token ids, without special tokens.
@@ -171,7 +171,7 @@ class WaitPrefix:
     """
 
     def __init__(self, build: Callable[[PromptFormat], Agent], prompts: CuedFormat) -> None:
-        """An agent that begins its answers with the cue.
+        """Build the agent around the cued prompts.
 
         Args:
             build: makes the agent that prompts as it is told, for instance `LocalAgent` with its policy.

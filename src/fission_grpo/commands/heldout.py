@@ -7,7 +7,7 @@ complete.json    how many there are of each
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from fission_grpo.assembly import WORLDS
 from fission_grpo.config import RunSettings
 from fission_grpo.errors import ConfigError
-from fission_grpo.evaluation.heldout import COMPLETE, PARTS, Evaluation, Player, build_suite, evaluate
+from fission_grpo.evaluation.heldout import COMPLETE, PARTS, Evaluation, Player, build_suite, evaluate_suite
 from fission_grpo.evaluation.metrics import EPISODE_METRICS, PROBE_METRICS, Metric, measure
 from fission_grpo.evaluation.paired import EvaluatedArm
 from fission_grpo.evaluation.records import EpisodeRecord
@@ -25,6 +25,7 @@ from fission_grpo.models.catalog import load_policy_model
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.progress import progress
 from fission_grpo.report.tables import metrics_table
+from fission_grpo.rollout import Worlds
 from fission_grpo.tasks.synthesis.generator import Split
 from fission_grpo.tasks.training_set import SYNTHETIC
 
@@ -45,49 +46,55 @@ _TITLES: Mapping[str, str] = {
 
 
 def evaluate_heldout(settings: RunSettings, *, output: Path, split: Split, seed: int, size: int) -> Evaluation:
-    """Play our own suite and keep everything in `output`.
+    """Load the model of some settings, play the suite that fits their tasks, greedily, and keep everything in `output`.
 
     Records are written when all are there, so that one that was stopped begins anew; a finished one is played again
     and replaced, by the same settings only.
 
     Raises:
-        ConfigError: see `evaluate_model`; or the folder holds an evaluation by other settings.
+        ConfigError: no such model, tasks that cannot be drawn, prompts that leave no room for an answer, or a folder
+            that holds an evaluation by other settings.
     """
+    if settings.data != SYNTHETIC:
+        raise ConfigError(f"data={settings.data}: evaluation plays synthesised held-out tasks only; leave data out")
     model = settings.model_dump(mode="json", include={"model", "chat_template", "precision", "rollouts", "synthetic"})
     asked = {**model, "split": split, "seed": seed, "size": size}
     if (output / COMPLETE).exists():
         require_free(output, asked, resume=True)
-    found = evaluate_model(settings, split=split, seed=seed, size=size)
+    player = load_player(settings, worlds=WORLDS)
+    synthetic = settings.synthetic
+    suite = build_suite(
+        split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
+    )
+    with progress("eval", total=sum(len(getattr(suite, part)) for part in PARTS)) as advance:
+        found = evaluate_suite(suite, player, report=counted(advance))
     reserve(output, asked)
     found.save(output)
     return found
 
 
-def evaluate_model(settings: RunSettings, *, split: Split, seed: int, size: int) -> Evaluation:
-    """Load the model of some settings and play the suite that fits their tasks, greedily.
+def load_player(settings: RunSettings, *, worlds: Worlds) -> Player:
+    """The model of some settings, ready to be evaluated.
 
     Raises:
-        ConfigError: no such model, tasks that cannot be drawn, or prompts that leave no room for an answer.
+        ConfigError: no such model, or one that cannot be used.
     """
-    if settings.data != SYNTHETIC:
-        raise ConfigError(f"data={settings.data}: evaluation plays synthesised held-out tasks only; leave data out")
     loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
-    synthetic = settings.synthetic
-    suite = build_suite(
-        split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
-    )
     model = loaded.model.to(Accelerator().device)
     policy = HFPolicy(model, eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id, share=settings.trainer.tree)
-    player = Player(policy=policy, chat=loaded.chat, worlds=WORLDS, rollouts=settings.rollouts)
-    with progress("eval", total=sum(len(getattr(suite, part)) for part in PARTS)) as advance:
-        done = 0
+    return Player(policy=policy, chat=loaded.chat, worlds=worlds, rollouts=settings.rollouts)
 
-        def report(more: int) -> None:
-            nonlocal done
-            done += more
-            advance(done, "")
 
-        return evaluate(suite, player, report=report)
+def counted(advance: Callable[[int, str], None]) -> Callable[[int], None]:
+    """Told how many *more* are done; tells how many are."""
+    done = 0
+
+    def report(more: int) -> None:
+        nonlocal done
+        done += more
+        advance(done, "")
+
+    return report
 
 
 def rates(evaluation: Evaluation) -> dict[str, dict[str, dict[str, Any]]]:

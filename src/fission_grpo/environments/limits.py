@@ -2,7 +2,8 @@
 
 Two lines of defence. *Guards* refuse a call before it runs, from its arguments and the world alone: they are exact,
 reproducible, and the only thing that stops work inside C (big integers, `decimal`, `mpmath`). The *watchdog* raises
-`CallTimeout` inside a thread whose call overruns the wall clock; it is for what no guard foresaw.
+`CallTimeout` inside a thread whose call overruns the wall clock; it is for what no guard foresaw. It only interrupts:
+whether a call overran is read off the clock when the call ends, so it does not depend on when the watchdog looks.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class CallLimits:
     """Caps on one call; ours, chosen above everything that the 4,625 official gold calls need."""
 
     seconds: float = 2.0
-    """Wall clock. Enforced within `_TICK` seconds."""
+    """Wall clock; a call that takes as long or longer is an overrun. One that goes on is stopped within `_TICK`."""
     characters: int = 200_000
     """Length of the answer."""
     depth: int = 32
@@ -173,7 +174,7 @@ class time_limit:  # noqa: N801 (a context manager, read as a verb; a class beca
     """Run the body under the watchdog, in whatever thread this is; not to be nested.
 
     Raises:
-        CallTimeout: the body took longer than `seconds`.
+        CallTimeout: the body took `seconds` or longer, whether it was interrupted or ended by itself.
     """
 
     __slots__ = ("_seconds", "_thread", "_watchdog", "deadline", "fired")
@@ -198,3 +199,5 @@ class time_limit:  # noqa: N801 (a context manager, read as a verb; a class beca
             # back, so that it cannot arrive in our caller's code, and raised here.
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), None)
             raise CallTimeout
+        if (kind is None or issubclass(kind, Exception)) and time.monotonic() >= self.deadline:
+            raise CallTimeout  # it ended too late, before the watchdog's next look

@@ -140,7 +140,7 @@ class Player:
         return trajectories
 
 
-def evaluate(suite: Suite, player: Player, *, report: Callable[[int], None] = lambda done: None) -> Evaluation:
+def evaluate_suite(suite: Suite, player: Player, *, report: Callable[[int], None] = lambda done: None) -> Evaluation:
     """The whole suite in one go, so that no part waits for the slowest dialogue of another.
 
     Probes are continuations after an injected error: is the next call right, and does the policy get there in the end?

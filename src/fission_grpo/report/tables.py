@@ -183,8 +183,8 @@ _DEAD_ROWS: tuple[tuple[str, Callable[[DeadGroups], Rate]], ...] = (
     ("Exploration groups: some right", lambda dead: dead.mixed),
     ("Exploration groups: all right", lambda dead: dead.all_right),
     ("Exploration groups with a gradient", lambda dead: dead.alive),
-    ("All-fail groups with a fission family", lambda dead: dead.families),
-    ("All-fail groups revived by fission", lambda dead: dead.revived),
+    ("All-fail groups with a fission group", lambda dead: dead.families),
+    ("All-fail groups rescued by fission", lambda dead: dead.revived),
     ("Fission groups with a gradient", lambda dead: dead.fission_alive),
     ("Fission groups with a success", lambda dead: dead.fission_success),
 )

@@ -20,7 +20,9 @@ from typing import Any
 from fission_grpo.errors import ConfigError
 from fission_grpo.types import Tool
 
-REMEDY = "pip install --no-deps bfcl-eval==2026.3.23 && pip install mpmath==1.3.0"
+REQUIREMENT = "bfcl-eval==2026.3.23"
+"""The release whose rules these are. It is installed without its dependencies: it pins numpy 1.26 and vendors' SDKs."""
+REMEDY = f"fission install-benchmarks bfcl (or: pip install --no-deps {REQUIREMENT} && pip install mpmath==1.3.0)"
 
 _SOURCES = "bfcl_eval.eval_checker.multi_turn_eval.func_source_code"
 _MODULE_OF_CLASS: Mapping[str, str] = MappingProxyType(

