@@ -5,7 +5,7 @@
 
 One trainer for each simulator; with the same seed they take turns, step by step, so that all meet the same load of the
 machine. `observe` is everything between judged trajectories and corrective contexts. `endpoint` is a server on this
-machine that answers each question after `--latency` seconds, asked in the background; `foreground` is the same server
+machine that answers each request after `--latency` seconds, asked in the background; `foreground` is the same server
 with nothing done meanwhile.
 """
 
@@ -29,7 +29,7 @@ from fission_grpo.config import RunSettings
 from fission_grpo.recipes import Recipe, load_recipe
 from fission_grpo.recipes.arms import Arm, apply_arm
 from fission_grpo.simulator.endpoint import EndpointWriter
-from fission_grpo.simulator.guarded import GuardedSimulator
+from fission_grpo.simulator.guarded import LeakGuardedSimulator
 from fission_grpo.training.trainer import Trainer
 
 ARMS = (Arm.FISSION_DECISION, Arm.FISSION)
@@ -88,7 +88,7 @@ def measure(
 def nobody_else(trainer: Trainer) -> None:
     """Have the server waited for."""
     simulator = trainer.source.simulator
-    assert isinstance(simulator, GuardedSimulator)
+    assert isinstance(simulator, LeakGuardedSimulator)
     assert isinstance(simulator.writer, EndpointWriter)
     simulator.writer.remote = False
 

@@ -6,17 +6,19 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from bfcl_official import official_run
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.agents.qwen_fc import PromptError, qwen_fc_prompt, read_qwen_fc
 from fission_grpo.chat.parse import render_call
 from fission_grpo.environments.bfcl.entries import NEW_FUNCTIONS_TEXT, BfclCategory, bfcl_entries
-from fission_grpo.evaluation.bfcl.records import BfclRecord
-from fission_grpo.evaluation.protocols.bfcl import Handover, play_entry
+from fission_grpo.evaluation.bfcl.records import BFCL_RECORDS, BfclRecord
+from fission_grpo.evaluation.protocols.bfcl import ToolRelease, play_entry
+from fission_grpo.evaluation.session import play_missing
 from fission_grpo.types import Task, ToolCall
 
 DONE = "Done."
@@ -74,11 +76,11 @@ class Player:
     asked: list[int] = field(default_factory=list)
     """Dialogues of each batch."""
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         self.asked.append(len(dialogues))
         return list(map(self.reply, dialogues))
 
-    def reply(self, dialogue: Dialogue) -> Answer:
+    def reply(self, dialogue: Conversation) -> Answer:
         users = [_plain(message["content"]) for message in dialogue.messages if message["role"] == "user"]
         entry = next(entry for entry in self.entries if _users(entry)[: len(users)] == users)
         last = max(place for place, message in enumerate(dialogue.messages) if message["role"] == "user")
@@ -94,11 +96,19 @@ def _plain(text: str) -> str:
     return NEW_FUNCTIONS_TEXT if text.endswith(NEW_FUNCTIONS_TEXT) else text
 
 
+def run_entries(
+    entries: Sequence[Task], agent: Agent, *, release: ToolRelease, traces: Path, **more: Any
+) -> tuple[BfclRecord, ...]:
+    """The records of these entries, in order; see `play_missing`."""
+    episodes = {entry.id: partial(play_entry, entry, release=release) for entry in entries}
+    return play_missing(episodes, agent, log=traces, form=BFCL_RECORDS, purpose="bfcl", **more)
+
+
 def play_texts(
-    entry: Task, texts: Iterable[str], *, handover: Handover = Handover.TEXT
+    entry: Task, texts: Iterable[str], *, release: ToolRelease = ToolRelease.TEXT
 ) -> tuple[BfclRecord, list[str]]:
     """Our protocol under the same script as the official handler, and every prompt that it led to."""
-    episode, script = play_entry(entry, handover=handover), iter(texts)
+    episode, script = play_entry(entry, release=release), iter(texts)
     prompts: list[str] = []
     try:
         dialogue = next(episode)
@@ -108,7 +118,7 @@ def play_texts(
         return stop.value, prompts
 
 
-def _reply(dialogue: Dialogue, script: Iterator[str], prompts: list[str]) -> Answer | AgentFault:
+def _reply(dialogue: Conversation, script: Iterator[str], prompts: list[str]) -> Answer | AgentFault:
     try:
         prompts.append(qwen_fc_prompt(dialogue))
     except PromptError as error:

@@ -6,7 +6,7 @@ import pytest
 from bfcl_agents import ScriptedAgent, giving_up, stumbling, told_apart
 from tiny_policies import chat
 
-from fission_grpo.agents.base import Answer, Dialogue
+from fission_grpo.agents.base import Answer, Conversation
 from fission_grpo.agents.baselines import WAIT, CuedFormat, StructuredErrors, WaitMessage, WaitPrefix, ends_in_error
 from fission_grpo.agents.formats import ChatToolsFormat
 from fission_grpo.agents.local import LocalAgent
@@ -14,8 +14,8 @@ from fission_grpo.chat.parse import assistant_message, tool_message
 from fission_grpo.environments.bfcl.entries import bfcl_entries
 from fission_grpo.environments.bfcl.official import bfcl_tools
 from fission_grpo.evaluation.bfcl.records import as_episode
-from fission_grpo.evaluation.interleave import fly
-from fission_grpo.evaluation.protocols.bfcl import Handover, play_entry
+from fission_grpo.evaluation.interleave import interleave
+from fission_grpo.evaluation.protocols.bfcl import ToolRelease, play_entry
 from fission_grpo.policy.scripted import ScriptedPolicy
 from fission_grpo.types import Message, ToolCall
 
@@ -26,8 +26,8 @@ ASKED: Message = {"role": "user", "content": "go"}
 ENTRIES = told_apart(bfcl_entries("base"))[:8]
 
 
-def dialogue(*messages: Message) -> Dialogue:
-    return Dialogue(messages=(ASKED, *messages), tools=bfcl_tools(("GorillaFileSystem",)))
+def dialogue(*messages: Message) -> Conversation:
+    return Conversation(messages=(ASKED, *messages), tools=bfcl_tools(("GorillaFileSystem",)))
 
 
 def failed(call: ToolCall = CD, text: str = ERROR) -> tuple[Message, Message]:
@@ -92,8 +92,8 @@ def test_the_world_and_the_verdict_do_not_change() -> None:
     def play(wrapped: bool) -> list[tuple[object, ...]]:
         inner = ScriptedAgent(ENTRIES, stumbling(1))
         agent = StructuredErrors(inner) if wrapped else inner
-        episodes = (play_entry(entry, handover=Handover.TOOLS) for entry in ENTRIES)
-        records = sorted(fly(episodes, agent, purpose="test", seed=0), key=lambda record: record.entry)
+        episodes = (play_entry(entry, release=ToolRelease.TOOLS) for entry in ENTRIES)
+        records = sorted(interleave(episodes, agent, purpose="test", seed=0), key=lambda record: record.entry)
         advised = any("diagnosis: there is no tool" in str(seen.messages) for seen in inner.seen)
         assert advised is wrapped
         turns = [as_episode(record).turns for record in records]

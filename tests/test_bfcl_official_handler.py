@@ -23,7 +23,7 @@ from fission_grpo.agents.qwen_fc import qwen_fc_prompt, read_qwen_fc, without_re
 from fission_grpo.chat.parse import render_call
 from fission_grpo.evaluation.bfcl.export import official_result
 from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord
-from fission_grpo.evaluation.protocols.bfcl import Handover, play_entry
+from fission_grpo.evaluation.protocols.bfcl import ToolRelease, play_entry
 from fission_grpo.types import Task, ToolCall
 
 pytestmark = pytest.mark.early
@@ -167,7 +167,7 @@ def digest(text: str) -> str:
 
 def test_first_prompts_of_all_800_entries_are_the_official_ones_byte_for_byte(tmp_path: Path) -> None:
     with official(({"category": entry.meta["category"], "id": entry.id} for entry in ENTRIES), tmp_path) as answers:
-        mine = [digest(qwen_fc_prompt(next(play_entry(entry, handover=Handover.TEXT)))) for entry in ENTRIES]
+        mine = [digest(qwen_fc_prompt(next(play_entry(entry, release=ToolRelease.TEXT)))) for entry in ENTRIES]
         theirs = [answer["prompt"] for answer in answers()]
     differing = [entry.id for entry, one, other in zip(ENTRIES, mine, theirs, strict=True) if one != other]
     assert differing == []

@@ -29,11 +29,12 @@ from bfcl_play import (
     play_texts,
     recover_half,
     recovers,
+    run_entries,
     say,
 )
 from work import entered
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.agents.choice import AgentChoice
 from fission_grpo.agents.formats import PromptMode
 from fission_grpo.agents.qwen_fc import Strictness, read_qwen_fc
@@ -46,17 +47,15 @@ from fission_grpo.evaluation.bfcl.records import (
     BfclEnd,
     BfclRecord,
     as_episode,
-    from_line,
-    read_records,
-    to_line,
-    write_records,
+    bfcl_from_line,
+    bfcl_to_line,
+    read_bfcl,
 )
-from fission_grpo.evaluation.bfcl.run import run_entries
-from fission_grpo.evaluation.bfcl.score import rescore, score
+from fission_grpo.evaluation.bfcl.score import judge_again, score_entries
 from fission_grpo.evaluation.bfcl.world import FORCE_TERMINATED, INFERENCE_ERROR
-from fission_grpo.evaluation.interleave import fly
-from fission_grpo.evaluation.metrics import ABANDON, ERR, ERROR, NCR, REPEAT, measure
-from fission_grpo.evaluation.protocols.bfcl import Handover, play_entry
+from fission_grpo.evaluation.interleave import interleave
+from fission_grpo.evaluation.metrics import ABANDON, ERR, ERRED, NCR, REPEAT, measure
+from fission_grpo.evaluation.protocols.bfcl import ToolRelease, play_entry
 from fission_grpo.types import EndReason, ErrorClass, FinishReason, Task, ToolCall
 
 pytestmark = pytest.mark.early
@@ -68,8 +67,8 @@ MISS_FUNC = bfcl_entries(BfclCategory.MISS_FUNC)
 def played(script: Script, category: BfclCategory) -> list[BfclRecord]:
     entries = bfcl_entries(category)
     agent = Player(script, entries, width=64)
-    episodes = (play_entry(entry, handover=Handover.TEXT) for entry in entries)
-    return list(fly(episodes, agent, purpose="bfcl", seed=0))
+    episodes = (play_entry(entry, release=ToolRelease.TEXT) for entry in entries)
+    return list(interleave(episodes, agent, purpose="bfcl", seed=0))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +77,7 @@ def perfect() -> list[BfclRecord]:
 
 
 def test_gold_is_right_everywhere(perfect: list[BfclRecord]) -> None:
-    found = score(perfect)
+    found = score_entries(perfect)
     assert found.overall == 1.0
     assert found.complete
     assert not found.missing
@@ -88,7 +87,7 @@ def test_gold_is_right_everywhere(perfect: list[BfclRecord]) -> None:
 
 def test_wrong_names_are_wrong_everywhere() -> None:
     records = played(always_wrong, BfclCategory.MISS_PARAM)
-    assert score(records).categories[BfclCategory.MISS_PARAM].right == 0
+    assert score_entries(records).categories[BfclCategory.MISS_PARAM].right == 0
     errors = {outcome.error for r in records for steps in r.turns for step in steps for outcome in step.outcomes}
     assert errors == {ErrorClass.UNKNOWN_TOOL}
     assert all(ok is not True for record in records for ok in record.turn_ok)
@@ -99,8 +98,8 @@ def test_recovering_half_of_the_time_has_the_metrics_it_must_have() -> None:
     episodes = list(map(as_episode, records))
     right = sum(map(recovers, BASE))
     assert 50 < right < 150
-    assert score(records).categories[BfclCategory.BASE].right == right
-    assert (measure(ERROR, episodes).successes, measure(ERROR, episodes).total) == (200, 200)
+    assert score_entries(records).categories[BfclCategory.BASE].right == right
+    assert (measure(ERRED, episodes).successes, measure(ERRED, episodes).total) == (200, 200)
     for metric in (ERR, NCR):
         assert (measure(metric, episodes).successes, measure(metric, episodes).total) == (right, 200)
     assert (measure(ABANDON, episodes).successes, measure(ABANDON, episodes).total) == (200 - right, 200)
@@ -133,20 +132,20 @@ def test_twenty_steps_are_allowed_and_twenty_one_end_the_entry() -> None:
 def test_functions_come_back_in_text_or_among_the_tools() -> None:
     entry = next(entry for entry in MISS_FUNC if len(entry.meta["missed_function"].get("1", ())) == 1)
     (name,) = entry.meta["missed_function"]["1"]
-    shown = {way: dialogues(entry, way) for way in Handover}
+    shown = {way: dialogues(entry, way) for way in ToolRelease}
     for way, dialogue in shown.items():
         assert name not in names(dialogue[0]), way
-    assert names(shown[Handover.TOOLS][1]) == [*names(shown[Handover.TOOLS][0]), name]
-    assert shown[Handover.TOOLS][1].messages[-1]["content"] == NEW_FUNCTIONS_TEXT
-    assert names(shown[Handover.TEXT][1]) == names(shown[Handover.TEXT][0])
-    text = shown[Handover.TEXT][1].messages[-1]["content"]
+    assert names(shown[ToolRelease.TOOLS][1]) == [*names(shown[ToolRelease.TOOLS][0]), name]
+    assert shown[ToolRelease.TOOLS][1].messages[-1]["content"] == NEW_FUNCTIONS_TEXT
+    assert names(shown[ToolRelease.TEXT][1]) == names(shown[ToolRelease.TEXT][0])
+    text = shown[ToolRelease.TEXT][1].messages[-1]["content"]
     assert text.startswith(f"[{{'name': '{name}', ")
     assert text.endswith(f"]\n{NEW_FUNCTIONS_TEXT}")
 
 
-def dialogues(entry: Task, handover: Handover) -> list[Dialogue]:
+def dialogues(entry: Task, release: ToolRelease) -> list[Conversation]:
     """What a model is shown that never calls anything."""
-    episode = play_entry(entry, handover=handover)
+    episode = play_entry(entry, release=release)
     shown = [next(episode)]
     try:
         while True:
@@ -155,7 +154,7 @@ def dialogues(entry: Task, handover: Handover) -> list[Dialogue]:
         return shown
 
 
-def names(dialogue: Dialogue) -> list[str]:
+def names(dialogue: Conversation) -> list[str]:
     return [tool["function"]["name"] for tool in dialogue.tools]
 
 
@@ -171,7 +170,7 @@ def test_results_answer_the_ids_that_the_model_gave() -> None:
     calls = (ToolCall(name="ls", arguments={}), ToolCall(name="pwd", arguments={}))
     message = dict(assistant_message(calls))
     message["tool_calls"] = [{**call, "id": f"server-{place}"} for place, call in enumerate(message["tool_calls"])]
-    episode = play_entry(BASE[0], handover=Handover.TOOLS)
+    episode = play_entry(BASE[0], release=ToolRelease.TOOLS)
     next(episode)
     dialogue = episode.send(Answer(text="", message=message, calls=calls))
     assert [reply["tool_call_id"] for reply in dialogue.messages[2:]] == ["server-0", "server-1"]
@@ -190,13 +189,13 @@ class Stumbling:
     name: str = "stumbling"
     width: int = 5
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         if len(self.player.asked) >= self.stop_after:
             raise self.stop
         self.player.asked.append(len(dialogues))
         return list(map(self._answer, dialogues))
 
-    def _answer(self, dialogue: Dialogue) -> Answer | AgentFault:
+    def _answer(self, dialogue: Conversation) -> Answer | AgentFault:
         kind = self.fault_at.get(dialogue.messages[0]["content"])
         if kind is None or len(dialogue.messages) == 1:
             return self.player.reply(dialogue)
@@ -209,16 +208,16 @@ def test_faults_are_kept_apart_and_played_again(tmp_path: Path) -> None:
     fault_at = {str(entries[place].messages[0]["content"]): kind for place, kind in faults.items()}
     agent = Stumbling(Player(gold, entries), fault_at)
     traces = tmp_path / "traces.jsonl"
-    records = run_entries(entries, agent, handover=Handover.TEXT, traces=traces)
+    records = run_entries(entries, agent, release=ToolRelease.TEXT, traces=traces)
     assert [record.entry for record in records] == [entry.id for entry in entries]
-    found = score(records).categories[BfclCategory.BASE]
+    found = score_entries(records).categories[BfclCategory.BASE]
     assert (found.right, found.judged, found.faults) == (10, 11, 1)
     assert (records[3].end, records[3].verdict, records[3].reason) == (BfclEnd.FAULT, None, "no answer")
     assert as_episode(records[3]).harness_fault
     assert records[7].verdict is not None
     assert records[7].verdict.error_type == INFERENCE_ERROR
-    again = run_entries(entries, Player(gold, entries), handover=Handover.TEXT, traces=traces)
-    found = score(again).categories[BfclCategory.BASE]
+    again = run_entries(entries, Player(gold, entries), release=ToolRelease.TEXT, traces=traces)
+    found = score_entries(again).categories[BfclCategory.BASE]
     assert (found.right, found.judged, found.faults) == (11, 12, 0)
 
 
@@ -227,20 +226,20 @@ def test_whatever_stops_a_run_finished_entries_are_kept(stop: BaseException, tmp
     entries, traces = BASE[:20], tmp_path / "traces.jsonl"
     agent = Stumbling(Player(gold, entries), stop_after=20, stop=stop)
     with pytest.raises(type(stop)):
-        run_entries(entries, agent, handover=Handover.TEXT, traces=traces)
-    kept = read_records(traces)
+        run_entries(entries, agent, release=ToolRelease.TEXT, traces=traces)
+    kept = read_bfcl(traces)
     assert 3 < len(kept) < 20
     reports: list[BfclRecord] = []
-    whole = run_entries(entries, Player(gold, entries), handover=Handover.TEXT, traces=traces, report=reports.append)
+    whole = run_entries(entries, Player(gold, entries), release=ToolRelease.TEXT, traces=traces, report=reports.append)
     assert len(reports) == 20 - len(kept)
     assert without_times(whole) == without_times(
-        run_entries(entries, Player(gold, entries), handover=Handover.TEXT, traces=tmp_path / "whole.jsonl")
+        run_entries(entries, Player(gold, entries), release=ToolRelease.TEXT, traces=tmp_path / "whole.jsonl")
     )
 
 
 def without_times(records: Sequence[BfclRecord]) -> list[str]:
     """Lines that do not depend on how fast the machine is."""
-    lines = [json.loads(to_line(record)) for record in records]
+    lines = [json.loads(bfcl_to_line(record)) for record in records]
     for outcome in (o for line in lines for steps in line["turns"] for step in steps for o in step["outcomes"]):
         outcome["seconds"] = 0.0
     return list(map(json.dumps, lines))
@@ -249,10 +248,9 @@ def without_times(records: Sequence[BfclRecord]) -> list[str]:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from bfcl_play import Player, gold
+from bfcl_play import Player, gold, run_entries
 from fission_grpo.environments.bfcl.entries import bfcl_entries
-from fission_grpo.evaluation.protocols.bfcl import Handover
-from fission_grpo.evaluation.bfcl.run import run_entries
+from fission_grpo.evaluation.protocols.bfcl import ToolRelease
 
 class Killed(Player):
     def answer(self, dialogues, *, seed):
@@ -261,7 +259,7 @@ class Killed(Player):
         return super().answer(dialogues, seed=seed)
 
 entries = bfcl_entries("base")[:20]
-run_entries(entries, Killed(gold, entries, width=4), handover=Handover.TEXT, traces=Path(sys.argv[1]))
+run_entries(entries, Killed(gold, entries, width=4), release=ToolRelease.TEXT, traces=Path(sys.argv[1]))
 """
 
 
@@ -272,7 +270,7 @@ def test_a_kill_loses_at_most_the_entries_in_flight(tmp_path: Path) -> None:
     died = subprocess.run([sys.executable, "-c", KILLED, str(traces)], env=environment, check=False)
     assert died.returncode == -signal.SIGKILL
     begun = sum(first <= 25 for first in first_batches(BASE[:20], width=4))
-    assert len(read_records(traces)) >= begun - 4 > 0
+    assert len(read_bfcl(traces)) >= begun - 4 > 0
 
 
 def first_batches(entries: Sequence[Task], width: int) -> list[int]:
@@ -288,18 +286,18 @@ def first_batches(entries: Sequence[Task], width: int) -> list[int]:
 def test_a_half_written_last_line_is_dropped_with_a_warning(tmp_path: Path) -> None:
     entries, traces = BASE[:6], tmp_path / "traces.jsonl"
     agent = Player(gold, entries, width=2)
-    run_entries(entries[:4], agent, handover=Handover.TEXT, traces=traces)
+    run_entries(entries[:4], agent, release=ToolRelease.TEXT, traces=traces)
     traces.write_bytes(traces.read_bytes()[:-30])
-    assert len(read_records(traces)) == 3
+    assert len(read_bfcl(traces)) == 3
     with pytest.warns(UserWarning, match="cut off"):
-        records = run_entries(entries, agent, handover=Handover.TEXT, traces=traces)
+        records = run_entries(entries, agent, release=ToolRelease.TEXT, traces=traces)
     assert [record.entry for record in records] == [entry.id for entry in entries]
-    assert len(read_records(traces)) == 6
+    assert len(read_bfcl(traces)) == 6
 
 
 def test_as_many_dialogues_as_the_agent_likes_are_in_flight(tmp_path: Path) -> None:
     agent = Player(gold, BASE[:30], width=7)
-    run_entries(BASE[:30], agent, handover=Handover.TEXT, traces=tmp_path / "traces.jsonl")
+    run_entries(BASE[:30], agent, release=ToolRelease.TEXT, traces=tmp_path / "traces.jsonl")
     assert max(agent.asked) == 7
     assert agent.asked[: len(agent.asked) // 2] == [7] * (len(agent.asked) // 2)
 
@@ -309,17 +307,17 @@ def test_records_survive_their_file(perfect: list[BfclRecord], tmp_path: Path) -
     texts = [f"<tool_call>\n{odd}\n</tool_call><tool_call>{{</tool_call>", DONE]
     record, _ = play_texts(BASE[0], texts)
     assert record.turns[0][0].failures
-    assert from_line(to_line(record)) == record
+    assert bfcl_from_line(bfcl_to_line(record)) == record
     path = tmp_path / "traces.jsonl"
-    write_records(path, perfect)
-    assert read_records(path) == tuple(perfect)
+    path.write_text("".join(bfcl_to_line(record) + "\n" for record in perfect))
+    assert read_bfcl(path) == tuple(perfect)
 
 
 def test_lines_that_are_no_records_are_all_named(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     path.write_text('{"entry": "a"}\n[]\nno\n', encoding="utf-8")
     with pytest.raises(DataError) as caught:
-        read_records(path)
+        read_bfcl(path)
     assert len(caught.value.problems) == 3
 
 
@@ -341,16 +339,17 @@ def test_an_answer_that_was_cut_short_is_not_taken_for_words() -> None:
 
 def test_800_recorded_transcripts_are_judged_again_in_no_time(perfect: list[BfclRecord], tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
-    write_records(path, [replace(record, verdict=None, turn_ok=()) for record in perfect])
+    unjudged = [replace(record, verdict=None, turn_ok=()) for record in perfect]
+    path.write_text("".join(bfcl_to_line(record) + "\n" for record in unjudged))
     again: list[BfclRecord] = []
-    functions = entered(lambda: again.extend(map(rescore, read_records(path))))
-    assert score(again).overall == 1.0
+    functions = entered(lambda: again.extend(map(judge_again, read_bfcl(path))))
+    assert score_entries(again).overall == 1.0
     assert functions.total() < 800 * 1_000  # 370 a transcript when this was written
     assert again == perfect
 
 
 def test_a_missing_category_counts_as_zero_and_is_named(perfect: list[BfclRecord]) -> None:
-    found = score(record for record in perfect if record.category is BfclCategory.BASE)
+    found = score_entries(record for record in perfect if record.category is BfclCategory.BASE)
     assert found.overall == 0.25
     assert set(found.missing) == set(BfclCategory) - {BfclCategory.BASE}
     assert not found.complete
@@ -369,7 +368,7 @@ def read_loosely(text: str) -> Answer:
 
 
 def exported_record(entry: Task, script: Script, read: Callable[[str], Answer]) -> BfclRecord:
-    episode = play_entry(entry, handover=Handover.TEXT)
+    episode = play_entry(entry, release=ToolRelease.TEXT)
     dialogue, player = next(episode), Player(script, [entry])
     try:
         while True:
@@ -426,6 +425,6 @@ def test_an_evaluation_keeps_its_folder_and_says_what_it_is(tmp_path: Path) -> N
 
 
 def test_what_departs_from_the_official_protocol_is_named() -> None:
-    assert settings().departures() == ()
+    assert settings().deviations() == ()
     odd = settings(agent=replace(SCRIPTED, strictness=Strictness.LENIENT, temperature=0.7, max_tokens=100))
-    assert len(odd.departures()) == 3
+    assert len(odd.deviations()) == 3

@@ -8,21 +8,20 @@ from collections.abc import Sequence
 import pytest
 from bfcl_agents import ScriptedAgent, told_apart
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.chat.parse import assistant_message
 from fission_grpo.environments.bfcl.entries import bfcl_entries
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
-from fission_grpo.evaluation.blind_spot import Speaker, bfcl_probe, blind_spot, blind_spot_pairs, foreign, probed
+from fission_grpo.evaluation.blind_spot import Speaker, bfcl_probe, blind_spot, blind_spot_pairs, foreign
 from fission_grpo.evaluation.events import probe_event
+from fission_grpo.evaluation.interleave import interleave
 from fission_grpo.evaluation.metrics import FINAL, PROBE, measure
-from fission_grpo.evaluation.protocols.ours import play_tasks
-from fission_grpo.evaluation.records import EpisodeRecord
+from fission_grpo.evaluation.protocols.ours import play_task
+from fission_grpo.evaluation.records import EpisodeRecord, probed
 from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.report.contrasts import blind_spot_markdown
 from fission_grpo.tasks.probe import ProbeItem, probe_items
 from fission_grpo.types import EndReason, ErrorClass, ParseFailure, ParseFailureKind, Task, ToolCall
-
-WORLDS = {"bfcl": BfclEnvironment}
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +67,10 @@ class PairAgent:
         self._starts = {str(item.task.messages): item for item in items}
         self._sees_own = sees_own
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         return [self._answer(dialogue) for dialogue in dialogues]
 
-    def _answer(self, dialogue: Dialogue) -> Answer:
+    def _answer(self, dialogue: Conversation) -> Answer:
         for length in range(len(dialogue.messages), 0, -1):
             item = self._starts.get(str(dialogue.messages[:length]))
             if item is not None:
@@ -81,9 +80,16 @@ class PairAgent:
         raise AssertionError("an unknown dialogue")
 
 
+def play_tasks(tasks: Sequence[Task], agent: Agent) -> list[EpisodeRecord]:
+    """One record for each task, in order."""
+    records = interleave((play_task(task, BfclEnvironment()) for task in tasks), agent, purpose="tasks", seed=0)
+    by_task = {record.task: record for record in records}
+    return [by_task[task.id] for task in tasks]
+
+
 def play(items: Sequence[ProbeItem], *, sees_own: bool) -> list[EpisodeRecord]:
     agent = PairAgent(items, sees_own=sees_own)
-    records = play_tasks([item.task for item in items], agent, worlds=WORLDS)
+    records = play_tasks([item.task for item in items], agent)
     return [probed(item, record) for item, record in zip(items, records, strict=True)]
 
 
@@ -129,7 +135,7 @@ def test_an_error_in_the_middle_of_a_turn_cannot_be_anothers(items: list[ProbeIt
 def test_repeating_anothers_call_is_a_repeat() -> None:
     item = blind_spot_pairs(bfcl_entries("base")[:5], 0)[0].foreign
     stubborn = ScriptedAgent([entry_of(item)], lambda entry, turn, replies: None if replies else item.wrong)
-    (record,) = play_tasks([item.task], stubborn, worlds=WORLDS)
+    (record,) = play_tasks([item.task], stubborn)
     event = probe_event(probed(item, record))
     assert event is not None
     assert event.repeated
@@ -144,7 +150,7 @@ def entry_of(item: ProbeItem) -> Task:
 def test_the_player_plays_whole_entries_too() -> None:
     entries = told_apart(bfcl_entries("base"))[:12]
     agent = ScriptedAgent(entries, lambda entry, turn, replies: ([*entry.gold[turn], None])[replies])
-    records = play_tasks(entries, agent, worlds=WORLDS)
+    records = play_tasks(entries, agent)
     assert [record.task for record in records] == [entry.id for entry in entries]
     assert all(record.ok for record in records)
 
@@ -157,10 +163,10 @@ class Refusing:
     def __init__(self, kind: FaultKind) -> None:
         self._kind = kind
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         return [self._answer(dialogue) for dialogue in dialogues]
 
-    def _answer(self, dialogue: Dialogue) -> Answer | AgentFault:
+    def _answer(self, dialogue: Conversation) -> Answer | AgentFault:
         if dialogue.messages[-1]["role"] == "tool":
             assert str(dialogue.messages[-1]["content"]).startswith("error: malformed tool call")
             return AgentFault(reason="gone", kind=self._kind)
@@ -172,7 +178,7 @@ class Refusing:
     ("kind", "end"), [(FaultKind.MACHINERY, EndReason.HARNESS_FAULT), (FaultKind.DIALOGUE, EndReason.CONTEXT)]
 )
 def test_faults_are_told_from_the_models_doing(kind: FaultKind, end: EndReason) -> None:
-    (record,) = play_tasks(bfcl_entries("base")[:1], Refusing(kind), worlds=WORLDS)
+    (record,) = play_tasks(bfcl_entries("base")[:1], Refusing(kind))
     assert (record.end, record.harness_fault) == (end, kind is FaultKind.MACHINERY)
     assert record.turns[0].error is ErrorClass.FORMAT
 

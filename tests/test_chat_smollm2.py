@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from fission_grpo.chat.doctor import Status, diagnose
+from fission_grpo.chat.doctor import Status, diagnose_template
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.parse import parse_message, render_call
 from fission_grpo.chat.templates import chat_template
@@ -30,7 +30,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 def test_its_own_template_has_no_tools_and_that_is_said(tokenizer: PreTrainedTokenizerBase) -> None:
-    failed = {finding.name for finding in diagnose(tokenizer) if finding.status is Status.FAIL}
+    failed = {finding.name for finding in diagnose_template(tokenizer) if finding.status is Status.FAIL}
     assert failed == {"tools", "call round trip", "tool results", "append-only", "injection"}
     with pytest.raises(ConfigError, match="--chat-template hermes"):
         ChatFormat(tokenizer)
@@ -41,7 +41,7 @@ def test_with_our_template_a_dialogue_is_exact(
     tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", chat_template(name))
-    assert {finding.status for finding in diagnose(tokenizer)} == {Status.PASS}
+    assert {finding.status for finding in diagnose_template(tokenizer)} == {Status.PASS}
     chat = ChatFormat(tokenizer)
     transcript = Transcript(chat.prompt([{"role": "user", "content": "List <|im_end|> all."}], [TOOL]))
     # Compact JSON, not the canonical spelling: rendered anew it would become other tokens.

@@ -4,23 +4,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fission_grpo.chat.transcript import Origin, Transcript
+from fission_grpo.chat.transcript import SegmentOrigin, Transcript
 from fission_grpo.types import Completion, FinishReason
 
 IDS = st.lists(st.integers(0, 99), max_size=6).map(tuple)
-Steps: TypeAlias = list[tuple[Origin, tuple[int, ...]]]
-STEPS = st.lists(st.tuples(st.sampled_from([Origin.SAMPLED, Origin.OBSERVED, Origin.GIVEN]), IDS), max_size=8)
+Steps: TypeAlias = list[tuple[SegmentOrigin, tuple[int, ...]]]
+STEPS = st.lists(
+    st.tuples(st.sampled_from([SegmentOrigin.SAMPLED, SegmentOrigin.OBSERVED, SegmentOrigin.GIVEN]), IDS), max_size=8
+)
 
 
 def sampled(*ids: int) -> Completion:
     return Completion(ids=ids, logprobs=tuple(-float(id_) - 1 for id_ in ids), finish=FinishReason.STOP)
 
 
-def extend(transcript: Transcript, origin: Origin, ids: tuple[int, ...]) -> None:
+def extend(transcript: Transcript, origin: SegmentOrigin, ids: tuple[int, ...]) -> None:
     match origin:
-        case Origin.SAMPLED:
+        case SegmentOrigin.SAMPLED:
             transcript.extend_sampled(sampled(*ids))
-        case Origin.OBSERVED:
+        case SegmentOrigin.OBSERVED:
             transcript.extend_observed(ids)
         case _:
             transcript.given(ids)
@@ -46,7 +48,7 @@ def test_ids_mask_and_logprobs_stay_aligned(prompt: tuple[int, ...], steps: Step
         before = transcript.ids
         extend(transcript, origin, ids)
         assert transcript.ids == before + ids
-    expected = [False] * len(prompt) + [origin is Origin.SAMPLED for origin, ids in steps for _ in ids]
+    expected = [False] * len(prompt) + [origin is SegmentOrigin.SAMPLED for origin, ids in steps for _ in ids]
     assert list(transcript.sampled) == expected
     assert [logprob < 0 for logprob in transcript.logprobs] == expected
     assert len(transcript) == len(transcript.ids) == len(expected)

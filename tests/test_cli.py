@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from typer.testing import CliRunner
 
 from fission_grpo.cli import app
 from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
+from fission_grpo.evaluation.heldout import PARTS
 from fission_grpo.files import read_jsonl
 from fission_grpo.models.catalog import load_policy_model
 from fission_grpo.run.folder import RunFolder
@@ -84,6 +87,41 @@ def test_help_names_every_command() -> None:
     assert result.exit_code == 0
     for command in ("train", "eval", "supervise", "quickstart", "doctor", "data"):
         assert f"  {command} " in result.stdout
+
+
+def test_fission_alone_shows_what_is_needed_first_and_how_to_see_the_rest() -> None:
+    result = fission()
+    assert result.exit_code == 0
+    shown = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("  fission ")]
+    assert shown == ["quickstart", "train", "eval", "compare", "doctor"]
+    assert "fission --help shows all commands" in result.stdout
+    assert "..." not in result.stdout  # no description is cut off
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert fission("--version").stdout == f"fission-grpo {version('fission-grpo')}\n"
+
+
+def test_without_a_recipe_a_training_says_what_it_will_do(model: Path) -> None:
+    plain = train(model, "--dry-run", "--json", steps=7)
+    assert told(plain)["settings"]["trainer"]["learning_rate"] == 1e-6
+    said = " ".join(plain.stderr.split())
+    assert (
+        "no --recipe: GRPO with 1 corrective contexts a step; 7 updates of every weight at learning rate 1e-06" in said
+    )
+    assert "plain GRPO, no fission" in train(model, "--dry-run", "fission.contexts=0").stderr
+    for named in (("--recipe", "nano"), ("--config", "empty.yaml")):
+        Path("empty.yaml").write_text("", encoding="utf-8")
+        assert "no --recipe" not in train(model, "--dry-run", *named).stderr
+
+
+def test_nano_without_a_recipe_starts_from_its_own() -> None:
+    small = [setting for setting in SMALL if not setting.startswith("fission")]
+    asked = ("--dry-run", "--json", *small)
+    left_out, named = fission("train", *asked), fission("train", "--recipe", "nano", *asked)
+    assert "no --recipe: nano starts from its own" in left_out.stderr
+    assert told(left_out)["settings"] == told(named)["settings"]
+    assert told(left_out)["settings"]["fission"]["contexts"] == 4
 
 
 def test_a_run_leaves_its_files_and_can_go_on(model: Path) -> None:
@@ -184,6 +222,19 @@ def test_after_a_run_ctrl_c_is_what_it_was_before() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_run_in_another_thread_just_cannot_be_interrupted() -> None:
+    heard: list[bool] = []
+
+    def run() -> None:
+        with Interruption() as asked:
+            heard.append(asked())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert heard == [False]
+
+
 def test_an_evaluation_counts_what_it_played(model: Path) -> None:
     asked = ("--model", model, "--output", "ev", "--size", "3", "--validation", "--json", *SMALL)
     result = fission("eval", "heldout", *asked)
@@ -199,6 +250,64 @@ def test_an_evaluation_can_be_read(model: Path) -> None:
     assert result.exit_code == 0, result.stderr
     for title in ("Held-out episodes", "never trained on", "all kinds of errors", "unmet preconditions"):
         assert title in result.stdout
+
+
+def test_the_next_command_that_training_prints_works_as_printed(model: Path) -> None:
+    printed = train(model, "--output", "runs/mine", "--lora.rank", "2").stdout
+    _, _, command = printed.strip().partition("evaluate it with: fission ")
+    assert command == "eval heldout --run runs/mine"
+    found = fission(*shlex.split(command), "--size", "3")
+    assert found.exit_code == 0, found.stderr
+    by_hand = fission("eval", "heldout", "--model", "runs/mine/policy", "--output", "ev", "--size", "3", *SMALL)
+    assert by_hand.exit_code == 0, by_hand.stderr
+    for part in PARTS:
+        assert Path(f"runs/mine/evaluation/{part}.jsonl").read_bytes() == Path(f"ev/{part}.jsonl").read_bytes()
+    asked = json.loads(Path("runs/mine/evaluation/settings.json").read_text())
+    assert (asked["model"], asked["size"], asked["rollouts"]["max_tokens"]) == ("runs/mine/policy", 3, 8)
+
+
+def test_what_is_typed_wins_over_the_run(model: Path) -> None:
+    assert train(model, "--output", "run", steps=1).exit_code == 0
+    asked = ("eval", "heldout", "--run", "run", "--size", "3", "--validation")
+    typed = fission(*asked, "--model", model, "--output", "ev", "rollouts.max_tokens=9")
+    assert typed.exit_code == 0, typed.stderr
+    settings = json.loads(Path("ev/settings.json").read_text())
+    assert (settings["model"], settings["rollouts"]["max_tokens"], settings["rollouts"]["max_turns"]) == (
+        str(model),
+        9,
+        2,
+    )
+    assert not Path("run/evaluation").exists()
+
+
+def test_a_run_on_tasks_of_its_own_is_evaluated_on_ours(model: Path) -> None:
+    write_tasks("own.jsonl", synthesise(0, 2, apis=("TwitterAPI",)))
+    assert train(model, "data=own.jsonl", "--output", "run", steps=1).exit_code == 0
+    asked = ("eval", "heldout", "--run", "run", "--size", "3", "--validation")
+    assert fission(*asked).exit_code == 0
+    assert "leave data out" in fission(*asked, "data=own.jsonl").stderr
+
+
+def test_a_run_that_cannot_be_evaluated_says_what_to_do(model: Path) -> None:
+    assert train(model, "--output", "run", steps=1).exit_code == 0
+    Path("run/policy").rename("elsewhere")
+    for command in ("heldout", "bfcl", "probes", "tau2"):
+        unfinished = fission("eval", command, "--run", "run")
+        assert (unfinished.exit_code, unfinished.stdout) == (2, "")
+        assert "run has no trained policy yet; finish it with: fission train --resume --output run" in unfinished.stderr
+        assert "elsewhere is no run folder" in fission("eval", command, "--run", "elsewhere").stderr
+        assert "give --run RUN, or both --model MODEL and --output FOLDER" in fission("eval", command).stderr
+
+
+def test_our_own_evaluation_replaces_none_by_other_settings(model: Path) -> None:
+    asked = ("eval", "heldout", "--model", model, "--output", "ev", "--validation", *SMALL)
+    first = fission(*asked, "--size", "3")
+    assert first.exit_code == 0, first.stderr
+    assert fission(*asked, "--size", "3").stdout == first.stdout
+    other = fission(*asked, "--size", "4")
+    assert (other.exit_code, "other settings (size)" in other.stderr) == (2, True)
+    Path("ev/complete.json").unlink()  # stopped before it was whole
+    assert fission(*asked, "--size", "4").exit_code == 0
 
 
 def test_demonstrations_are_learned(model: Path) -> None:
@@ -315,7 +424,7 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_old_run, ("train", "--output", "old", "--resume", "trainer.seed=1"), "other settings", "choose another --output"),
     (_nothing, ("train", "--resume"), "--resume needs the run folder", "--output DIR"),
     (_nothing, ("train", "--resume", "--output", "none"), "none holds no run", "leave out --resume"),
-    (_nothing, ("train", "--arm", "fission"), "fission.contexts is 0", "set fission.contexts=8"),
+    (_nothing, ("train", "--model", "smollm2", "--arm", "fission"), "fission.contexts is 0", "set fission.contexts=8"),
     (_nothing, ("train", "--arm", "fision"), "'fision' is not one of", "'fission'"),
     (_nothing, ("train", "--recipe", "papers"), "'papers' is not one of", "'paper'"),
     (_nothing, ("train", "--synthetic.apis", "[Twitter]"), "unknown API Twitter", "TwitterAPI"),

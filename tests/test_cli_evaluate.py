@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bfcl_play import run_entries
 from typer.testing import CliRunner
 
-from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue
+from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation
 from fission_grpo.cli import app
 from fission_grpo.environments.bfcl.entries import bfcl_entries
 from fission_grpo.errors import PolicyError
-from fission_grpo.evaluation.bfcl.records import read_records
-from fission_grpo.evaluation.bfcl.run import run_entries
-from fission_grpo.evaluation.protocols.bfcl import Handover
-from fission_grpo.evaluation.session import PATIENCE
+from fission_grpo.evaluation.bfcl.records import read_bfcl
+from fission_grpo.evaluation.protocols.bfcl import ToolRelease
+from fission_grpo.evaluation.session import MAX_CONSECUTIVE_FAILURES
+from fission_grpo.models.catalog import find_model
 
 NANO = ("--model", "nano", "--max-tokens", "16")
 
@@ -79,16 +80,66 @@ def test_probes_play_three_errors_for_each_of_the_limit() -> None:
 
 
 def test_a_dry_run_says_how_official_it_would_be_and_leaves_nothing() -> None:
-    asked = fission("eval", "bfcl", "--model", "nano", "--output", "none", "--aid", "wait", "--dry-run")
-    assert json.loads(asked.stdout) == {"entries": 800, "departures": ["aid wait"]}
+    asked = fission("eval", "bfcl", "--model", "nano", "--output", "none", "--baseline", "wait", "--dry-run")
+    assert json.loads(asked.stdout) == {"entries": 800, "departures": ["baseline wait"]}
     assert not Path("none").exists()
+
+
+def test_the_old_name_of_a_baseline_still_works_and_says_that_it_goes() -> None:
+    asked = fission("eval", "bfcl", "--model", "nano", "--output", "none", "--aid", "wait", "--dry-run")
+    assert json.loads(asked.stdout) == {"entries": 800, "departures": ["baseline wait"]}
+    assert "--aid is now called --baseline" in asked.stderr
+    assert "--aid" not in fission("eval", "bfcl", "--help").stdout
+
+
+def test_a_folder_of_an_older_version_can_be_gone_on_with() -> None:
+    asked = (
+        "eval",
+        "probes",
+        "--model",
+        "nano",
+        "--max-tokens",
+        "1",
+        "--limit",
+        "1",
+        "--baseline",
+        "wait",
+        "--output",
+        "old",
+    )
+    assert fission(*asked).exit_code == 0
+    settings = Path("old/settings.json")
+    held = json.loads(settings.read_text())
+    assert held["agent"].pop("chat_template") is held["agent"].pop("precision") is None
+    assert held["agent"]["aid"] == "wait"
+    settings.write_text(json.dumps(held))
+    lines = Path("old/traces.jsonl").read_text().splitlines(keepends=True)
+    Path("old/traces.jsonl").write_text("".join(lines[:-1]))
+    again = fission(*asked, "--resume")
+    assert again.exit_code == 0, again.output
+    assert len(Path("old/traces.jsonl").read_text().splitlines()) == len(lines)
+
+
+def test_a_run_brings_its_precision_and_a_folder_along() -> None:
+    run = Path("run")
+    (run / "policy").mkdir(parents=True)
+    (run / "config.yaml").write_text("precision: bf16\nlora: {rank: 2}\n")
+    asked = fission("eval", "probes", "--run", "run", "--limit", "1")
+    assert (asked.exit_code, "run/policy holds no model" in asked.stderr) == (2, True)
+    weights = Path(find_model("nano").folder)
+    for file in weights.iterdir():
+        (run / "policy" / file.name).write_bytes(file.read_bytes())
+    played = fission("eval", "probes", "--run", "run", "--max-tokens", "1", "--limit", "1")
+    assert played.exit_code == 0, played.output
+    agent = json.loads((run / "probes" / "settings.json").read_text())["agent"]
+    assert (agent["model"], agent["precision"]) == ("run/policy", "bf16")
 
 
 @pytest.mark.parametrize(
     "options, remedy",
     [
         (("--mode", "official"), "official-qwen-fc, chat-tools, compact"),
-        (("--aid", "hints"), "none, structured-errors, wait"),
+        (("--baseline", "hints"), "none, structured-errors, wait"),
         (("--categories", "base,live"), "base, miss_func, miss_param, long_context"),
         (("--endpoint", "http://127.0.0.1:9/v1", "--mode", "compact"), "use chat-tools"),
         (("--lenient", "--mode", "compact"), "official-qwen-fc only"),
@@ -107,12 +158,12 @@ class _Dead(Agent):
     def answer(self, dialogues: Any, *, seed: int) -> list[Answer | AgentFault]:
         return [self._fault(dialogue) for dialogue in dialogues]
 
-    def _fault(self, dialogue: Dialogue) -> AgentFault:
+    def _fault(self, dialogue: Conversation) -> AgentFault:
         return AgentFault(reason="connection refused")
 
 
 def test_a_dead_server_is_not_asked_800_times(tmp_path: Path) -> None:
     traces = tmp_path / "traces.jsonl"
     with pytest.raises(PolicyError, match="in a row"):
-        run_entries(bfcl_entries("base"), _Dead(), handover=Handover.TOOLS, traces=traces)
-    assert len(read_records(traces)) == PATIENCE
+        run_entries(bfcl_entries("base"), _Dead(), release=ToolRelease.TOOLS, traces=traces)
+    assert len(read_bfcl(traces)) == MAX_CONSECUTIVE_FAILURES

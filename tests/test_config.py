@@ -14,6 +14,8 @@ from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.client.chat import EndpointSettings
 from fission_grpo.config import (
+    NAME_HERE,
+    NOT_HERE,
     RunSettings,
     SimulatorName,
     load_settings,
@@ -133,6 +135,41 @@ def test_all_problems_are_named_at_once() -> None:
 )
 def test_a_mistake_gets_its_cause_and_its_remedy(written: str, expected: str) -> None:
     assert expected in complaint(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (
+            "--num_generations=8",
+            "num_generations (command line); the nearest by meaning is trainer.group_size",
+        ),
+        ("--max-completion-length=8", "the nearest by meaning is rollouts.max_tokens"),
+        ("--per_device_train_batch_size=8", "the nearest by meaning is trainer.queries"),
+        ("actor_rollout_ref.rollout.n=8", "the nearest by meaning is trainer.group_size"),
+        ("data.train_batch_size=8", "the nearest by meaning is trainer.queries"),
+        ("actor_rollout_ref.model.path=x", "the nearest by meaning is model"),
+        ("algorithm.kl_ctrl.kl_coef=0.1", "the nearest by meaning is trainer.beta"),
+        ("beta=0.1", "the nearest is trainer.beta"),
+        ("report_to=wandb", "metrics.jsonl"),
+        ("num_train_epochs=3", "trainer.steps"),
+        ("trainer.total_epochs=3", "trainer.steps"),
+        ("--bf16", "precision=bf16 with lora.rank=16"),
+        ("--use_vllm", "no other engine is wired up"),
+    ],
+)
+def test_names_of_other_libraries_are_answered_by_meaning(written: str, expected: str) -> None:
+    said = complaint(written)
+    assert said.startswith("unknown setting ")
+    assert expected in said
+
+
+def test_what_has_a_name_elsewhere_exists_here_under_another() -> None:
+    ours = set(setting_names())
+    assert set(NAME_HERE.values()) <= ours
+    assert not {name.rpartition(".")[2] for name in ours} & (NAME_HERE.keys() | NOT_HERE.keys())
+    mentioned = {word.strip(",;.*") for said in NOT_HERE.values() for word in said.split() if "." in word.strip(",;.*")}
+    assert {word.partition("=")[0] for word in mentioned} - ours <= {"metrics.jsonl", "traces.jsonl"}
 
 
 @pytest.mark.parametrize(

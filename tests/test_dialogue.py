@@ -11,7 +11,13 @@ from tiny_policies import hidden_task, tasks
 from fission_grpo.chat.parse import assistant_message
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.environments.dialogue import remaining_gold
-from fission_grpo.tasks.dialogue import Moment, continuations, decision_points, moments, premature_calls
+from fission_grpo.tasks.dialogue import (
+    DecisionPosition,
+    continuations,
+    decision_points,
+    decision_positions,
+    premature_calls,
+)
 from fission_grpo.tasks.synthesis.generator import Mixture, synthesise
 from fission_grpo.types import Message, Task, ToolCall
 
@@ -66,8 +72,8 @@ TWO_TURNS = synthesise(
 
 @pytest.mark.parametrize("task", [*tasks()[:3], *TWO_TURNS], ids=lambda task: task.id)
 def test_every_moment_of_a_gold_dialogue_has_the_rest_of_it_ahead(task: Task) -> None:
-    for point, moment in zip(decision_points(task), moments(task), strict=True):
-        ahead = [task.gold[moment.turn][moment.done :], *task.gold[moment.turn + 1 :]]
+    for point, position in zip(decision_points(task), decision_positions(task), strict=True):
+        ahead = [task.gold[position.turn][position.done :], *task.gold[position.turn + 1 :]]
         assert remaining_gold(point) == ahead
         assert tuple(ahead[0][:1]) == point.target
 
@@ -76,8 +82,8 @@ def test_behind_a_natural_error_and_its_fix_the_call_that_came_too_early_is_stil
     task = hidden_task()
     found = premature_calls(task, environment=BfclEnvironment())
     assert found
-    for moment, call in found:
-        assert moment == Moment(turn=0, done=moment.done)
-        for point in continuations(task, call, moment):
+    for position, call in found:
+        assert position == DecisionPosition(turn=0, done=position.done)
+        for point in continuations(task, call, position):
             ahead = remaining_gold(point)
             assert ahead[0][:1] == point.target

@@ -12,14 +12,14 @@ from chat_tokenizers import (
     byte_tokenizer,
 )
 
-from fission_grpo.chat.doctor import Finding, Status, diagnose
+from fission_grpo.chat.doctor import Finding, Status, diagnose_template
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.templates import chat_template
 from fission_grpo.errors import ConfigError
 
 
 def by_name(template: str | None, **options: object) -> dict[str, Finding]:
-    return {finding.name: finding for finding in diagnose(byte_tokenizer(template, **options))}  # type: ignore[arg-type]
+    return {finding.name: finding for finding in diagnose_template(byte_tokenizer(template, **options))}  # type: ignore[arg-type]
 
 
 def worse(findings: dict[str, Finding]) -> dict[str, Status]:
@@ -97,6 +97,6 @@ def test_a_tokenizer_that_forges_tokens_is_unsafe() -> None:
     tokenizer = byte_tokenizer(NANO)
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("im_end|>", "<halt>")
     tokenizer.add_tokens([AddedToken("<halt>", normalized=True)])
-    finding = {finding.name: finding for finding in diagnose(tokenizer)}["injection"]
+    finding = {finding.name: finding for finding in diagnose_template(tokenizer)}["injection"]
     assert finding.status is Status.FAIL
     assert "<halt>" in finding.why

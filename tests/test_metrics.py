@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ def episode(
     task: Task = TASK,
     probe: Probe | None = None,
 ) -> EpisodeRecord:
-    return record_episode(task, turns, verdict=verdict, end=end, probe=probe)
+    return replace(record_episode(task, turns, verdict=verdict, end=end), probe=probe)
 
 
 def test_a_record_survives_its_line() -> None:
@@ -226,7 +227,7 @@ def values(records: Sequence[EpisodeRecord], *names: m.Metric) -> list[Rate]:
 def test_always_recover() -> None:
     # 6 clean episodes, 4 with one error each, mended by the very next call.
     records = [episode(good(), WORDS)] * 6 + [episode(bad(), good(), WORDS)] * 4
-    assert values(records, m.FINAL, m.FIRST_ATTEMPT, m.ERROR, m.ERR, m.CLEAN) == [
+    assert values(records, m.FINAL, m.FIRST_ATTEMPT, m.ERRED, m.ERR, m.CLEAN) == [
         Rate(10, 10),
         Rate(6, 10),
         Rate(4, 10),
@@ -234,7 +235,7 @@ def test_always_recover() -> None:
         Rate(6, 6),
     ]
     assert values(records, m.NCR, m.REPEAT, m.ABANDON, m.GAVE_UP) == [Rate(4, 4), Rate(0, 4), Rate(0, 4), Rate(0, 10)]
-    assert m.steps_per_recovery(records).value == 1.0
+    assert m.steps_to_recover(records).value == 1.0
     # Solved episodes waste 0 calls six times and 1 call four times: mean 0.4.
     assert m.excess_calls(records).value == pytest.approx(0.4)
 
@@ -293,7 +294,7 @@ def test_recovery_within_k_steps() -> None:
     # Errors at steps 1, 2, 3, clean at 4: distances 3, 2, 1.
     records = [episode(bad(), bad(), bad(), good())]
     assert values(records, *(m.recovered_within(k) for k in (1, 2, 3))) == [Rate(1, 3), Rate(2, 3), Rate(3, 3)]
-    assert m.steps_per_recovery(records).value == 2.0
+    assert m.steps_to_recover(records).value == 2.0
 
 
 def test_repeats_by_class() -> None:

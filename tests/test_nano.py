@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from fission_grpo.models.catalog import find_model, load_policy_model
-from fission_grpo.models.nano import CONTROL, copy_accuracy, fresh_model, parameter_count, sharpen_copying
+from fission_grpo.models.nano import CONTROL, fresh_model, parameter_count
 from fission_grpo.recipes import build_nano
+from fission_grpo.training.copying import copy_accuracy, sharpen_copying
 from fission_grpo.training.supervised import gold_dialogue
 
 pytestmark = pytest.mark.early
@@ -48,7 +49,8 @@ def test_copy_practice_starts_out_as_recorded() -> None:
 def test_the_shipped_weights_have_the_recorded_loss_and_it_is_far_down_the_curve() -> None:
     model, chat = loaded().model, loaded().chat
     rows = [
-        gold_dialogue(task, chat=chat, worlds=build_nano.WORLDS) for task in build_nano.gold_tasks(build_nano.PROVED)
+        gold_dialogue(task, chat=chat, worlds=build_nano.NANO_WORLDS)
+        for task in build_nano.gold_tasks(build_nano.PROVED)
     ]
     loss = build_nano.mean_loss(model, rows)
     assert loss == pytest.approx(record()["final"], abs=SLACK)
@@ -66,7 +68,7 @@ def test_nano_is_small_and_copies() -> None:
 @pytest.mark.slow
 def test_the_warm_start_goes_down_the_recorded_curve() -> None:
     tokenizer, chat = loaded().tokenizer, loaded().chat
-    rows = [gold_dialogue(task, chat=chat, worlds=build_nano.WORLDS) for task in build_nano.gold_tasks()]
+    rows = [gold_dialogue(task, chat=chat, worlds=build_nano.NANO_WORLDS) for task in build_nano.gold_tasks()]
     recorded = record()["losses"]["warm_start"]
     _, losses = build_nano.warm_start(tokenizer, rows, steps=len(recorded))
     assert losses["warm_start"] == pytest.approx(recorded, abs=0.05)

@@ -1,4 +1,4 @@
-"""The quickstart's plan; the whole of it is a slow test. How its jobs are done: test_crew.py."""
+"""The quickstart's plan; the whole of it is a slow test. How its jobs are done: test_worker_pool.py."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from fission_grpo.commands.quickstart import Plan, jobs, run
+from fission_grpo.commands.quickstart import Quickstart, jobs, run_quickstart
 from fission_grpo.commands.worker_pool import Job
 
 
 def arguments(job: Job) -> tuple[str, ...]:
     assert isinstance(job.run, partial)
-    return job.run.args
+    return tuple(map(str, job.run.args))
 
 
 def test_every_policy_is_evaluated_after_it_was_trained(tmp_path: Path) -> None:
-    plan = Plan(output=tmp_path, arms=("grpo", "fission"), seeds=(0, 1))
+    plan = Quickstart(output=tmp_path, arms=("grpo", "fission"), seeds=(0, 1))
     *before, last = jobs(plan)
     named = {one.name: one for one in before}
     # 2 arms x 2 seeds trained and evaluated, the demonstrations too, and the warm start evaluated: 4 + 4 + 2 + 1
@@ -29,18 +29,18 @@ def test_every_policy_is_evaluated_after_it_was_trained(tmp_path: Path) -> None:
             assert made is not None
             assert str(made.parent) in arguments(one), one.name
     assert sum(len(one.after) for one in named.values()) == 5
-    assert "--arm" in arguments(named["fission-1"])
+    assert arguments(named["fission-1"])[1:] == ("fission", "1")
     assert set(last.after) == named.keys()
 
 
 def test_the_report_is_written_anew_each_time(tmp_path: Path) -> None:
-    assert jobs(Plan(output=tmp_path))[-1].product is None
+    assert jobs(Quickstart(output=tmp_path))[-1].product is None
 
 
 @pytest.mark.slow
 def test_the_whole_quickstart(tmp_path: Path) -> None:
-    plan = Plan(output=tmp_path, size=6, overrides=("trainer.steps=2", "trainer.queries=2", "fission.contexts=2"))
-    summary = run(plan, workers=2, report=lambda line: None).read_text(encoding="utf-8")
+    plan = Quickstart(output=tmp_path, size=6, overrides=("trainer.steps=2", "trainer.queries=2", "fission.contexts=2"))
+    summary = run_quickstart(plan, workers=2, report=lambda line: None).read_text(encoding="utf-8")
     assert "warm start" in summary
     assert (tmp_path / "probe.png").exists()
     assert {one["treatment"] for one in json.loads((tmp_path / "summary.json").read_text())} == {"fission-decision"}

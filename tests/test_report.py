@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fission_grpo.evaluation.comparison import Arm, compare
-from fission_grpo.evaluation.dead_groups import count_dead_groups, group_outcome, read_traces
+from fission_grpo.evaluation.dead_groups import count_dead_groups, group_outcome
 from fission_grpo.evaluation.metrics import ERR, FINAL, FIRST_ATTEMPT, PROBE, REPEAT
+from fission_grpo.evaluation.paired import EvaluatedArm, compare_arms
 from fission_grpo.evaluation.records import EpisodeRecord, Probe, TurnRecord
+from fission_grpo.files import read_jsonl
 from fission_grpo.report.figures import Curve, curves_figure, rates_figure, read_metrics
 from fission_grpo.report.style import arm_colours
 from fission_grpo.report.tables import (
@@ -59,10 +60,10 @@ def record(place: int, *, ok: bool, erred: bool) -> EpisodeRecord:
     )
 
 
-def arm(name: str, right: int, *, runs: int = 1) -> Arm:
+def arm(name: str, right: int, *, runs: int = 1) -> EvaluatedArm:
     """20 tasks, every second one with an error; the first `right` are solved."""
     run = tuple(record(place, ok=place < right, erred=place % 2 == 0) for place in range(20))
-    return Arm(name=name, runs=dict.fromkeys(range(runs), run))
+    return EvaluatedArm(name=name, runs=dict.fromkeys(range(runs), run))
 
 
 ARMS = (arm("warm start", 10), arm("GRPO", 10, runs=2), arm("fission", 18, runs=2))
@@ -100,7 +101,7 @@ def test_cells_cannot_break_the_table() -> None:
 
 
 def test_comparisons_say_what_they_settle() -> None:
-    better, same = compare(FINAL, ARMS[1], ARMS[2]), compare(FIRST_ATTEMPT, ARMS[1], ARMS[1])
+    better, same = compare_arms(FINAL, ARMS[1], ARMS[2]), compare_arms(FIRST_ATTEMPT, ARMS[1], ARMS[1])
     row = cells(comparisons_table([better]), "Final success")
     # 10 -> 18 of 20 tasks in both runs: +40 points, 8 fixed, none broken, p = 2/2^8.
     assert row[2:4] == ["50.0 % (20/40)", "90.0 % (36/40)"]
@@ -111,8 +112,8 @@ def test_comparisons_say_what_they_settle() -> None:
 
 
 def test_a_rising_evil_is_worse() -> None:
-    clean = Arm(name="clean", runs={0: tuple(record(i, ok=True, erred=True) for i in range(10))})
-    repeating = Arm(
+    clean = EvaluatedArm(name="clean", runs={0: tuple(record(i, ok=True, erred=True) for i in range(10))})
+    repeating = EvaluatedArm(
         name="repeating",
         runs={
             0: tuple(
@@ -128,7 +129,7 @@ def test_a_rising_evil_is_worse() -> None:
             )
         },
     )
-    assert verdict_sentence(compare(REPEAT, clean, repeating)).endswith(": worse.")
+    assert verdict_sentence(compare_arms(REPEAT, clean, repeating)).endswith(": worse.")
 
 
 def text(name: str, **arguments: Any) -> str:
@@ -239,7 +240,7 @@ def test_pictures_are_reproducible(tmp_path: Path, suffix: str) -> None:
 
 
 def test_rates_figure_survives_an_empty_denominator(tmp_path: Path) -> None:
-    flawless = Arm(name="flawless", runs={0: tuple(record(i, ok=True, erred=False) for i in range(20))})
+    flawless = EvaluatedArm(name="flawless", runs={0: tuple(record(i, ok=True, erred=False) for i in range(20))})
     arms = [*ARMS, flawless]
     path = rates_figure(arms, [PROBE, ERR], tmp_path / "rates.png", colours=arm_colours(a.name for a in arms))
     assert path.stat().st_size > 10_000
@@ -265,7 +266,7 @@ def test_an_arm_keeps_its_colour() -> None:
 def test_dead_groups_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     path.write_text("".join(json.dumps(trace) + "\n" for trace in (EXPLORATION, FAMILY)))
-    account = count_dead_groups(filter(None, map(group_outcome, read_traces(path))))
+    account = count_dead_groups(filter(None, map(group_outcome, read_jsonl(path))))
     table = dead_groups_table({"fission": account})
-    assert cells(table, "All-fail groups revived by fission")[1].endswith("(1/1)")
+    assert cells(table, "All-fail groups rescued by fission")[1].endswith("(1/1)")
     assert cells(table, "Exploration groups: all right")[1].endswith("(0/1)")

@@ -19,10 +19,10 @@ from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.client.chat import EndpointSettings
 from fission_grpo.files import read_jsonl
 from fission_grpo.simulator.answer_cache import CacheMode
-from fission_grpo.simulator.background import ask, is_remote
+from fission_grpo.simulator.background import is_remote, request_feedback
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings, EndpointWriter
-from fission_grpo.simulator.guarded import GuardedSimulator
-from fission_grpo.simulator.prompts import Draft, NoDraft, Question
+from fission_grpo.simulator.guarded import LeakGuardedSimulator
+from fission_grpo.simulator.prompts import Candidate, NoCandidate, Prompt
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.training.trainer import Trainer
 from fission_grpo.tree.reference import Reference
@@ -31,10 +31,10 @@ FISSION = FissionSettings(contexts=2, group_size=3, per_group=2)
 TEXT = "the runtime does not take this call"
 
 
-def simulator(server: Scripted | str, **changes: Any) -> GuardedSimulator:
+def simulator(server: Scripted | str, **changes: Any) -> LeakGuardedSimulator:
     url = server if isinstance(server, str) else server.url
     own = EndpointSettings(url=url, model="the-model", attempts=1, backoff_seconds=0.01)
-    return GuardedSimulator(EndpointWriter(EndpointSimulatorSettings(server=own, **changes)))
+    return LeakGuardedSimulator(EndpointWriter(EndpointSimulatorSettings(server=own, **changes)))
 
 
 def after(seconds: float) -> Behaviour:
@@ -122,7 +122,7 @@ def test_looking_ahead_changes_nothing_but_the_order_of_the_work(tmp_path: Path,
         scribe.remote = remote
         model = warm_model(torch.float64)
         trainer = tiny_run(
-            tmp_path / name, model=model, fission=FISSION, simulator=GuardedSimulator(scribe), steps=3, beta=beta
+            tmp_path / name, model=model, fission=FISSION, simulator=LeakGuardedSimulator(scribe), steps=3, beta=beta
         )
         finish(trainer)
         return trainer
@@ -146,12 +146,12 @@ class Buggy:
     name = "buggy"
     remote = True
 
-    def write(self, questions: Sequence[Question]) -> list[Draft | NoDraft]:
+    def write(self, prompts: Sequence[Prompt]) -> list[Candidate | NoCandidate]:
         raise ZeroDivisionError("ours")
 
 
 def test_a_bug_in_the_background_ends_the_run_as_it_would_in_front(tmp_path: Path) -> None:
-    trainer = tiny_run(tmp_path, fission=FISSION, simulator=GuardedSimulator(Buggy()), steps=2)
+    trainer = tiny_run(tmp_path, fission=FISSION, simulator=LeakGuardedSimulator(Buggy()), steps=2)
     with pytest.raises(ZeroDivisionError, match="ours"):
         finish(trainer)
 
@@ -159,7 +159,7 @@ def test_a_bug_in_the_background_ends_the_run_as_it_would_in_front(tmp_path: Pat
 def test_what_is_being_written_is_in_the_checkpoint(tmp_path: Path) -> None:
     scribe = says(TEXT)
     scribe.remote = True
-    trainer = tiny_run(tmp_path, fission=FISSION, simulator=GuardedSimulator(scribe), steps=2)
+    trainer = tiny_run(tmp_path, fission=FISSION, simulator=LeakGuardedSimulator(scribe), steps=2)
     trainer.stages.observe(trainer.stages.explore(trainer.tasks[:3], step=0, progress=0.0), step=0)
     assert trainer.source.awaits_feedback
     assert len(trainer.source.state_dict()["buffer"]["contexts"]) == trainer.source.count.observed > 0
@@ -167,8 +167,8 @@ def test_what_is_being_written_is_in_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_only_a_server_is_asked_in_the_background() -> None:
-    here, elsewhere = GuardedSimulator(says(TEXT)), GuardedSimulator(Buggy())
+    here, elsewhere = LeakGuardedSimulator(says(TEXT)), LeakGuardedSimulator(Buggy())
     assert [is_remote(one) for one in (RulesSimulator(), here, elsewhere)] == [False, False, True]
-    assert ask(here, [EXPLICIT, SILENT]).done()
+    assert request_feedback(here, [EXPLICIT, SILENT]).done()
     with pytest.raises(ZeroDivisionError, match="ours"):
-        ask(elsewhere, [EXPLICIT]).result()
+        request_feedback(elsewhere, [EXPLICIT]).result()

@@ -10,8 +10,8 @@ import pytest
 
 from fission_grpo.errors import PolicyError
 from fission_grpo.simulator.base import Case, Cost, FailedCall, Fallback, Leakage, case_of, diagnose
-from fission_grpo.simulator.guarded import GuardedSimulator
-from fission_grpo.simulator.prompts import Draft, NoDraft, PromptStyle, Question, cleaned, prompt_of
+from fission_grpo.simulator.guarded import LeakGuardedSimulator
+from fission_grpo.simulator.prompts import Candidate, NoCandidate, Prompt, PromptStyle, cleaned, prompt_messages
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.simulator.static import STATIC_TEXT
 from fission_grpo.types import ErrorClass, OutcomeKind, ParsedMessage, ParseFailure, ParseFailureKind, Task, ToolCall
@@ -52,22 +52,22 @@ SILENT = case(WRONG, outcomes=[NOTHING], error=ErrorClass.SILENT)
 class Scribe:
     """Answers by a function, and remembers what it was asked."""
 
-    answer: Callable[[Question], Draft | NoDraft]
+    answer: Callable[[Prompt], Candidate | NoCandidate]
     name: str = "scribe"
     remote: bool = False
-    asked: list[Question] = field(default_factory=list)
+    asked: list[Prompt] = field(default_factory=list)
 
-    def write(self, questions: Sequence[Question]) -> list[Draft | NoDraft]:
-        self.asked += questions
-        return [self.answer(question) for question in questions]
+    def write(self, prompts: Sequence[Prompt]) -> list[Candidate | NoCandidate]:
+        self.asked += prompts
+        return [self.answer(prompt) for prompt in prompts]
 
 
 def says(text: str) -> Scribe:
-    return Scribe(lambda question: Draft(text=text, cost=Cost(tokens=3, seconds=0.5)))
+    return Scribe(lambda prompt: Candidate(text=text, cost=Cost(tokens=3, seconds=0.5)))
 
 
-def test_a_clean_draft_is_the_feedback() -> None:
-    guarded = GuardedSimulator(says("cd: no folder of this name"))
+def test_a_clean_candidate_is_the_feedback() -> None:
+    guarded = LeakGuardedSimulator(says("cd: no folder of this name"))
     (feedback,) = diagnose(guarded, [EXPLICIT])
     assert feedback.texts == ("cd: no folder of this name",)
     assert (feedback.origin, feedback.leakage, feedback.fallback) == ("scribe", Leakage.CLEAN, None)
@@ -75,12 +75,12 @@ def test_a_clean_draft_is_the_feedback() -> None:
 
 
 def test_the_answer_to_a_call_that_succeeded_stays_in_front() -> None:
-    (feedback,) = GuardedSimulator(says("The call succeeded, but nothing moved.")).diagnose_cases([SILENT])
+    (feedback,) = LeakGuardedSimulator(says("The call succeeded, but nothing moved.")).diagnose_cases([SILENT])
     assert feedback.texts == ("None\nThe call succeeded, but nothing moved.",)
 
 
-def test_a_leaking_draft_is_replaced_by_the_rules_and_counted() -> None:
-    guarded = GuardedSimulator(says("use the folder 'archive'"))
+def test_a_leaking_candidate_is_replaced_by_the_rules_and_counted() -> None:
+    guarded = LeakGuardedSimulator(says("use the folder 'archive'"))
     (feedback,) = guarded.diagnose_cases([EXPLICIT])
     assert feedback.texts == RulesSimulator().diagnose([EXPLICIT.failed])[0].texts
     assert (feedback.origin, feedback.leakage, feedback.fallback) == ("rules", Leakage.LEAKED, Fallback.LEAK)
@@ -97,19 +97,19 @@ def test_a_leaking_draft_is_replaced_by_the_rules_and_counted() -> None:
 
 @pytest.mark.parametrize("reason", list(Fallback))
 def test_whatever_is_not_written_is_written_by_the_rules(reason: Fallback) -> None:
-    guarded = GuardedSimulator(Scribe(lambda question: NoDraft(reason=reason)))
+    guarded = LeakGuardedSimulator(Scribe(lambda prompt: NoCandidate(reason=reason)))
     (feedback,) = guarded.diagnose_cases([EXPLICIT])
     assert (feedback.origin, feedback.fallback) == ("rules", reason)
     assert guarded.count.metrics()[f"simulator/fallback/{reason}"] == 1
 
 
 def test_a_writer_that_breaks_stops_nobody_and_static_is_below_the_rules() -> None:
-    def broken(question: Question) -> Draft:
+    def broken(prompt: Prompt) -> Candidate:
         raise PolicyError("out of memory")
 
     odd = {"type": "function", "function": {"name": "cd", "parameters": {"properties": {"folder": {"type": "text"}}}}}
     no_rules = case(WRONG, error=ErrorClass.SILENT, tools=[odd])
-    first, second = GuardedSimulator(Scribe(broken)).diagnose_cases([EXPLICIT, no_rules])
+    first, second = LeakGuardedSimulator(Scribe(broken)).diagnose_cases([EXPLICIT, no_rules])
     assert (first.origin, first.fallback) == ("rules", Fallback.UNANSWERED)
     assert (second.origin, second.texts) == ("static", (STATIC_TEXT,))
 
@@ -120,7 +120,7 @@ def test_only_calls_to_blame_are_asked_about_and_all_in_one_batch() -> None:
     broken = ParseFailure(kind=ParseFailureKind.JSON, start=0, text="x", detail="expected JSON")
     malformed = case(failures=[broken], error=ErrorClass.FORMAT)
     scribe = says("no such folder")
-    feedback = GuardedSimulator(scribe).diagnose_cases([two, malformed, SILENT])
+    feedback = LeakGuardedSimulator(scribe).diagnose_cases([two, malformed, SILENT])
     assert feedback[0].texts == ("fine", "no such folder")
     assert feedback[1].origin == "rules"
     assert feedback[1].fallback is None
@@ -128,7 +128,7 @@ def test_only_calls_to_blame_are_asked_about_and_all_in_one_batch() -> None:
 
 
 def test_without_a_reference_nothing_is_claimed_about_leaks() -> None:
-    (feedback,) = GuardedSimulator(says("try archive")).diagnose([EXPLICIT.failed])
+    (feedback,) = LeakGuardedSimulator(says("try archive")).diagnose([EXPLICIT.failed])
     assert feedback.leakage is Leakage.BLIND
 
 
@@ -146,16 +146,16 @@ def test_the_reference_never_reaches_the_rules() -> None:
 
 
 @pytest.mark.parametrize("style", [PromptStyle.COMPACT, PromptStyle.INSTRUCTED])
-def test_a_question_shows_everything_but_the_worlds_error_text(style: PromptStyle) -> None:
-    explicit, silent = (prompt_of(Question(case=one, place=0), style) for one in (EXPLICIT, SILENT))
+def test_a_prompt_shows_everything_but_the_worlds_error_text(style: PromptStyle) -> None:
+    explicit, silent = (prompt_messages(Prompt(case=one, place=0), style) for one in (EXPLICIT, SILENT))
     assert all(word in repr(explicit) for word in ("go there", "archive", "'x'" if style == "compact" else '"x"'))
     assert "No such directory" not in repr(explicit)
     assert "None" in str([message.get("content") for message in silent.messages])
 
 
 def test_findings_show_neither_the_error_text_nor_the_right_value() -> None:
-    prompt = prompt_of(Question(case=EXPLICIT, place=0), PromptStyle.FINDINGS)
-    (message,) = prompt.messages
+    shown = prompt_messages(Prompt(case=EXPLICIT, place=0), PromptStyle.FINDINGS)
+    (message,) = shown.messages
     assert all(word in message["content"] for word in ("'cd'", "'folder'", '"x"'))
     assert not any(word in message["content"] for word in ("archive", "No such directory", "go there"))
 

@@ -15,16 +15,16 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import load_policy_model
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.simulator.base import Fallback
-from fission_grpo.simulator.guarded import GuardedSimulator
+from fission_grpo.simulator.guarded import LeakGuardedSimulator
 from fission_grpo.simulator.model import ModelSimulatorSettings, ModelWriter, model_simulator, style_of
 from fission_grpo.simulator.passthrough import PassthroughSimulator
 from fission_grpo.simulator.prompts import PromptStyle
 from fission_grpo.simulator.rules import RulesSimulator
-from fission_grpo.simulator_lab.audit import audit, measure, misleads, said_class, template
+from fission_grpo.simulator_lab.audit import audit, audit_of, misleads, said_class, template
 from fission_grpo.simulator_lab.finetune import SimulatorTrainingSettings, train_simulator, training_row
 from fission_grpo.simulator_lab.fresh_base import fresh_tokenizer
 from fission_grpo.simulator_lab.records import RecordSplit, SimulatorRecord
-from fission_grpo.simulator_lab.side_by_side import FREE, try_all
+from fission_grpo.simulator_lab.side_by_side import FREE, side_by_side
 from fission_grpo.types import ErrorClass, ToolCall
 
 
@@ -35,7 +35,7 @@ def writer(*answers: str, window: int = 1 << 20, max_tokens: int = 64) -> ModelW
 
 
 def test_a_model_writes_the_feedback() -> None:
-    guarded = GuardedSimulator(writer("cd: no folder of this name"))
+    guarded = LeakGuardedSimulator(writer("cd: no folder of this name"))
     feedback = guarded.diagnose_cases([EXPLICIT, SILENT, EXPLICIT])
     assert [one.texts[0] for one in feedback] == [
         "cd: no folder of this name",
@@ -50,7 +50,7 @@ def test_a_model_writes_the_feedback() -> None:
     [("", 1 << 20, Fallback.EMPTY), ("on and on " * 40, 1 << 20, Fallback.EMPTY), ("x", 80, Fallback.TOO_LONG)],
 )
 def test_silence_babble_and_a_window_too_small_fall_back(answer: str, window: int, reason: Fallback) -> None:
-    (feedback,) = GuardedSimulator(writer(answer, window=window)).diagnose_cases([EXPLICIT])
+    (feedback,) = LeakGuardedSimulator(writer(answer, window=window)).diagnose_cases([EXPLICIT])
     assert (feedback.origin, feedback.fallback) == ("rules", reason)
 
 
@@ -60,7 +60,7 @@ def test_training_rows_learn_the_diagnosis_alone() -> None:
     row = training_row(record, chat=loaded.chat, style=PromptStyle.COMPACT, longest=2048)
     assert row is not None
     said = [token for token, trained in zip(row.ids, row.trained, strict=True) if trained]
-    assert loaded.chat.decode(said) == record.lesson()
+    assert loaded.chat.decode(said) == record.target_text()
     assert training_row(record, chat=loaded.chat, style=PromptStyle.COMPACT, longest=16) is None
 
 
@@ -79,7 +79,7 @@ QUICK = SimulatorTrainingSettings(model="nano", copies=0, epochs=10, batch=4, wa
 
 def test_a_trained_simulator_is_an_ordinary_folder_that_knows_how_to_be_asked(tmp_path: Path) -> None:
     seen: list[float] = []
-    fit = train_simulator(few(4), QUICK, tmp_path / "simulator", show=lambda step, steps, loss: seen.append(loss))
+    fit = train_simulator(few(4), QUICK, tmp_path / "simulator", progress=lambda step, steps, loss: seen.append(loss))
     assert (fit.rows, fit.left_out, fit.steps, fit.validation) == (4, 0, 10, None)
     assert seen
     assert style_of(fit.folder) is PromptStyle.FINDINGS
@@ -141,22 +141,25 @@ def test_the_audit_finds_the_worlds_own_words_faithful_and_blind_ones_not() -> N
 def test_a_leak_is_audited_as_it_was_written_and_as_it_was_replaced() -> None:
     record = next(one for one in records() if one.error is ErrorClass.UNKNOWN_TOOL)
     due = ToolCall(name=record.reference[0].name, arguments={"description": "zebra crossing"})
-    told = audit(GuardedSimulator(writer("use 'zebra crossing'")), [replace(record, reference=(due,))])
-    drafts = told.drafts
-    assert drafts is not None
-    assert drafts.leak.successes == drafts.leak_by_kind["string"].successes == 1
-    assert drafts.leak_by_kind["tool"].successes == 0
-    assert (drafts.leak_examples[0].literal, drafts.leak_examples[0].text) == ("zebra crossing", "use 'zebra crossing'")
+    told = audit(LeakGuardedSimulator(writer("use 'zebra crossing'")), [replace(record, reference=(due,))])
+    candidates = told.candidates
+    assert candidates is not None
+    assert candidates.leak.successes == candidates.leak_by_kind["string"].successes == 1
+    assert candidates.leak_by_kind["tool"].successes == 0
+    assert (candidates.leak_examples[0].literal, candidates.leak_examples[0].text) == (
+        "zebra crossing",
+        "use 'zebra crossing'",
+    )
     assert (told.leak.successes, told.right_class.successes, told.fallbacks) == (0, 1, {"leak": 1})
-    assert dict(told.table())["drafts: leaks"].startswith("100.0 %")
+    assert dict(told.table())["candidates: leaks"].startswith("100.0 %")
 
 
-def test_what_a_model_did_not_write_is_no_draft() -> None:
-    failed = audit(GuardedSimulator(writer("")), records()[:3])
-    assert failed.drafts is not None
-    assert (failed.drafts.records, failed.records, dict(failed.fallbacks)) == (0, 3, {"empty": 3})
-    assert audit(RulesSimulator(), records()[:3]).drafts is None
-    assert measure("nobody", []).records == 0
+def test_what_a_model_did_not_write_is_no_candidate() -> None:
+    failed = audit(LeakGuardedSimulator(writer("")), records()[:3])
+    assert failed.candidates is not None
+    assert (failed.candidates.records, failed.records, dict(failed.fallbacks)) == (0, 3, {"empty": 3})
+    assert audit(RulesSimulator(), records()[:3]).candidates is None
+    assert audit_of("nobody", []).records == 0
 
 
 def test_texts_are_read_for_their_class() -> None:
@@ -181,7 +184,7 @@ def test_a_text_misleads_when_all_it_suggests_or_blames_is_wrong() -> None:
 
 
 def test_all_free_simulators_are_tried_side_by_side() -> None:
-    trials = try_all(EXPLICIT, (*FREE, GuardedSimulator(writer("try archive"))))
+    trials = side_by_side(EXPLICIT, (*FREE, LeakGuardedSimulator(writer("try archive"))))
     assert [trial.simulator for trial in trials] == ["passthrough", "static", "rules", "model"]
     assert not any(trial.leaks for trial in trials)
     assert "fallback: leak" in next(trials[-1].lines())

@@ -14,17 +14,23 @@ import pytest
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.errors import ConfigError, DataError
 from fission_grpo.simulator.base import ErrorSimulator
-from fission_grpo.simulator_lab.corpus import SPLITS, RecordSettings, policy_failures, simulator_records, spoiled_calls
+from fission_grpo.simulator_lab.corpus import (
+    SPLITS,
+    RecordSettings,
+    corrupted_calls,
+    policy_failures,
+    simulator_records,
+)
 from fission_grpo.simulator_lab.records import (
-    WORLD,
+    WORLD_TEACHER,
     RecordOrigin,
     RecordSplit,
     SimulatorRecord,
-    check_records,
+    check_simulator_records,
     looks_like_records,
-    read_records,
+    read_simulator_records,
     taught_leaks,
-    write_records,
+    write_simulator_records,
 )
 from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS
 from fission_grpo.types import ErrorClass
@@ -39,11 +45,11 @@ def records() -> tuple[SimulatorRecord, ...]:
 
 def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "records.jsonl"
-    write_records(file, records())
-    assert tuple(read_records(file)) == records()
-    assert check_records(file) == []
+    write_simulator_records(file, records())
+    assert tuple(read_simulator_records(file)) == records()
+    assert check_simulator_records(file) == []
     assert looks_like_records(file)
-    test = read_records(file, split=RecordSplit.TEST)
+    test = read_simulator_records(file, split=RecordSplit.TEST)
     assert {one.api for one in test} == {"MessageAPI"}
 
 
@@ -95,19 +101,19 @@ def test_every_problem_is_named_in_one_pass(tmp_path: Path) -> None:
     file = tmp_path / "records.jsonl"
     lines = [line(), *(bad for bad, _ in BAD)]
     file.write_text("\n".join(one if isinstance(one, str) else json.dumps(one) for one in lines), encoding="utf-8")
-    problems = check_records(file)
+    problems = check_simulator_records(file)
     for number, (_, expected) in enumerate(BAD, 2):
         assert any(problem.startswith(f"line {number}: ") and expected in problem for problem in problems), expected
     assert not any(problem.startswith("line 1: ") for problem in problems)
     with pytest.raises(DataError) as error:
-        read_records(file)
+        read_simulator_records(file)
     assert list(error.value.problems) == problems
 
 
 def test_an_empty_and_an_absent_file_are_problems(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
-    assert check_records(tmp_path / "empty.jsonl") == ["holds no record; expected one JSON object a line"]
-    assert "cannot be read" in check_records(tmp_path / "absent.jsonl")[0]
+    assert check_simulator_records(tmp_path / "empty.jsonl") == ["holds no record; expected one JSON object a line"]
+    assert "cannot be read" in check_simulator_records(tmp_path / "absent.jsonl")[0]
     assert not looks_like_records(tmp_path / "absent.jsonl")
 
 
@@ -130,14 +136,14 @@ def test_whole_apis_are_held_out_and_both_weigh_alike() -> None:
 
 def test_explicit_errors_are_the_worlds_own_words() -> None:
     settings = RecordSettings(tasks_per_api=2)
-    spoiled = spoiled_calls("TicketAPI", settings)
-    explicit = [one for one in spoiled if one.outcome.is_error]
-    silent = [one for one in spoiled if not one.outcome.is_error]
+    corrupted = corrupted_calls("TicketAPI", settings)
+    explicit = [one for one in corrupted if one.outcome.is_error]
+    silent = [one for one in corrupted if not one.outcome.is_error]
     assert explicit
     assert silent
-    assert all(one.case.reference and one.call != one.case.reference[0] for one in spoiled)
+    assert all(one.case.reference and one.call != one.case.reference[0] for one in corrupted)
     for record in records():
-        told = record.teacher == WORLD
+        told = record.teacher == WORLD_TEACHER
         assert told == (record.answer is None) == (record.error not in (ErrorClass.SILENT, ErrorClass.SOFT))
         assert taught_leaks(record) == ()
         if record.error is ErrorClass.UNKNOWN_TOOL:
@@ -200,7 +206,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_record_of_the_world_hides_its_error_text_where_there_is_no_world() -> None:
-    record = next(one for one in records() if one.teacher == WORLD)
+    record = next(one for one in records() if one.teacher == WORLD_TEACHER)
     assert record.case().failed.outcomes[0].text == record.diagnosis
     assert record.worldless_case().failed.outcomes == ()
     assert replace(record, system="be brief").case().failed.messages[0]["role"] == "system"

@@ -13,8 +13,13 @@ from test_simulator_records import records
 from fission_grpo.environments.schema import call_problems
 from fission_grpo.simulator.fault_fields import NAME, fields_at_fault, names_field
 from fission_grpo.simulator.findings import findings
-from fission_grpo.simulator.prompts import PromptStyle, Question, prompt_of
-from fission_grpo.simulator_lab.records import SimulatorRecord, check_records, taught_leaks, write_records
+from fission_grpo.simulator.prompts import Prompt, PromptStyle, prompt_messages
+from fission_grpo.simulator_lab.records import (
+    SimulatorRecord,
+    check_simulator_records,
+    taught_leaks,
+    write_simulator_records,
+)
 from fission_grpo.simulator_lab.renaming import Coiner, renamed, renamed_records
 from fission_grpo.types import ErrorClass, OutcomeKind, ToolCall, ToolOutcome
 
@@ -73,19 +78,19 @@ def test_renamed_records_are_sound_repeatable_and_differ_from_copy_to_copy(tmp_p
     assert made != renamed_records(records()[:6], copies=2, seed=4)
     assert len({record.failed.name for record in made}) == len(made)
     file = tmp_path / "renamed.jsonl"
-    write_records(file, made)
-    assert check_records(file) == []
+    write_simulator_records(file, made)
+    assert check_simulator_records(file) == []
 
 
-def test_a_lesson_names_an_argument_where_the_world_names_none() -> None:
+def test_a_target_text_names_an_argument_where_the_world_names_none() -> None:
     record = one_of(ErrorClass.ARGUMENT_SCHEMA)
-    assert record.lesson().startswith("Error during execution: ")
-    assert record.failed.name in record.lesson()
-    assert "API." not in record.lesson()
+    assert record.target_text().startswith("Error during execution: ")
+    assert record.failed.name in record.target_text()
+    assert "API." not in record.target_text()
     mute = replace(record, diagnosis="Error", fields=("title",))
-    assert mute.lesson() == "Error\nhint: look at 'title'"
-    assert replace(mute, fields=()).lesson() == "Error"
-    assert replace(mute, fields=(NAME,)).lesson() == "Error\nhint: look at the tool"
+    assert mute.target_text() == "Error\nhint: look at 'title'"
+    assert replace(mute, fields=()).target_text() == "Error"
+    assert replace(mute, fields=(NAME,)).target_text() == "Error\nhint: look at the tool"
 
 
 NO = ToolOutcome(kind=OutcomeKind.SOFT_FAILURE, text='{"done": false, "by": "x"}', error=ErrorClass.SOFT)
@@ -133,11 +138,11 @@ def test_a_value_outside_what_a_description_allows_is_found_out() -> None:
 
 def test_findings_hold_no_value_of_the_reference_and_no_error_text() -> None:
     for record in records():
-        (question,) = prompt_of(Question(case=record.case(), place=0), PromptStyle.FINDINGS).messages
+        (prompt,) = prompt_messages(Prompt(case=record.case(), place=0), PromptStyle.FINDINGS).messages
         due = ToolCall(
             name=record.reference[0].name, arguments=dict.fromkeys(record.reference[0].arguments, "zanzibar")
         )
         shifted = replace(record, reference=(due, *record.reference[1:]))
-        (other,) = prompt_of(Question(case=shifted.case(), place=0), PromptStyle.FINDINGS).messages
+        (other,) = prompt_messages(Prompt(case=shifted.case(), place=0), PromptStyle.FINDINGS).messages
         assert "zanzibar" not in str(other["content"])
-        assert record.answer is not None or record.diagnosis not in str(question["content"])
+        assert record.answer is not None or record.diagnosis not in str(prompt["content"])

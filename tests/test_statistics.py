@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fission_grpo.evaluation.comparison import Arm, compare
 from fission_grpo.evaluation.metrics import ERR, FINAL
+from fission_grpo.evaluation.paired import EvaluatedArm, compare_arms
 from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord
 from fission_grpo.evaluation.statistics import Counts, Interval, Mean, Rate, paired_difference, sign_test, wilson
 from fission_grpo.types import (
@@ -193,45 +193,45 @@ def record(task: str, *, ok: bool, erred: bool = False, fault: bool = False) -> 
     )
 
 
-def arm(name: str, *rows: str) -> Arm:
+def arm(name: str, *rows: str) -> EvaluatedArm:
     """One string a run, one letter a task: `+` right, `-` wrong, `r` recovered, `x` erred and wrong, `!` fault."""
     runs = {
         seed: tuple(record(f"t{i}", ok=c in "+r", erred=c in "rx", fault=c == "!") for i, c in enumerate(row))
         for seed, row in enumerate(rows)
     }
-    return Arm(name=name, runs=runs)
+    return EvaluatedArm(name=name, runs=runs)
 
 
 def test_compare_names_what_changed() -> None:
-    comparison = compare(FINAL, arm("grpo", "+--+!"), arm("fission", "++--+"))
+    comparison = compare_arms(FINAL, arm("grpo", "+--+!"), arm("fission", "++--+"))
     assert (comparison.fixed, comparison.broken) == (("t1",), ("t3",))
     assert (comparison.tasks, comparison.excluded) == (4, 1)
-    assert (comparison.baseline_rate, comparison.treatment_rate) == (Rate(2, 4), Rate(2, 4))
+    assert (comparison.before, comparison.after) == (Rate(2, 4), Rate(2, 4))
     assert "nothing of training noise" in comparison.coverage_note
 
 
 def test_compare_pairs_seeds_and_reports_each() -> None:
-    comparison = compare(FINAL, arm("grpo", "+---", "++--"), arm("fission", "++--", "++++"))
+    comparison = compare_arms(FINAL, arm("grpo", "+---", "++--"), arm("fission", "++--", "++++"))
     assert comparison.seed_differences == pytest.approx({0: 0.25, 1: 0.5})
     assert comparison.difference == pytest.approx(0.375)
-    start = compare(FINAL, arm("start", "+---"), arm("fission", "++--", "++++"))
+    start = compare_arms(FINAL, arm("start", "+---"), arm("fission", "++--", "++++"))
     assert (start.seed_differences, start.p_value, start.runs) == ({}, None, (1, 2))
 
 
 def test_compare_error_recovery() -> None:
     # grpo: 1 of 3 recovered; fission: 1 of 1; only t0 was an error in both, recovered in both.
-    comparison = compare(ERR, arm("grpo", "rxx+"), arm("fission", "r+-+"))
-    assert (comparison.baseline_rate, comparison.treatment_rate) == (Rate(1, 3), Rate(1, 1))
-    assert (comparison.comparable, comparison.fixed, comparison.broken) == (1, (), ())
+    comparison = compare_arms(ERR, arm("grpo", "rxx+"), arm("fission", "r+-+"))
+    assert (comparison.before, comparison.after) == (Rate(1, 3), Rate(1, 1))
+    assert (comparison.change.comparable, comparison.fixed, comparison.broken) == (1, (), ())
 
 
 def test_compare_refuses_other_tasks_and_doubles() -> None:
     with pytest.raises(ValueError, match="1 tasks are not shared"):
-        compare(FINAL, arm("grpo", "++"), arm("fission", "+++"))
-    doubled = Arm(name="twice", runs={0: (record("t0", ok=True), record("t0", ok=True))})
+        compare_arms(FINAL, arm("grpo", "++"), arm("fission", "+++"))
+    doubled = EvaluatedArm(name="twice", runs={0: (record("t0", ok=True), record("t0", ok=True))})
     with pytest.raises(ValueError, match="expected one each"):
-        compare(FINAL, doubled, doubled)
+        compare_arms(FINAL, doubled, doubled)
     with pytest.raises(ValueError, match="1 of 1 tasks met a harness fault"):
-        compare(FINAL, arm("grpo", "!"), arm("fission", "+"))
+        compare_arms(FINAL, arm("grpo", "!"), arm("fission", "+"))
     with pytest.raises(ValueError, match="no run"):
-        compare(FINAL, arm("grpo", "+"), Arm(name="empty", runs={}))
+        compare_arms(FINAL, arm("grpo", "+"), EvaluatedArm(name="empty", runs={}))

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.tasks.corruption import Corruption, corrupt
 from fission_grpo.tasks.dialogue import (
-    Moment,
+    DecisionPosition,
     continuations,
     decision_points,
+    decision_positions,
     inject,
-    moments,
     premature_calls,
 )
 from fission_grpo.tasks.gold_chain import chain_of
@@ -135,10 +135,10 @@ def test_continuations_lead_from_the_fix_to_the_end_of_the_turn(tasks: list[Task
     assert hidden
     environment = BfclEnvironment()
     for task in hidden:
-        moment, wrong = premature_calls(task)[0]
-        points = continuations(task, wrong, moment)
+        position, wrong = premature_calls(task)[0]
+        points = continuations(task, wrong, position)
         assert [point.target for point in points] == [
-            task.gold[0][done + 1 : done + 2] for done in range(moment.done, len(task.gold[0]))
+            task.gold[0][done + 1 : done + 2] for done in range(position.done, len(task.gold[0]))
         ]
         environment.reset(points[-1])
         assert environment.score().ok
@@ -147,7 +147,7 @@ def test_continuations_lead_from_the_fix_to_the_end_of_the_turn(tasks: list[Task
 
 def test_what_succeeds_or_does_damage_is_no_injection(tasks: list[Task]) -> None:
     task = tasks[0]
-    assert inject(task, task.gold[0][0], Moment(turn=0, done=0)) is None
+    assert inject(task, task.gold[0][0], DecisionPosition(turn=0, done=0)) is None
     # Locks the driver's door before it stumbles over the unknown one: the error is explicit, but the world has changed.
     unlock = next(
         t
@@ -155,8 +155,8 @@ def test_what_succeeds_or_does_damage_is_no_injection(tasks: list[Task]) -> None
         if t.meta["family"] == "unlock" and "driver" not in t.gold[0][0].arguments["door"]
     )
     stumbling = ToolCall(name="lockDoors", arguments={"unlock": True, "door": ["driver", "trunk"]})
-    assert inject(unlock, stumbling, Moment(turn=0, done=0)) is None
-    assert continuations(unlock, stumbling, Moment(turn=0, done=0)) == []
+    assert inject(unlock, stumbling, DecisionPosition(turn=0, done=0)) is None
+    assert continuations(unlock, stumbling, DecisionPosition(turn=0, done=0)) == []
 
 
 @settings(max_examples=60, deadline=None)
@@ -182,9 +182,9 @@ def test_name_and_schema_corruptions_are_always_told(tasks: list[Task]) -> None:
     }
     for task in tasks:
         for kind, error in told.items():
-            moment = next(iter(moments(task)))
+            position = next(iter(decision_positions(task)))
             wrong = corrupt(task.gold[0][0], kind, tools=task.tools, rng=Random(task.id))
             if wrong:
                 environment.reset(task)
                 assert environment.execute(wrong).error is error, (kind, wrong)
-                assert inject(task, wrong, moment, environment=environment) is not None
+                assert inject(task, wrong, position, environment=environment) is not None

@@ -10,16 +10,21 @@ import pytest
 
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS, OPTIONAL_APIS, SEEN_APIS
-from fission_grpo.tasks.synthesis.families.family import Family, Scene, Unfit, Wordings, literal
+from fission_grpo.tasks.synthesis.families.family import InitialState, RejectedDraw, RequestGenerator, Wordings, literal
 from fission_grpo.tasks.synthesis.generator import synthesise
 from fission_grpo.types import OutcomeKind, Task, ToolCall
 
-FAMILIES = [pytest.param(api, family, id=f"{api}-{family.name}") for api in APIS for family in APIS[api].families]
+FAMILIES = [
+    pytest.param(api, generator, id=f"{api}-{generator.name}") for api in APIS for generator in APIS[api].generators
+]
 WORDINGS = [
     pytest.param(wordings, id=name)
     for api in APIS
-    for family in APIS[api].families
-    for name, wordings in [(family.name, family.wordings), *((need.name, need.notes) for need in family.needs)]
+    for generator in APIS[api].generators
+    for name, wordings in [
+        (generator.name, generator.wordings),
+        *((setup.name, setup.notes) for setup in generator.setups),
+    ]
 ]
 
 
@@ -46,29 +51,29 @@ def test_all_wordings_of_a_meaning_name_the_same_values(wordings: Wordings) -> N
 
 
 def test_no_heldout_wording_is_a_training_wording_of_a_sibling() -> None:
-    families = [family for api in (*SEEN_APIS, *OPTIONAL_APIS) for family in APIS[api].families]
-    train = {template for family in families for template in family.wordings.train}
-    heldout = {template for family in families for template in family.wordings.heldout}
+    generators = [generator for api in (*SEEN_APIS, *OPTIONAL_APIS) for generator in APIS[api].generators]
+    train = {template for generator in generators for template in generator.wordings.train}
+    heldout = {template for generator in generators for template in generator.wordings.heldout}
     assert not train & heldout
 
 
-@pytest.mark.parametrize("api, family", FAMILIES)
-def test_every_wording_can_be_filled_from_every_part(api: str, family: Family) -> None:
+@pytest.mark.parametrize("api, generator", FAMILIES)
+def test_every_wording_can_be_filled_from_every_draw(api: str, generator: RequestGenerator) -> None:
     filled = 0
     for seed in range(20):
         rng = Random(seed)
-        scene = Scene(rng=rng, state=APIS[api].scene(rng))
+        initial = InitialState(rng=rng, state=APIS[api].initial_state(rng))
         try:
-            part = family.draw(scene)
-        except Unfit:
+            draw = generator.draw(initial)
+        except RejectedDraw:
             continue
-        slots = {key: literal(value) for key, value in part.slots.items()}
-        for need in family.needs:
-            fix = need.arrange(scene, part, unmet := rng.random() < 0.5)
+        slots = {key: literal(value) for key, value in draw.slots.items()}
+        for setup in generator.setups:
+            fix = setup.arrange(initial, draw, unmet := rng.random() < 0.5)
             assert unmet or not fix.calls
-            for template in need.notes.train + need.notes.heldout:
+            for template in setup.notes.train + setup.notes.heldout:
                 assert "{" not in template.format(**{key: literal(value) for key, value in fix.slots.items()})
-        for template in family.wordings.train + family.wordings.heldout:
+        for template in generator.wordings.train + generator.wordings.heldout:
             assert "{" not in template.format(**slots)
         filled += 1
     assert filled >= 10
@@ -79,7 +84,7 @@ def test_every_family_of_an_api_gets_through(api: str) -> None:
     split = "heldout" if api in HELDOUT_APIS else "train"
     tasks = synthesise(3, 250, apis=[api], split=split)
     seen = {name for task in tasks for name in task.meta["family"].split("+")}
-    assert seen == {family.name for family in APIS[api].families}
+    assert seen == {generator.name for generator in APIS[api].generators}
 
 
 GIVEN_BY_CONVENTION = {"activate", "unlock", "door"}

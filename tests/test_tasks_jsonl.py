@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from fission_grpo.environments.functions.imported import environments_of
 from fission_grpo.errors import ConfigError, DataError
 from fission_grpo.tasks.dialogue import decision_points
-from fission_grpo.tasks.jsonl import read_tasks, record_of, write_tasks
+from fission_grpo.tasks.jsonl import read_tasks, record_of, tasks_from, write_tasks
 from fission_grpo.tasks.probe import probe_items
 from fission_grpo.tasks.synthesis.generator import Mixture, synthesise
 from fission_grpo.tasks.synthesis.overlap import Shared, official_overlap, overlap
@@ -101,6 +102,8 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("broken JSON", '{"id": "x", ', "is no JSON"),
     ("not an object", "[1, 2]", "holds list"),
     ("unknown key", {**GOOD, "mesages": []}, "unknown key 'mesages'; the nearest known key is 'messages'"),
+    ("TRL's key", {**GOOD, "prompt": []}, "unknown key 'prompt'; the nearest by meaning is 'messages'"),
+    ("verl's key", {**GOOD, "reward_model": {}}, "unknown key 'reward_model'; the nearest by meaning is 'world'"),
     ("missing key", {k: v for k, v in GOOD.items() if k != "gold"}, "missing key 'gold'"),
     ("wrong type", {**GOOD, "id": 7}, "id: got 7, expected text"),
     ("tools text", {**GOOD, "tools": "[{"}, "tools: is text, but no JSON"),
@@ -155,6 +158,63 @@ def test_all_problems_are_found_in_one_pass(tmp_path: Path) -> None:
         read_tasks(path)
     assert raised.value.problems == tuple(problems)
     assert pickle.loads(pickle.dumps(raised.value)).problems == raised.value.problems
+
+
+class Counter:
+    """A world that knows its tools and judges itself."""
+
+    def reset(self, goal: int) -> None:
+        self.count, self.goal = 0, goal
+
+    def add(self, number: int) -> str:
+        """Add a number.
+
+        Args:
+            number: what is added
+        """
+        self.count += number
+        return str(self.count)
+
+    def score(self) -> float:
+        return float(self.count == self.goal)
+
+
+COUNTER = environments_of({"counter": Counter})
+SHORT = {
+    "id": "c1",
+    "messages": [{"role": "user", "content": "Add 3."}],
+    "world": {"environment": "counter", "config": {"goal": 3}},
+}
+
+
+def test_a_world_that_knows_its_tools_and_judges_itself_need_not_be_told_either(tmp_path: Path) -> None:
+    path = save(tmp_path / "t.jsonl", SHORT)
+    (task,) = read_tasks(path, worlds=COUNTER)
+    assert [tool["function"]["name"] for tool in task.tools] == ["add"]
+    assert (task.target, task.gold) == ((), ())
+    assert problems_of(path) == [
+        "line 1: missing key 'tools', and no environment 'counter' to ask for them; known: bfcl"
+    ]
+    wrong = {**SHORT, "gold": [{"name": "ad", "arguments": {"number": 3}}]}
+    assert "the nearest tools are 'add'" in problems_of(save(tmp_path / "w.jsonl", wrong), worlds=COUNTER)[0]
+    needless = {**SHORT, "world": {"environment": "counter", "config": {}}}
+    assert problems_of(save(tmp_path / "n.jsonl", needless), worlds=COUNTER)[0].startswith("line 1: world: ")
+
+
+def test_tasks_of_a_program_are_checked_as_those_of_a_file_are(tmp_path: Path, tasks: list[Task]) -> None:
+    (short,) = tasks_from([SHORT], worlds=COUNTER)
+    assert [short] == read_tasks(save(tmp_path / "t.jsonl", SHORT), worlds=COUNTER)
+    assert tasks_from(tasks[:3]) == tasks[:3]
+    with pytest.raises(DataError) as raised:
+        tasks_from([SHORT, {**SHORT, "prompt": "x"}, 3, SHORT], worlds=COUNTER)
+    assert raised.value.problems == (
+        "task 2: unknown key 'prompt'; the nearest by meaning is 'messages'",
+        "task 2: id 'c1' was used on task 1 already",
+        "task 3: holds int; expected a JSON object",
+        "task 4: id 'c1' was used on task 1 already",
+    )
+    with pytest.raises(DataError, match="expected at least one"):
+        tasks_from([])
 
 
 def test_duplicate_ids_name_the_earlier_line(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment, bf
 from fission_grpo.tasks.dialogue import premature_calls
 from fission_grpo.tasks.gold_chain import canonical, proves_itself
 from fission_grpo.tasks.synthesis.families import OPTIONAL_APIS, SEEN_APIS
-from fission_grpo.tasks.synthesis.families.arithmetic import IMPERIAL, LENGTHS
+from fission_grpo.tasks.synthesis.families.arithmetic import IMPERIAL, LENGTH_UNITS
 from fission_grpo.tasks.synthesis.families.family import call
 from fission_grpo.tasks.synthesis.families.travel import DOLLAR
 from fission_grpo.tasks.synthesis.families.travel_world import AIRPORTS, ROUTES
@@ -81,8 +81,8 @@ def test_what_is_missing_is_answered_with_the_official_words(travel: list[Task])
     texts: set[str] = set()
     environment = BfclEnvironment()
     for task in travel:
-        for moment, early in premature_calls(task, environment=environment):
-            if moment.done == 0:
+        for position, early in premature_calls(task, environment=environment):
+            if position.done == 0:
                 (first, *_), _ = outcomes(task, (early,))
                 texts.add(first.text)
     said = " ".join(texts)
@@ -148,7 +148,7 @@ def test_the_tables_of_the_travel_agency_are_the_official_ones(bare: BfclEnviron
 
 
 def test_the_units_that_convert_at_once_are_the_official_ones(bare: BfclEnvironment) -> None:
-    pairs = {"si_unit_conversion": list(permutations(LENGTHS, 2))}
+    pairs = {"si_unit_conversion": list(permutations(LENGTH_UNITS, 2))}
     pairs["imperial_si_conversion"] = [*IMPERIAL, *((unit_out, unit_in) for unit_in, unit_out in IMPERIAL)]
     for name, both in pairs.items():
         for unit_in, unit_out in both:

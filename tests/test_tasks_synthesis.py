@@ -16,7 +16,7 @@ from fission_grpo.tasks.dialogue import premature_calls
 from fission_grpo.tasks.gold_chain import canonical, chain_of, fingerprint, proves_itself, replays, texts_of
 from fission_grpo.tasks.synthesis.families import HELDOUT_APIS, SEEN_APIS
 from fission_grpo.tasks.synthesis.generator import Mixture, Split, synthesise
-from fission_grpo.tasks.synthesis.overlap import CALLS, Shared, official_overlap, overlap
+from fission_grpo.tasks.synthesis.overlap import SHORTEST_CHAIN, Shared, official_overlap, overlap
 from fission_grpo.types import ErrorClass, Task, ToolCall
 
 EPISODES = Mixture(two_turns=0.3)
@@ -80,7 +80,7 @@ def test_seeds_give_other_worlds() -> None:
 def keys_of(task: Task) -> set[str]:
     assert task.world is not None
     keys = {"\n".join(texts_of(task)), canonical(task.world.config)}
-    return keys | ({canonical(chain_of(task))} if len(chain_of(task)) >= CALLS else set())
+    return keys | ({canonical(chain_of(task))} if len(chain_of(task)) >= SHORTEST_CHAIN else set())
 
 
 def test_splits_share_no_text_no_world_and_no_long_chain(splits: dict[str, list[Task]]) -> None:
@@ -144,16 +144,16 @@ def test_hidden_tasks_answer_the_premature_call_with_an_official_error(train: li
     for task in hidden:
         found = premature_calls(task, environment=environment)
         assert found, task
-        for moment, call in found:
-            assert call in task.gold[moment.turn]
+        for position, call in found:
+            assert call in task.gold[position.turn]
 
 
 def test_premature_errors_are_about_the_state_of_the_world(train: list[Task]) -> None:
     errors: Counter[ErrorClass | None] = Counter()
     environment = BfclEnvironment()
     for task in (task for task in train if task.meta["hidden"]):
-        moment, call = premature_calls(task, environment=environment)[0]
-        if moment.turn == 0 and moment.done == 0:
+        position, call = premature_calls(task, environment=environment)[0]
+        if position.turn == 0 and position.done == 0:
             environment.reset(task)
             errors[environment.execute(call).error] += 1
     assert set(errors) == {ErrorClass.PRECONDITION, ErrorClass.NOT_FOUND}

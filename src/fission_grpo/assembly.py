@@ -19,27 +19,26 @@ from fission_grpo.algorithm.offline import fission_source
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.config import RunSettings, SimulatorName
+from fission_grpo.environments.base import Worlds
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.environments.functions.imported import imported_worlds
 from fission_grpo.errors import ConfigError
-from fission_grpo.models.catalog import find_model, load_chat, load_context_window, load_policy_model, load_weights
+from fission_grpo.models.catalog import find_model, load_chat, load_context_window, load_weights
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import add_lora
 from fission_grpo.preflight import full_precision_accelerator, require_fit_worlds, require_judges
-from fission_grpo.progress import progress
-from fission_grpo.rollout import Worlds, render_prompts
+from fission_grpo.rollout import render_prompts
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.seeds import derive
 from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
 from fission_grpo.simulator.endpoint import endpoint_simulator
-from fission_grpo.simulator.guarded import GuardedSimulator
+from fission_grpo.simulator.guarded import LeakGuardedSimulator
 from fission_grpo.simulator.model import model_simulator
 from fission_grpo.simulator.passthrough import PassthroughSimulator
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.simulator.static import StaticSimulator
-from fission_grpo.tasks.training_set import SYNTHETIC, training_set
-from fission_grpo.training.demonstrations import CLEAN_SHARE, demonstration_rows
-from fission_grpo.training.supervised import SupervisedSettings, supervise
+from fission_grpo.tasks.jsonl import Given, tasks_from
+from fission_grpo.tasks.training_set import training_set
 from fission_grpo.training.trainer import Trainer
 from fission_grpo.types import Task
 
@@ -47,7 +46,7 @@ WORLDS: Worlds = MappingProxyType({BFCL: BfclEnvironment})
 """The worlds that ship; pass your own beside them to `assemble`."""
 
 
-def _by_server(settings: RunSettings) -> GuardedSimulator:
+def _by_server(settings: RunSettings) -> LeakGuardedSimulator:
     assert settings.simulator_endpoint is not None, "RunSettings lets nobody choose a server that is not named"
     return endpoint_simulator(settings.simulator_endpoint)
 
@@ -75,41 +74,51 @@ class Groundwork:
     source: FissionSource
 
 
-def lay_groundwork(settings: RunSettings, *, worlds: Worlds = WORLDS) -> Groundwork:
+def lay_groundwork(settings: RunSettings, *, worlds: Worlds = WORLDS, tasks: Given | None = None) -> Groundwork:
     """Tasks, worlds, chat format, judge and fission source of a run. The policy's weights are not read, and
     nothing is written.
+
+    Args:
+        worlds: those that ship, and a program's own; `settings.worlds` come beside them.
+        tasks: in place of `settings.data`.
 
     Raises:
         ConfigError: data, model or template cannot work, or do not fit each other.
     """
     find_model(settings.model)
     worlds = with_own_worlds(worlds, settings.worlds)
-    tasks = training_set(settings.data, settings.synthetic, worlds=worlds)
-    require_fit_worlds(tasks, {name: worlds[name] for name in settings.worlds})
-    require_judges(tasks, worlds, horizon=settings.trainer.horizon, fission=bool(settings.fission.contexts))
+    if tasks is None:
+        chosen = training_set(settings.data, settings.synthetic, worlds=worlds)
+    else:
+        chosen = tasks_from(tasks, worlds=worlds)
+    require_fit_worlds(chosen, {name: make for name, make in worlds.items() if name not in WORLDS})
+    require_judges(chosen, worlds, horizon=settings.trainer.horizon, fission=bool(settings.fission.contexts))
     chat = load_chat(settings.model, chat_template=settings.chat_template)
     window = load_context_window(settings.model)
-    render_prompts(tasks, chat=chat, window=window, max_tokens=settings.rollouts.max_tokens)
+    render_prompts(chosen, chat=chat, window=window, max_tokens=settings.rollouts.max_tokens)
     simulator = SIMULATORS[settings.simulator](settings)
     return Groundwork(
         settings=settings,
         chat=chat,
-        tasks=tuple(tasks),
+        tasks=tuple(chosen),
         worlds=worlds,
         judge=Judge(chat=chat, decision=settings.decision, episode=settings.episode),
         source=fission_source(settings.fission, simulator=simulator, chat=chat, seed=settings.trainer.seed),
     )
 
 
-def assemble(settings: RunSettings, *, worlds: Worlds = WORLDS) -> Trainer:
+def assemble(settings: RunSettings, *, worlds: Worlds = WORLDS, tasks: Given | None = None) -> Trainer:
     """Everything that one run of our own loop needs, wired; nothing is written yet.
+
+    Args:
+        worlds, tasks: see `lay_groundwork`.
 
     Raises:
         ConfigError: see `lay_groundwork`; or weights that cannot be trained here.
     """
     accelerator = full_precision_accelerator()
     set_seed(settings.trainer.seed)
-    ground = lay_groundwork(settings, worlds=worlds)
+    ground = lay_groundwork(settings, worlds=worlds, tasks=tasks)
     model = load_weights(settings.model, precision=settings.precision)
     if settings.lora is not None:
         model = add_lora(model, settings.lora, seed=derive(settings.trainer.seed, "lora"))
@@ -160,34 +169,6 @@ def save_policy(trainer: Trainer) -> Path:
         with trainer.run.refusal_of(folder):
             save_model_folder(trainer.learner.model, trainer.stages.chat.renderer.tokenizer, folder)
     return folder
-
-
-def demonstrate(
-    settings: RunSettings, supervised: SupervisedSettings, *, count: int, output: Path, worlds: Worlds = WORLDS
-) -> list[float]:
-    """The other way to the same end: fine-tune the model of some settings on `count` demonstrations, and save it.
-
-    Returns:
-        The loss of every step, in nats per token.
-    Raises:
-        ConfigError: no such model, or tasks that cannot be drawn.
-    """
-    loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
-    enough = settings.synthetic.model_copy(update={"count": count * (1 + CLEAN_SHARE)})
-    tasks = training_set(SYNTHETIC, enough, worlds=worlds)
-    rows = demonstration_rows(tasks, count=count, seed=supervised.seed, chat=loaded.chat, worlds=worlds)
-    model = loaded.model.to(Accelerator().device)
-    if settings.lora is not None:
-        model = add_lora(model, settings.lora, seed=derive(supervised.seed, "lora"))
-    with progress("supervise", total=supervised.steps) as show:
-        losses = supervise(
-            model,
-            rows,
-            supervised,
-            report=lambda step, loss: show(step + 1, f"loss {loss:.3f}"),
-        )
-    save_model_folder(model, loaded.tokenizer, output)
-    return losses
 
 
 def agreed(stop: Callable[[], bool], accelerator: Accelerator) -> Callable[[], bool]:

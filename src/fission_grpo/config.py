@@ -1,7 +1,8 @@
 """The settings of a run as one typed tree, and how they are read: a recipe, then a YAML file, then the command line.
 
 Each part stands beside the component it configures; this module only joins them. Whatever is wrong with what the user
-wrote is said at once, with its place: an unknown key with the nearest known one, a wrong value with what was expected.
+wrote is said at once, with its place: an unknown key with the nearest known one, by meaning where other libraries have
+another word for it, a wrong value with what was expected.
 """
 
 from __future__ import annotations
@@ -30,6 +31,97 @@ from fission_grpo.training.settings import TrainerSettings
 
 Key: TypeAlias = tuple[str, ...]
 """Path of a setting: `("trainer", "steps")` for `trainer.steps`."""
+
+
+NAME_HERE: Mapping[str, str] = {
+    # TRL
+    "num_generations": "trainer.group_size",
+    "max_completion_length": "rollouts.max_tokens",
+    "max_tool_calling_iterations": "rollouts.max_turns",
+    "max_steps": "trainer.steps",
+    "generation_batch_size": "trainer.queries",
+    "per_device_train_batch_size": "trainer.queries",
+    "loss_type": "trainer.objective",
+    "scale_rewards": "trainer.objective",
+    "save_steps": "trainer.checkpoint_every",
+    "output_dir": "output",
+    "model_name_or_path": "model",
+    "dtype": "precision",
+    "torch_dtype": "precision",
+    "dataset_name": "data",
+    "use_peft": "lora.rank",
+    "lora_r": "lora.rank",
+    "lora_alpha": "lora.alpha",
+    "lora_target_modules": "lora.targets",
+    "chat_template_path": "chat_template",
+    "environment_factory": "worlds",
+    # verl
+    "n": "trainer.group_size",
+    "train_batch_size": "trainer.queries",
+    "ppo_mini_batch_size": "trainer.queries",
+    "max_response_length": "rollouts.max_tokens",
+    "max_assistant_turns": "rollouts.max_turns",
+    "ppo_max_token_len_per_gpu": "trainer.token_budget",
+    "kl_coef": "trainer.beta",
+    "kl_loss_coef": "trainer.beta",
+    "lr": "trainer.learning_rate",
+    "grad_clip": "trainer.max_grad_norm",
+    "enable_gradient_checkpointing": "trainer.gradient_checkpointing",
+    "total_training_steps": "trainer.steps",
+    "save_freq": "trainer.checkpoint_every",
+    "default_local_dir": "output",
+    "train_files": "data",
+    "path": "model",
+    "lora_rank": "lora.rank",
+    # both, and their like
+    "num_steps": "trainer.steps",
+    "batch_size": "trainer.queries",
+    "max_new_tokens": "rollouts.max_tokens",
+    "dataset": "data",
+    "environments": "worlds",
+}
+"""Last word of a setting elsewhere -> the setting here that means the same, or is nearest to it."""
+
+NOT_HERE: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("report_to", "logger", "logging_steps", "run_name", "project_name", "experiment_name"),
+        "every step goes to metrics.jsonl and traces.jsonl in the run folder, and no tracker is wired up",
+    ),
+    **dict.fromkeys(
+        ("num_train_epochs", "total_epochs", "epochs"),
+        "a run is as long as trainer.steps says: trainer.steps x trainer.queries tasks are explored in turn",
+    ),
+    **dict.fromkeys(
+        ("gradient_accumulation_steps", "ppo_micro_batch_size_per_gpu", "ppo_micro_batch_size", "num_iterations"),
+        "a step is one update on all its groups; trainer.queries x trainer.group_size is the batch, and "
+        "trainer.token_budget bounds the memory of a micro-batch",
+    ),
+    **dict.fromkeys(
+        ("max_prompt_length",),
+        "no prompt is cut: one that leaves no room for rollouts.max_tokens in the model's window is refused",
+    ),
+    **dict.fromkeys(
+        ("bf16", "fp16", "mixed_precision"),
+        "sampler and trainer must agree; choose precision=fp32, or precision=bf16 with lora.rank=16",
+    ),
+    **dict.fromkeys(
+        ("use_vllm", "vllm_mode", "tensor_model_parallel_size", "gpu_memory_utilization", "deepspeed", "fsdp"),
+        "sampling and training share one process for each GPU; no other engine is wired up",
+    ),
+    **dict.fromkeys(
+        ("reward_funcs", "reward_weights", "reward_fn", "reward_model"),
+        "the world judges by its score(), or gold calls do; weights are decision.* and episode.*",
+    ),
+    **dict.fromkeys(
+        ("epsilon", "epsilon_high", "clip_ratio", "clip_ratio_low", "clip_ratio_high"),
+        "the clip comes with trainer.objective",
+    ),
+    **dict.fromkeys(
+        ("lr_scheduler_type", "warmup_steps", "warmup_ratio", "lr_warmup_steps"),
+        "trainer.learning_rate is constant",
+    ),
+}
+"""Last word of a setting elsewhere that has no counterpart -> what to know in its place."""
 
 
 class SimulatorName(StrEnum):
@@ -133,6 +225,8 @@ class _Tree:
             node = node[section]
             if not isinstance(node, dict):
                 here = ".".join(sections[:depth])
+                if meaning := _meaning(_dotted(setting.key)):
+                    raise ConfigError(f"unknown setting {_dotted(setting.key)} ({setting.origin}); {meaning}")
                 raise ConfigError(f"{_dotted(setting.key)} ({setting.origin}): {here} is a value, not a section")
         node[name] = setting.value
         self.origins[setting.key] = setting.origin
@@ -199,6 +293,8 @@ def read_overrides(arguments: Sequence[str]) -> list[Setting]:
         if not equals:
             following = next(rest, None) if argument.startswith("--") else None
             if following is None or following.startswith("--"):
+                if meaning := _meaning(key):
+                    raise ConfigError(f"unknown setting {key} (command line); {meaning}")
                 raise ConfigError(
                     f"{argument!r} has no value; expected {key}=VALUE (settings are written section.name=value)"
                 )
@@ -261,7 +357,8 @@ def _explain(problem: Mapping[str, Any], tree: _Tree) -> str:
     where = f"{_dotted(named)} ({tree.origin(named)})" if named else "settings"
     if problem["type"] == "extra_forbidden":
         name = _dotted(tree.written(key))
-        return f"unknown setting {name} ({tree.origin(key)}); the nearest is {_nearest(name)}"
+        meaning = _meaning(name) or f"the nearest is {_nearest(name)}"
+        return f"unknown setting {name} ({tree.origin(key)}); {meaning}"
     if problem["type"] == "value_error":
         return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
     return f"{where}: got {problem['input']!r}, expected {_expectation(problem)}"
@@ -278,6 +375,14 @@ def _named(key: Key) -> Key:
     known = set(setting_names())
     parts = (key[:length] for length in range(len(key), 0, -1))
     return next((part for part in parts if _dotted(part) in known), ())
+
+
+def _meaning(name: str) -> str | None:
+    """What a name that others give a setting means here; None for a name that nobody is known to use."""
+    last = name.rpartition(".")[2].replace("-", "_")
+    if last in NAME_HERE:
+        return f"the nearest by meaning is {NAME_HERE[last]}"
+    return NOT_HERE.get(last)
 
 
 def _nearest(name: str) -> str:

@@ -60,6 +60,11 @@ class ToolError(Exception):
     """Raised by a tool on purpose: the text goes to the model as the tool's answer."""
 
 
+def message_lines(error: BaseException) -> list[str]:
+    """What a person is told: the message, then the notes that were added on its way."""
+    return [str(error), *getattr(error, "__notes__", ())]
+
+
 @contextmanager
 def boundary(fault: type[RolloutError], what: str) -> Iterator[None]:
     """Attribute every unexpected exception inside to one part of the machinery.

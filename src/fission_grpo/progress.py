@@ -11,15 +11,15 @@ from typing import TypeAlias
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-Show: TypeAlias = Callable[[int, str], None]
-"""Told how much is done, and a remark."""
+ProgressCallback: TypeAlias = Callable[[int, str], None]
+"""Called with how much is done, and a note."""
 
 LINES = 50
 """Most plain lines of one phase, its last one not counted."""
 
 
 @contextmanager
-def progress(what: str, *, total: int, done: int = 0) -> Iterator[Show]:
+def progress(what: str, *, total: int, done: int = 0) -> Iterator[ProgressCallback]:
     """Show one phase on standard error.
 
     Args:
@@ -28,12 +28,12 @@ def progress(what: str, *, total: int, done: int = 0) -> Iterator[Show]:
         done: what an earlier run did already.
     """
     console = Console(stderr=True)
-    with _bar(console, what, total, done) if console.is_terminal else _lines(what, total, done) as show:
-        yield show
+    with _bar(console, what, total, done) if console.is_terminal else _lines(what, total, done) as callback:
+        yield callback
 
 
 @contextmanager
-def _bar(console: Console, what: str, total: int, done: int) -> Iterator[Show]:
+def _bar(console: Console, what: str, total: int, done: int) -> Iterator[ProgressCallback]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -41,24 +41,24 @@ def _bar(console: Console, what: str, total: int, done: int) -> Iterator[Show]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[remark]}"),
+        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as bar:
-        phase = bar.add_task(what, total=total, completed=done, remark="")
-        yield lambda now, remark: bar.update(phase, completed=now, remark=remark)
+        phase = bar.add_task(what, total=total, completed=done, note="")
+        yield lambda now, note: bar.update(phase, completed=now, note=note)
 
 
 @contextmanager
-def _lines(what: str, total: int, done: int) -> Iterator[Show]:
+def _lines(what: str, total: int, done: int) -> Iterator[ProgressCallback]:
     begin = time.monotonic()
     every = max(1, total // LINES)
 
-    def show(now: int, remark: str) -> None:
+    def write_line(now: int, note: str) -> None:
         if now % every and now != total:
             return
         spent = time.monotonic() - begin
         left = spent / max(now - done, 1) * (total - now)
-        sys.stderr.write(f"{what} {now}/{total}  {spent:.0f} s, {left:.0f} s left  {remark}\n")
+        sys.stderr.write(f"{what} {now}/{total}  {spent:.0f} s, {left:.0f} s left  {note}\n")
         sys.stderr.flush()
 
-    yield show
+    yield write_line

@@ -239,6 +239,6 @@ class GroupKind(StrEnum):
     EXPLORATION = "exploration"
     """Stage 1: G trajectories from the task itself."""
     COLLECTION = "collection"
-    """The same before the first update, for a pool of contexts alone (`fission.offline`): never trained on."""
+    """The same before the first update, for a pool of contexts alone (`algorithm/offline.py`): never trained on."""
     FISSION = "fission"
     """Stage 3: G' recoveries from one corrective context."""

@@ -6,16 +6,17 @@ the whole dialogue again at every step, and because a server takes nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from fission_grpo.types import FinishReason, Message, ParseFailure, Tool, ToolCall
+from fission_grpo.chat.parse import call_id
+from fission_grpo.types import FinishReason, Message, ParseFailure, Tool, ToolCall, ToolOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dialogue:
+class Conversation:
     """What the model is shown."""
 
     messages: tuple[Message, ...]
@@ -45,6 +46,15 @@ class Answer:
     seconds: float = 0.0
     """Waiting time of a server, retries included; 0 for a local policy."""
 
+    def replies(self, outcomes: Sequence[ToolOutcome]) -> list[Message]:
+        """A tool message for each outcome, under the ids of the answer's own calls; ours where it has none."""
+        asked = self.message.get("tool_calls") or ()
+        ids = [call["id"] for call in asked if isinstance(call, Mapping) and "id" in call]
+        if len(ids) != len(outcomes):
+            ids = [call_id(place) for place in range(len(outcomes))]
+        pairs = zip(ids, outcomes, strict=True)
+        return [{"role": "tool", "tool_call_id": id_, "content": outcome.text} for id_, outcome in pairs]
+
 
 class Agent(Protocol):
     """A model under evaluation."""
@@ -54,9 +64,10 @@ class Agent(Protocol):
     width: int
     """Dialogues that it likes to answer side by side: the batch of a local model, the concurrency of a server."""
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
-        """One answer for each dialogue, in order. A dialogue that could not be answered gets a fault and no exception:
-        the others stay good.
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
+        """One answer for each dialogue, in order.
+
+        A dialogue that could not be answered gets a fault and no exception: the others stay good.
 
         Raises:
             PolicyError: nothing can be answered any more (a local model that broke).

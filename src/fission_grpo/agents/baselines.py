@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue
+from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation
 from fission_grpo.agents.formats import PromptFormat
 from fission_grpo.chat.parse import parse_message
 from fission_grpo.environments.bfcl.outcomes import classify
@@ -19,7 +19,7 @@ from fission_grpo.simulator.base import ErrorSimulator, FailedCall
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.types import ErrorClass, Message, OutcomeKind, ParsedMessage, ToolCall, ToolOutcome
 
-Reader: TypeAlias = Callable[[str], tuple[OutcomeKind, ErrorClass | None]]
+OutcomeReader: TypeAlias = Callable[[str], tuple[OutcomeKind, ErrorClass | None]]
 """What a tool's text means, in the world at hand; `classify` reads BFCL's."""
 
 WAIT = "Wait"
@@ -69,14 +69,16 @@ class StructuredErrors:
     the tools, the call and the world's text, and never the reference.
     """
 
-    def __init__(self, inner: Agent, *, simulator: ErrorSimulator | None = None, read: Reader = classify) -> None:
+    def __init__(
+        self, inner: Agent, *, simulator: ErrorSimulator | None = None, read: OutcomeReader = classify
+    ) -> None:
         self.name = f"{inner.name} + structured errors"
         self.width = inner.width
         self._inner = inner
         self._simulator = simulator or RulesSimulator()
         self._read = read
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         """The inner agent's answers to the reworded dialogues.
 
         Raises:
@@ -84,7 +86,7 @@ class StructuredErrors:
         """
         return self._inner.answer([self.reword(dialogue) for dialogue in dialogues], seed=seed)
 
-    def reword(self, dialogue: Dialogue) -> Dialogue:
+    def reword(self, dialogue: Conversation) -> Conversation:
         """The dialogue with every tool error reworded; a pure function, so that history never changes its wording."""
         shown: list[Message] = []
         for start, results in _blocks(dialogue.messages):
@@ -92,7 +94,7 @@ class StructuredErrors:
             shown += self._reworded(dialogue, start, results)
         return replace(dialogue, messages=(*shown, *dialogue.messages[len(shown) :]))
 
-    def _reworded(self, dialogue: Dialogue, start: int, results: Sequence[Message]) -> Iterator[Message]:
+    def _reworded(self, dialogue: Conversation, start: int, results: Sequence[Message]) -> Iterator[Message]:
         outcomes = [_outcome(str(message["content"]), self._read) for message in results]
         if not any(outcome.is_error for outcome in outcomes):
             yield from results
@@ -103,7 +105,7 @@ class StructuredErrors:
             advised = f"{text}\ndiagnosis: {diagnosis} ({outcome.error})\nsuggestion: {suggestion}"
             yield {**message, "content": advised} if outcome.is_error and diagnosis else message
 
-    def _hinted(self, dialogue: Dialogue, start: int, outcomes: Sequence[ToolOutcome]) -> Sequence[str]:
+    def _hinted(self, dialogue: Conversation, start: int, outcomes: Sequence[ToolOutcome]) -> Sequence[str]:
         """The simulator's texts; the world's own where its calls cannot be told apart."""
         said = dialogue.messages[start - 1]
         calls = _calls(said)
@@ -129,17 +131,19 @@ class CuedFormat:
         encode: Callable[[str], Sequence[int]],
         *,
         cue: str = WAIT,
-        read_outcome: Reader = classify,
+        read_outcome: OutcomeReader = classify,
     ) -> None:
-        """Args:
-        encode: text to token ids, without special tokens.
+        """Put the cue behind the inner prompt.
+
+        Args:
+            encode: text to token ids, without special tokens.
         """
         self._inner = inner
         self._encode = encode
         self._cue = cue
         self._read_outcome = read_outcome
 
-    def prompt(self, dialogue: Dialogue) -> tuple[int, ...]:
+    def prompt(self, dialogue: Conversation) -> tuple[int, ...]:
         """The inner prompt, followed by the cue's tokens if a tool error stands at its end."""
         ids = self._inner.prompt(dialogue)
         return (*ids, *self._encode(self._cue)) if self.is_cued(dialogue) else ids
@@ -150,7 +154,7 @@ class CuedFormat:
     def decode(self, ids: Iterable[int]) -> str:
         return self._inner.decode(ids)
 
-    def is_cued(self, dialogue: Dialogue) -> bool:
+    def is_cued(self, dialogue: Conversation) -> bool:
         return ends_in_error(dialogue, self._read_outcome)
 
     def with_cue(self, answer: Answer) -> Answer:
@@ -167,15 +171,17 @@ class WaitPrefix:
     """
 
     def __init__(self, build: Callable[[PromptFormat], Agent], prompts: CuedFormat) -> None:
-        """Args:
-        build: makes the agent that prompts as it is told, for instance `LocalAgent` with its policy.
+        """Build the agent around the cued prompts.
+
+        Args:
+            build: makes the agent that prompts as it is told, for instance `LocalAgent` with its policy.
         """
         self._inner = build(prompts)
         self._prompts = prompts
         self.name = f"{self._inner.name} + Wait"
         self.width = self._inner.width
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         """The inner agent's answers, those that were cued with the cue at their beginning."""
         answers = self._inner.answer(dialogues, seed=seed)
         pairs = zip(dialogues, answers, strict=True)
@@ -191,18 +197,18 @@ class WaitMessage:
     Not the same thing: the model reads the cue and does not say it. Report it under this name, beside no exact one.
     """
 
-    def __init__(self, inner: Agent, *, cue: str = WAIT, read: Reader = classify) -> None:
+    def __init__(self, inner: Agent, *, cue: str = WAIT, read: OutcomeReader = classify) -> None:
         self.name = f"{inner.name} + Wait in the error"
         self.width = inner.width
         self._inner = inner
         self._cue = cue
         self._read = read
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         """The inner agent's answers to the cued dialogues."""
         return self._inner.answer([self.cue(dialogue) for dialogue in dialogues], seed=seed)
 
-    def cue(self, dialogue: Dialogue) -> Dialogue:
+    def cue(self, dialogue: Conversation) -> Conversation:
         """The dialogue with the cue behind its last message, if a tool error stands at its end."""
         if not ends_in_error(dialogue, self._read):
             return dialogue
@@ -210,7 +216,7 @@ class WaitMessage:
         return replace(dialogue, messages=(*before, {**last, "content": f"{last['content']}\n\n{self._cue}"}))
 
 
-def ends_in_error(dialogue: Dialogue, read: Reader = classify) -> bool:
+def ends_in_error(dialogue: Conversation, read: OutcomeReader = classify) -> bool:
     """Whether one of the tool messages at the end is an explicit error."""
     blocks = list(_blocks(dialogue.messages))
     if not blocks:
@@ -232,7 +238,7 @@ def _blocks(messages: Sequence[Message]) -> Iterator[tuple[int, Sequence[Message
         place = max(stop, place + 1)
 
 
-def _outcome(text: str, read: Reader) -> ToolOutcome:
+def _outcome(text: str, read: OutcomeReader) -> ToolOutcome:
     kind, error = read(text)
     return ToolOutcome(kind=kind, text=text, error=error)
 

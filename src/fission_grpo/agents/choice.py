@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 from accelerate import Accelerator
 
 from fission_grpo.agents.base import Agent
-from fission_grpo.agents.baselines import CuedFormat, Reader, StructuredErrors, WaitMessage, WaitPrefix
+from fission_grpo.agents.baselines import CuedFormat, OutcomeReader, StructuredErrors, WaitMessage, WaitPrefix
 from fission_grpo.agents.endpoint import EndpointAgent
 from fission_grpo.agents.formats import PromptFormat, PromptMode, make_format, require_reader
 from fission_grpo.agents.local import LocalAgent
@@ -16,12 +18,12 @@ from fission_grpo.agents.qwen_fc import Strictness
 from fission_grpo.client.chat import EndpointSettings
 from fission_grpo.environments.bfcl.outcomes import classify
 from fission_grpo.errors import ConfigError
-from fission_grpo.models.catalog import find_model, load_policy_model
+from fission_grpo.models.catalog import Precision, find_model, load_policy_model
 from fission_grpo.policy.local.hf_policy import HFPolicy
 
 
-class Aid(StrEnum):
-    """Help after an error that needs no training (`agents/baselines.py`)."""
+class Baseline(StrEnum):
+    """Help after an error, at inference time and without training (`agents/baselines.py`)."""
 
     NONE = "none"
     STRUCTURED_ERRORS = "structured-errors"
@@ -47,7 +49,11 @@ class AgentChoice:
     temperature: float = 0.0
     max_tokens: int = 4096
     """Most tokens of one answer."""
-    aid: Aid = Aid.NONE
+    baseline: Baseline = Baseline.NONE
+    chat_template: str | None = None
+    """In place of the local model's own: one of ours, or a Jinja file."""
+    precision: Precision | None = None
+    """Type of the local model's weights; fp32, unless given."""
 
     def __post_init__(self) -> None:
         require_reader(self.mode, self.strictness)
@@ -65,15 +71,25 @@ class AgentChoice:
         if self.endpoint is None:
             find_model(self.model)
 
-    def departures(self) -> tuple[str, ...]:
-        """What no official score may be made with, whatever the benchmark."""
-        checks = {
-            f"{self.strictness} reader": self.strictness is not Strictness.OFFICIAL,
-            f"aid {self.aid}": self.aid is not Aid.NONE,
-        }
-        return tuple(reason for reason, holds in checks.items() if holds)
+    def saved(self) -> dict[str, Any]:
+        """Plain values; what an older version of us wrote reads the same."""
+        values = asdict(self)
+        values["aid"] = values.pop("baseline")
+        return values
 
-    def build(self, *, width: int, read: Reader = classify) -> Agent:
+    def deviations(self, checks: Mapping[str, bool]) -> tuple[str, ...]:
+        """Why a score is not the official one.
+
+        Args:
+            checks: of the benchmark: reason -> whether it holds.
+        """
+        of_all = {
+            f"{self.strictness} reader": self.strictness is not Strictness.OFFICIAL,
+            f"baseline {self.baseline}": self.baseline is not Baseline.NONE,
+        }
+        return tuple(reason for reason, holds in {**checks, **of_all}.items() if holds)
+
+    def build(self, *, width: int, read: OutcomeReader = classify) -> Agent:
         """Load the model, or ask the server whether it is there.
 
         Args:
@@ -86,8 +102,12 @@ class AgentChoice:
         if self.endpoint is not None:
             server = EndpointSettings(url=self.endpoint, model=self.model, concurrency=width)
             remote = EndpointAgent(server, max_tokens=self.max_tokens, temperature=self.temperature)
-            return WaitMessage(remote, read=read) if self.aid is Aid.WAIT else self._aided(remote, read)
-        loaded = load_policy_model(self.model)
+            return (
+                WaitMessage(remote, read=read) if self.baseline is Baseline.WAIT else self._with_baseline(remote, read)
+            )
+        loaded = load_policy_model(
+            self.model, chat_template=self.chat_template, precision=self.precision or Precision.FP32
+        )
         policy = HFPolicy(
             loaded.model.to(Accelerator().device), eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id, max_rows=width
         )
@@ -103,9 +123,9 @@ class AgentChoice:
             )
 
         prompts = make_format(self.mode, loaded.chat, self.strictness)
-        if self.aid is Aid.WAIT:
+        if self.baseline is Baseline.WAIT:
             return WaitPrefix(local, CuedFormat(prompts, loaded.chat.renderer.encode, read_outcome=read))
-        return self._aided(local(prompts), read)
+        return self._with_baseline(local(prompts), read)
 
-    def _aided(self, agent: Agent, read: Reader) -> Agent:
-        return StructuredErrors(agent, read=read) if self.aid is Aid.STRUCTURED_ERRORS else agent
+    def _with_baseline(self, agent: Agent, read: OutcomeReader) -> Agent:
+        return StructuredErrors(agent, read=read) if self.baseline is Baseline.STRUCTURED_ERRORS else agent

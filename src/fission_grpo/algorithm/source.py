@@ -20,9 +20,9 @@ from fission_grpo.algorithm.groups import Group
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.rollout import Trajectory
 from fission_grpo.settings import Settings
-from fission_grpo.simulator.background import ask, is_remote
+from fission_grpo.simulator.background import is_remote, request_feedback
 from fission_grpo.simulator.base import ErrorSimulator, Fallback, Feedback, ReferencedSimulator, case_of
-from fission_grpo.simulator.guarded import GuardedSimulator
+from fission_grpo.simulator.guarded import LeakGuardedSimulator
 from fission_grpo.types import ErrorClass
 
 
@@ -128,7 +128,7 @@ class FissionSource:
         if not candidates:
             return
         cases = [case_of(c.group.task, failed_call(c.trajectory, c.failure)) for c in candidates]
-        written = ask(self.simulator, cases)
+        written = request_feedback(self.simulator, cases)
         self._asked = _Asked(candidates=candidates, feedback=written, policy_version=policy_version)
         if not is_remote(self.simulator):
             self.await_feedback()
@@ -160,7 +160,7 @@ class FissionSource:
 
     def simulator_metrics(self) -> dict[str, float]:
         """What a learned simulator did since the last call; nothing of one that is free."""
-        return self.simulator.take_count().metrics() if isinstance(self.simulator, GuardedSimulator) else {}
+        return self.simulator.take_count().metrics() if isinstance(self.simulator, LeakGuardedSimulator) else {}
 
     def _context(self, candidate: _Candidate, feedback: Feedback, *, policy_version: int) -> CorrectiveContext:
         above = candidate.group.context

@@ -40,7 +40,7 @@ class Finding:
     """What to do; empty when `status` is PASS."""
 
 
-def diagnose(tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
+def diagnose_template(tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
     """All checks on one tokenizer and its chat template, most basic first; only the first if there is no template."""
     try:
         renderer = Renderer(tokenizer)

@@ -10,7 +10,7 @@ from itertools import chain
 from fission_grpo.types import Completion
 
 
-class Origin(StrEnum):
+class SegmentOrigin(StrEnum):
     """Where a run of tokens comes from. Only SAMPLED tokens are trained."""
 
     PROMPT = "prompt"
@@ -27,7 +27,7 @@ class Origin(StrEnum):
 class Segment:
     """A run of tokens of one origin."""
 
-    origin: Origin
+    origin: SegmentOrigin
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     """One per id, in nats; 0.0 where the policy did not choose."""
@@ -43,7 +43,7 @@ class Transcript:
 
     def __init__(self, prompt_ids: Sequence[int]) -> None:
         self._segments: list[Segment] = []
-        self._append(Origin.PROMPT, prompt_ids)
+        self._append(SegmentOrigin.PROMPT, prompt_ids)
 
     def extend_sampled(self, completion: Completion) -> None:
         """Append what the policy just sampled; these tokens alone carry the mask.
@@ -53,15 +53,15 @@ class Transcript:
         """
         if len(completion.ids) != len(completion.logprobs):
             raise ValueError(f"{len(completion.logprobs)} log-probabilities for {len(completion.ids)} sampled ids")
-        self._segments.append(Segment(origin=Origin.SAMPLED, ids=completion.ids, logprobs=completion.logprobs))
+        self._segments.append(Segment(origin=SegmentOrigin.SAMPLED, ids=completion.ids, logprobs=completion.logprobs))
 
     def extend_observed(self, ids: Sequence[int]) -> None:
         """Append what the policy is shown: a `reply` or `user` suffix of `ChatFormat`."""
-        self._append(Origin.OBSERVED, ids)
+        self._append(SegmentOrigin.OBSERVED, ids)
 
     def given(self, ids: Sequence[int]) -> None:
         """Append, untrained, the exact tokens of an earlier rollout that are a condition now (the paper's tau_err)."""
-        self._append(Origin.GIVEN, ids)
+        self._append(SegmentOrigin.GIVEN, ids)
 
     def fork(self) -> Transcript:
         """An independent continuation: shares the past, costs one pointer per segment."""
@@ -84,7 +84,7 @@ class Transcript:
     @property
     def sampled(self) -> tuple[bool, ...]:
         """The loss mask: True exactly on tokens the policy sampled in this rollout."""
-        return tuple(segment.origin is Origin.SAMPLED for segment in self._segments for _ in segment.ids)
+        return tuple(segment.origin is SegmentOrigin.SAMPLED for segment in self._segments for _ in segment.ids)
 
     @property
     def logprobs(self) -> tuple[float, ...]:
@@ -94,5 +94,5 @@ class Transcript:
     def __len__(self) -> int:
         return sum(len(segment.ids) for segment in self._segments)
 
-    def _append(self, origin: Origin, ids: Sequence[int]) -> None:
+    def _append(self, origin: SegmentOrigin, ids: Sequence[int]) -> None:
         self._segments.append(Segment(origin=origin, ids=tuple(ids), logprobs=(0.0,) * len(ids)))

@@ -45,10 +45,10 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Name every problem of a file at once, overlap with the official test entries included."""
-    from fission_grpo.simulator_lab.records import check_records, looks_like_records
+    from fission_grpo.simulator_lab.records import check_simulator_records, looks_like_records
 
     if looks_like_records(file):
-        kind, count, problems = "records", None, [f"{file}: {problem}" for problem in check_records(file)]
+        kind, count, problems = "records", None, [f"{file}: {problem}" for problem in check_simulator_records(file)]
     else:
         kind = "tasks"
         count, problems = _check_tasks(file, against)

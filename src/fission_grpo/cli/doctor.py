@@ -16,10 +16,10 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say whether a model's chat template is safe for training on tool dialogues, and why."""
-    from fission_grpo.chat.doctor import Status, diagnose
+    from fission_grpo.chat.doctor import Status, diagnose_template
     from fission_grpo.models.catalog import load_tokenizer
 
-    findings = diagnose(load_tokenizer(model, chat_template=chat_template))
+    findings = diagnose_template(load_tokenizer(model, chat_template=chat_template))
     unsafe = any(finding.status is Status.FAIL for finding in findings)
     if as_json:
         typer.echo(

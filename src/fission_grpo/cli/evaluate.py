@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -18,15 +18,33 @@ evaluation = typer.Typer(
     no_args_is_help=True, help="Evaluate a policy, here or behind a server.", rich_markup_mode=None
 )
 
-AnyModel: TypeAlias = Annotated[str, typer.Option(help="nano, smollm2, a folder, or the server's name for it.")]
-Output: TypeAlias = Annotated[Path, typer.Option(help="Folder for traces, numbers and summary.")]
+Run: TypeAlias = Annotated[
+    Path | None, typer.Option(help="A finished run of `fission train`: its policy, its settings, and a folder in it.")
+]
+AnyModel: TypeAlias = Annotated[
+    str | None, typer.Option(help="nano, smollm2, a folder, or the server's name for it.", show_default="of --run")
+]
+Output: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Folder for traces, numbers and summary.", show_default="in --run")
+]
 Endpoint: TypeAlias = Annotated[
     str | None, typer.Option(help="Address of an OpenAI-compatible server; the key is taken from OPENAI_API_KEY.")
 ]
 Mode: TypeAlias = Annotated[
     str | None, typer.Option(help="official-qwen-fc, chat-tools or compact.", show_default="by the benchmark")
 ]
-AidName: TypeAlias = Annotated[str, typer.Option(help="Help without training: none, structured-errors or wait.")]
+BaselineName: TypeAlias = Annotated[
+    str, typer.Option(help="Help at inference time, without training: none, structured-errors or wait.")
+]
+
+
+def _renamed(value: str | None) -> str | None:
+    if value is not None:
+        typer.echo("--aid is now called --baseline; the old name goes with the next release", err=True)
+    return value
+
+
+Aid: TypeAlias = Annotated[str | None, typer.Option(hidden=True, callback=_renamed)]
 Temperature: TypeAlias = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
 MaxTokens: TypeAlias = Annotated[int, typer.Option(min=1, help="Most tokens of one answer.")]
 Width: TypeAlias = Annotated[int, typer.Option(min=1, help="Dialogues side by side; of a server, its concurrency.")]
@@ -41,8 +59,9 @@ Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of everything that is d
 @evaluation.command(context_settings=OVERRIDES, epilog="Any setting of `fission train` that concerns tasks.")
 def heldout(
     ctx: typer.Context,
-    model: Annotated[str, typer.Option(help="nano, smollm2, or a Hugging Face folder.")],
-    output: Annotated[Path, typer.Option(help="Folder for the records, one JSONL file for each part.")],
+    run: Run = None,
+    model: AnyModel = None,
+    output: Output = None,
     config: ConfigFile = None,
     recipe: RecipeName = None,
     size: Annotated[int, typer.Option(min=3, help="Episodes, and items of each probe.")] = 300,
@@ -52,21 +71,24 @@ def heldout(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Our own held-out episodes and fixed-error probes, as in the quickstart."""
-    settings = read_settings(recipe, config, None, {"model": model}, ctx.args)
-    from fission_grpo.commands.heldout import evaluate_model, rates, tables
+    """Play our own held-out episodes and fixed-error probes, as in the quickstart."""
+    what = _subject(run, model, output, folder="evaluation")
+    # A run on tasks of its own is evaluated on ours: whatever it was trained on would be no held-out tasks.
+    flags = {"model": what.model, "data": "synthetic" if run else None}
+    settings = read_settings(recipe, config or (None if recipe else what.config), None, flags, ctx.args)
+    from fission_grpo.commands.heldout import evaluate_heldout, rates, tables
     from fission_grpo.tasks.synthesis.generator import Split
 
     split = Split.VALIDATION if validation else Split.HELDOUT
-    found = evaluate_model(settings, split=split, seed=seed, size=size)
-    found.save(output)
-    typer.echo(json_text(rates(found)) if as_json else tables(found, name=Path(model).name))
+    found = evaluate_heldout(settings, output=what.output, split=split, seed=seed, size=size)
+    typer.echo(json_text(rates(found)) if as_json else tables(found, name=what.name))
 
 
 @evaluation.command()
 def bfcl(
-    model: AnyModel,
-    output: Output,
+    run: Run = None,
+    model: AnyModel = None,
+    output: Output = None,
     endpoint: Endpoint = None,
     mode: Mode = None,
     categories: Annotated[
@@ -74,7 +96,8 @@ def bfcl(
     ] = None,
     limit: Limit = None,
     lenient: Lenient = False,
-    aid: AidName = "none",
+    baseline: BaselineName = "none",
+    aid: Aid = None,
     temperature: Annotated[float, typer.Option(min=0, help="Officially 0.001; 0 is greedy.")] = 0.001,
     max_tokens: MaxTokens = 4096,
     width: Width = 16,
@@ -83,26 +106,28 @@ def bfcl(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be played, and how officially.")] = False,
     as_json: Json = False,
 ) -> None:
-    """BFCL v4 multi-turn by the official protocol, with the official verdicts, and recovery beside accuracy."""
+    """Play BFCL v4 multi-turn by the official protocol, with the official verdicts, and recovery beside accuracy."""
     from fission_grpo.agents.formats import PromptMode
+    from fission_grpo.agents.qwen_fc import Strictness
     from fission_grpo.commands.bfcl import BfclSettings, evaluate_bfcl
     from fission_grpo.environments.bfcl.entries import BfclCategory
 
     by_default = PromptMode.CHAT_TOOLS if endpoint else PromptMode.OFFICIAL_QWEN_FC
-    asked = {"mode": mode or by_default, "strictness": "lenient" if lenient else "official", "aid": aid}
+    what = _subject(run, model, output, folder="bfcl")
+    agent = what.agent(endpoint, mode or by_default, aid or baseline, temperature=temperature, max_tokens=max_tokens)
     settings = BfclSettings(
-        agent=_choice(model, endpoint, asked, temperature=temperature, max_tokens=max_tokens),
+        agent=replace(agent, strictness=Strictness.LENIENT) if lenient else agent,
         categories=tuple(_member(BfclCategory, name) for name in _names(categories)) or tuple(BfclCategory),
         limit=limit,
         seed=seed,
     )
     if dry_run:
         settings.agent.check()
-        plan = {"entries": len(settings.entries()), "departures": list(settings.departures())}
+        plan = {"entries": len(settings.entries()), "departures": list(settings.deviations())}
         typer.echo(json_text(plan))
         return
-    found = evaluate_bfcl(settings, output=output, resume=resume, width=width)
-    typer.echo(json_text(found.as_json()) if as_json else _read(output / "summary.md"))
+    found = evaluate_bfcl(settings, output=what.output, resume=resume, width=width)
+    typer.echo(json_text(found.as_json()) if as_json else _read(what.output / "summary.md"))
 
 
 @evaluation.command()
@@ -111,29 +136,31 @@ def rescore(
     as_json: Json = False,
 ) -> None:
     """Judge recorded BFCL transcripts again, from their calls alone, and say whether any verdict changed."""
-    from fission_grpo.evaluation.bfcl.records import read_records
-    from fission_grpo.evaluation.bfcl.score import rescore as judge_again
-    from fission_grpo.evaluation.bfcl.score import score
+    from fission_grpo.evaluation.bfcl.records import read_bfcl
+    from fission_grpo.evaluation.bfcl.score import judge_again, score_entries
+    from fission_grpo.evaluation.records import TRACES
 
-    traces = folder / "traces.jsonl"
+    traces = folder / TRACES
     if not traces.is_file():
         raise ConfigError(f"{folder} holds no traces.jsonl; expected a folder that `fission eval bfcl` wrote")
-    held = read_records(traces)
+    held = read_bfcl(traces)
     again = [judge_again(record) for record in held]
     changed = [new.entry for old, new in zip(held, again, strict=True) if old.verdict != new.verdict]
-    told = {"changed": changed, **score(again).as_json()}
+    told = {"changed": changed, **score_entries(again).as_json()}
     typer.echo(json_text(told) if as_json else f"{len(held)} entries judged again, {len(changed)} verdicts changed")
     raise typer.Exit(FAILED if changed else 0)
 
 
 @evaluation.command()
 def probes(
-    model: AnyModel,
-    output: Output,
+    run: Run = None,
+    model: AnyModel = None,
+    output: Output = None,
     endpoint: Endpoint = None,
     mode: Mode = None,
     limit: Limit = None,
-    aid: AidName = "none",
+    baseline: BaselineName = "none",
+    aid: Aid = None,
     temperature: Temperature = 0.0,
     max_tokens: MaxTokens = 1024,
     width: Width = 16,
@@ -141,26 +168,28 @@ def probes(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Fixed errors on BFCL Base, and the blind spot: the same error as the model's own and as another's."""
+    """Play fixed errors on BFCL Base, and the blind spot: the same error as the model's own and as another's."""
     from fission_grpo.agents.formats import PromptMode
     from fission_grpo.commands.probes import ProbeSettings, evaluate_probes
 
-    asked = {"mode": mode or PromptMode.CHAT_TOOLS, "aid": aid}
-    choice = _choice(model, endpoint, asked, temperature=temperature, max_tokens=max_tokens)
-    settings = ProbeSettings(agent=choice, limit=limit, seed=seed)
-    found = evaluate_probes(settings, output=output, resume=resume, width=width)
-    typer.echo(json_text(found.as_json()) if as_json else _read(output / "summary.md"))
+    what, mode = _subject(run, model, output, folder="probes"), mode or PromptMode.CHAT_TOOLS
+    agent = what.agent(endpoint, mode, aid or baseline, temperature=temperature, max_tokens=max_tokens)
+    settings = ProbeSettings(agent=agent, limit=limit, seed=seed)
+    found = evaluate_probes(settings, output=what.output, resume=resume, width=width)
+    typer.echo(json_text(found.as_json()) if as_json else _read(what.output / "summary.md"))
 
 
 @evaluation.command()
 def tau2(
-    model: AnyModel,
-    output: Output,
+    run: Run = None,
+    model: AnyModel = None,
+    output: Output = None,
     endpoint: Endpoint = None,
     mode: Mode = None,
     split: Annotated[str, typer.Option(help="base, train, test, small or full.")] = "base",
     limit: Limit = None,
-    aid: AidName = "none",
+    baseline: BaselineName = "none",
+    aid: Aid = None,
     temperature: Temperature = 0.0,
     max_tokens: MaxTokens = 4096,
     ticket_as_user: Annotated[
@@ -171,21 +200,21 @@ def tau2(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """TAU2 telecom in solo mode, judged by the official rules."""
+    """Play TAU2 telecom in solo mode, judged by the official rules."""
     from fission_grpo.agents.formats import PromptMode
     from fission_grpo.commands.tau2 import Tau2Settings, evaluate_tau2
     from fission_grpo.environments.tau2.official import Tau2Split
     from fission_grpo.evaluation.protocols.tau2 import SoloPrompt
 
-    asked = {"mode": mode or PromptMode.CHAT_TOOLS, "aid": aid}
+    what, mode = _subject(run, model, output, folder="tau2"), mode or PromptMode.CHAT_TOOLS
     settings = Tau2Settings(
-        agent=_choice(model, endpoint, asked, temperature=temperature, max_tokens=max_tokens),
+        agent=what.agent(endpoint, mode, aid or baseline, temperature=temperature, max_tokens=max_tokens),
         split=_member(Tau2Split, split),
         limit=limit,
         prompt=SoloPrompt.TICKET_AS_USER if ticket_as_user else SoloPrompt.OFFICIAL,
         seed=seed,
     )
-    found = evaluate_tau2(settings, output=output, resume=resume, width=width)
+    found = evaluate_tau2(settings, output=what.output, resume=resume, width=width)
     typer.echo(json_text(found.as_json()))
 
 
@@ -202,21 +231,66 @@ def compare(
     typer.echo(json_text(found.to_json()) if as_json else comparison_markdown(found))
 
 
-def _choice(
-    model: str, endpoint: str | None, asked: Mapping[str, str], *, temperature: float, max_tokens: int
-) -> AgentChoice:
-    """The agent of some options.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Subject:
+    """What is evaluated, and where that is kept."""
 
+    model: str
+    output: Path
+    config: Path | None
+    """Settings of the run that the model came of."""
+
+    @property
+    def name(self) -> str:
+        """For tables: of a policy in a run folder that of the run."""
+        path = Path(self.model)
+        return path.parent.name if self.config and path == self.config.parent / "policy" else path.name
+
+    def agent(
+        self, endpoint: str | None, mode: str, baseline: str, *, temperature: float, max_tokens: int
+    ) -> AgentChoice:
+        """The agent of some options; chat template and precision are those of the run.
+
+        Raises:
+            ConfigError: a word that an option does not know, or options that do not go together.
+        """
+        from fission_grpo.agents.choice import AgentChoice, Baseline
+        from fission_grpo.agents.formats import PromptMode
+        from fission_grpo.config import load_settings
+
+        settings = load_settings(file=self.config) if self.config and endpoint is None else None
+        return AgentChoice(
+            model=self.model,
+            endpoint=endpoint,
+            mode=_member(PromptMode, mode),
+            temperature=temperature,
+            max_tokens=max_tokens,
+            baseline=_member(Baseline, baseline),
+            chat_template=settings.chat_template if settings else None,
+            precision=settings.precision if settings else None,
+        )
+
+
+def _subject(run: Path | None, model: str | None, output: Path | None, *, folder: str) -> _Subject:
+    """What the options name; a run gives what they leave open.
+
+    Args:
+        folder: name of the default output in a run.
     Raises:
-        ConfigError: a word that an option does not know, or options that do not go together.
+        ConfigError: they name too little, or the run has no policy yet.
     """
-    from fission_grpo.agents.choice import AgentChoice, Aid
-    from fission_grpo.agents.formats import PromptMode
-    from fission_grpo.agents.qwen_fc import Strictness
+    if run is None:
+        if model is None or output is None:
+            raise ConfigError("nothing to evaluate: give --run RUN, or both --model MODEL and --output FOLDER")
+        return _Subject(model=model, output=output, config=None)
+    from fission_grpo.run.folder import RunFolder
 
-    kinds: Mapping[str, Any] = {"mode": PromptMode, "strictness": Strictness, "aid": Aid}
-    chosen = {name: _member(kinds[name], word) for name, word in asked.items()}
-    return AgentChoice(model=model, endpoint=endpoint, temperature=temperature, max_tokens=max_tokens, **chosen)
+    found = RunFolder(run)
+    if not found.config.exists():
+        raise ConfigError(f"{run} is no run folder: it holds no config.yaml; give the --output of `fission train`")
+    if model is None and not found.policy.is_dir():
+        raise ConfigError(f"{run} has no trained policy yet; finish it with: fission train --resume --output {run}")
+    return _Subject(model=model or str(found.policy), output=output or run / folder, config=found.config)
 
 
 def _member(kind: Any, word: str) -> Any:

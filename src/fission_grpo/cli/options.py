@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from fission_grpo.recipes import Recipe, load_recipe
-from fission_grpo.recipes.arms import Arm, apply_arm
+from fission_grpo.recipes import Recipe
+from fission_grpo.recipes.arms import Arm
 
 if TYPE_CHECKING:
     from fission_grpo.config import RunSettings, Setting
@@ -38,18 +38,11 @@ def json_text(value: Any) -> str:
 def read_settings(
     recipe: Recipe | None, config: Path | None, arm: Arm | None, flags: Mapping[str, Any], extra: Iterable[str]
 ) -> RunSettings:
-    """Recipe, then file, then command line, then arm; the run folder is named after them unless it has a name."""
-    from fission_grpo.config import load_settings, read_overrides, read_yaml, written_names
+    """The settings that a command line asks for: see `resolve`. Options come first, other settings after them."""
+    from fission_grpo.config import read_overrides
+    from fission_grpo.recipes.resolve import resolve
 
-    base = load_recipe(recipe) if recipe else None
-    given = [*_flagged(flags), *read_overrides(list(extra))]
-    settings = load_settings(base=base, file=config, overrides=given)
-    if arm is not None:
-        settings = apply_arm(arm, settings, written=written_names([*(read_yaml(config) if config else ()), *given]))
-    if settings.output is None:
-        parts = (config.stem if config else recipe or "run", arm or "train", f"seed{settings.trainer.seed}")
-        settings = settings.model_copy(update={"output": f"runs/{'-'.join(parts)}"})
-    return settings
+    return resolve(recipe=recipe, file=config, arm=arm, written=[*_flagged(flags), *read_overrides(list(extra))])
 
 
 def _flagged(flags: Mapping[str, Any]) -> Iterator[Setting]:

@@ -34,18 +34,18 @@ def data(
     seed: Annotated[int, typer.Option(help="Seed of tasks and errors.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Failed calls with what their world really said; whole APIs are held out."""
+    """Make records of failed calls with what their world really said; whole APIs are held out."""
     chosen = _simulator(teacher, ctx.args)
     from fission_grpo.progress import progress
     from fission_grpo.simulator_lab.corpus import RecordSettings, simulator_records
-    from fission_grpo.simulator_lab.records import write_records
+    from fission_grpo.simulator_lab.records import write_simulator_records
 
     settings = RecordSettings(seed=seed, count=count)
     with progress("records", total=len(settings.apis) + len(runs or ())) as show:
-        records, counted = simulator_records(settings, runs=runs or (), teacher=chosen, show=show)
+        records, counted = simulator_records(settings, runs=runs or (), teacher=chosen, progress=show)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_records(output, records)
-    told = {"file": str(output), **asdict(counted)}
+    write_simulator_records(output, records)
+    told = {"file": str(output), **counted.plain()}
     typer.echo(json_text(told) if as_json else f"{counted.records} records in {output}: {_counts(counted.by_split)}")
 
 
@@ -62,7 +62,7 @@ def train(
     from fission_grpo.config import read_overrides
     from fission_grpo.progress import progress
     from fission_grpo.simulator_lab.finetune import SimulatorTrainingSettings, train_simulator
-    from fission_grpo.simulator_lab.records import read_records
+    from fission_grpo.simulator_lab.records import read_simulator_records
 
     given = {"model": model, "seed": seed, **_nested(read_overrides(list(ctx.args)))}
     settings = _validated(SimulatorTrainingSettings, given)
@@ -75,7 +75,11 @@ def train(
             shows[0](step, f"loss {loss:.3f}")
 
         fit = train_simulator(
-            read_records(records), settings, output, show=show, tell=lambda line: typer.echo(line, err=True)
+            read_simulator_records(records),
+            settings,
+            output,
+            progress=show,
+            log=lambda line: typer.echo(line, err=True),
         )
     said = f"simulator in {output}; loss {fit.loss:.3f} nats a token after {fit.steps} updates"
     typer.echo(json_text({**asdict(fit), "folder": str(output)}) if as_json else said)
@@ -91,19 +95,19 @@ def audit(
     worldless: Annotated[bool, typer.Option("--worldless", help="Show no simulator what the world said.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What a simulator says, what it leaks, what it costs; of a learned one, also what it drafted before any net."""
+    """Measure what a simulator says, leaks and costs; of a learned one, also what it drafted before any guard."""
     from fission_grpo.progress import progress
     from fission_grpo.simulator_lab.audit import audit as measure
-    from fission_grpo.simulator_lab.records import RecordSplit, read_records
+    from fission_grpo.simulator_lab.records import RecordSplit, read_simulator_records
 
     if split not in list(RecordSplit):
         raise ConfigError(f"unknown split {split!r}; expected {', '.join(RecordSplit)}")
-    asked = read_records(records, split=RecordSplit(split))[:limit]
+    asked = read_simulator_records(records, split=RecordSplit(split))[:limit]
     if not asked:
         raise ConfigError(f"{records} has no record of split {split}")
     chosen = _simulator(which, ctx.args)
     with progress("audit", total=len(asked)) as show:
-        found = measure(chosen, asked, worldless=worldless, show=show)
+        found = measure(chosen, asked, worldless=worldless, progress=show)
     if as_json:
         typer.echo(json_text(found.plain()))
         return
@@ -119,21 +123,21 @@ def try_(
     which: Annotated[str, typer.Option("--with", help="More simulators, by commas: model, endpoint.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the failed call, where no file is given.")] = 0,
 ) -> None:
-    """One failed call, and what each simulator says about it, side by side."""
-    from fission_grpo.simulator_lab.records import read_records
-    from fission_grpo.simulator_lab.side_by_side import FREE, sample_record, try_all
+    """Show one failed call, and what each simulator says about it, side by side."""
+    from fission_grpo.simulator_lab.records import read_simulator_records
+    from fission_grpo.simulator_lab.side_by_side import FREE, sample_record, side_by_side
 
     if records is None:
         record = sample_record(seed)
     else:
-        held = read_records(records)
+        held = read_simulator_records(records)
         if index >= len(held):
             raise ConfigError(f"{records} has {len(held)} records; --index {index} is none of them")
         record = held[index]
     more = [_simulator(name.strip(), ctx.args) for name in which.split(",") if name.strip()]
     case = record.case()
     typer.echo(f"failed: {case.failed.text}")
-    for trial in try_all(case, (*FREE, *more)):
+    for trial in side_by_side(case, (*FREE, *more)):
         for line in trial.lines():
             typer.echo(line)
 
@@ -163,8 +167,10 @@ def _nested(settings: Any) -> dict[str, Any]:
 
 
 def _validated(kind: Any, values: Mapping[str, Any]) -> Any:
-    """Raises:
-    ConfigError: an unknown key or a wrong value.
+    """Settings of one kind from plain values.
+
+    Raises:
+        ConfigError: an unknown key or a wrong value.
     """
     from pydantic import ValidationError
 

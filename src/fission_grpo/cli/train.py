@@ -1,13 +1,11 @@
-"""`fission train`, `fission supervise` and `fission quickstart`."""
+"""`fission train`, `fission supervise` and `fission quickstart`: what is typed, and what is said at the end."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,12 +19,14 @@ from fission_grpo.cli.options import (
     json_text,
     read_settings,
 )
-from fission_grpo.errors import ConfigError, FissionError
+from fission_grpo.errors import ConfigError
+from fission_grpo.recipes import Recipe
 from fission_grpo.recipes.arms import Arm
+from fission_grpo.recipes.demonstrations import DIALOGUES, LEARNING_RATE, UPDATES
 
 if TYPE_CHECKING:
+    from fission_grpo.commands.train import TrainedRun
     from fission_grpo.config import RunSettings
-    from fission_grpo.training.trainer import StepReport, Trainer
 
 
 def train(
@@ -42,17 +42,25 @@ def train(
     no_tree: NoTree = False,
     as_json: Json = False,
 ) -> None:
-    """Train a policy with GRPO and fission. Ctrl-C saves."""
+    """Train a policy with GRPO and fission. Ctrl-C saves. Without --recipe and --config, `nano` takes its own one."""
     tree = False if no_tree else None
     flags = {"model": model, "output": output and str(output), "trainer.seed": seed, "trainer.tree": tree}
     if resume and not (config or recipe):
         config = _config_of(output)
+    if not (config or recipe):
+        recipe = _own_recipe(read_settings(None, None, None, flags, ctx.args))
     settings = read_settings(recipe, config, arm, flags, ctx.args)
     if dry_run:
         _show_plan(settings, as_json)
         return
-    code = _run(settings, resume=resume, as_json=as_json)
-    raise typer.Exit(code)
+    from accelerate import PartialState
+
+    from fission_grpo.commands.train import train as run
+
+    done = run(settings, resume=resume)
+    if PartialState().is_main_process:
+        _conclude(done, as_json)
+    raise typer.Exit(0 if done.finished else INTERRUPTED)
 
 
 def supervise(
@@ -61,23 +69,21 @@ def supervise(
     model: ModelName = None,
     config: ConfigFile = None,
     recipe: RecipeName = None,
-    demonstrations: Annotated[int, typer.Option(min=1, help="Dialogues that show an error and its fix.")] = 300,
-    steps: Annotated[int, typer.Option(min=1, help="Updates.")] = 100,
-    learning_rate: Annotated[float, typer.Option(help="Peak.")] = 1e-3,
+    demonstrations: Annotated[int, typer.Option(min=1, help="Dialogues that show an error and its fix.")] = DIALOGUES,
+    steps: Annotated[int, typer.Option(min=1, help="Updates.")] = UPDATES,
+    learning_rate: Annotated[float, typer.Option(help="Peak.")] = LEARNING_RATE,
     seed: Annotated[int, typer.Option(help="Seed of errors and batches.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """The strong simple baseline: supervised fine-tuning on a few error-and-fix demonstrations."""
+    """Fine-tune on a few error-and-fix demonstrations: the strong simple baseline."""
     settings = read_settings(recipe, config, None, {"model": model}, ctx.args)
-    from fission_grpo.assembly import demonstrate
-    from fission_grpo.training.supervised import SupervisedSettings
+    from fission_grpo.commands.supervise import demonstrate
 
-    supervised = SupervisedSettings(seed=seed, steps=steps, learning_rate=learning_rate, tree=settings.trainer.tree)
-    losses = demonstrate(settings, supervised, count=demonstrations, output=output)
-    told = {"policy": str(output), "steps": steps, "first_loss": losses[0], "last_loss": losses[-1]}
-    typer.echo(
-        json_text(told) if as_json else f"policy in {output}; loss {losses[0]:.3f} -> {losses[-1]:.3f} nats a token"
+    done = demonstrate(
+        settings, output=output, count=demonstrations, steps=steps, learning_rate=learning_rate, seed=seed
     )
+    told = {"policy": str(output), "steps": steps, "first_loss": done.losses[0], "last_loss": done.losses[-1]}
+    typer.echo(json_text(told) if as_json else str(done))
 
 
 def quickstart(
@@ -91,14 +97,14 @@ def quickstart(
     no_tree: NoTree = False,
     as_json: Json = False,
 ) -> None:
-    """The whole method on this machine: train GRPO and fission, evaluate both, compare. Can be continued."""
+    """Run the whole method on this machine: train GRPO and fission, evaluate and compare both. Can be continued."""
     chosen = tuple(dict.fromkeys(arms.split(","))) if arms else ()
     unknown = [arm for arm in chosen if arm not in list(Arm)]
     if unknown:
         raise ConfigError(f"unknown arm {unknown[0]!r}; expected some of {', '.join(Arm)}")
-    from fission_grpo.commands.quickstart import DEFAULT_ARMS, Plan, run
+    from fission_grpo.commands.quickstart import DEFAULT_ARMS, Quickstart, run_quickstart
 
-    plan = Plan(
+    plan = Quickstart(
         output=output,
         model=model,
         arms=chosen or DEFAULT_ARMS,
@@ -106,7 +112,9 @@ def quickstart(
         size=size,
         overrides=(*ctx.args, *(["trainer.tree=false"] if no_tree else [])),
     )
-    summary = run(plan, workers=workers or os.cpu_count() or 1, report=lambda line: typer.echo(line, err=True))
+    summary = run_quickstart(
+        plan, workers=workers or os.cpu_count() or 1, report=lambda line: typer.echo(line, err=True)
+    )
     typer.echo(json_text({"summary": str(summary)}) if as_json else summary.read_text(encoding="utf-8"))
 
 
@@ -122,6 +130,24 @@ def _config_of(output: Path | None) -> Path:
     return config
 
 
+def _own_recipe(settings: RunSettings) -> Recipe | None:
+    """What to start from where nobody said: told before anything is spent."""
+    if settings.model in list(Recipe):
+        recipe = Recipe(settings.model)
+        typer.echo(f"no --recipe: {settings.model} starts from its own, as with --recipe {recipe}", err=True)
+        return recipe
+    trainer, contexts = settings.trainer, settings.fission.contexts
+    method = f"GRPO with {contexts} corrective contexts a step" if contexts else "plain GRPO, no fission"
+    what = "LoRA adapters" if settings.lora else "every weight"
+    typer.echo(
+        f"no --recipe: {method}; {trainer.steps} updates of {what} at learning rate {trainer.learning_rate:g}, "
+        f"{trainer.queries} tasks x {trainer.group_size} rollouts each, horizon {trainer.horizon}; "
+        f"for Fission-GRPO add --recipe {' or --recipe '.join(Recipe)}",
+        err=True,
+    )
+    return None
+
+
 def _show_plan(settings: RunSettings, as_json: bool) -> None:
     from fission_grpo.commands.dry_run import make_plan
 
@@ -133,61 +159,16 @@ def _show_plan(settings: RunSettings, as_json: bool) -> None:
             typer.echo(line)
 
 
-def _run(settings: RunSettings, *, resume: bool, as_json: bool) -> int:
-    """Train to the end or to the first Ctrl-C; returns the exit code."""
-    from fission_grpo.assembly import agreed, assemble, open_run, save_policy
-    from fission_grpo.run.folder import RunFolder
-    from fission_grpo.run.interruption import Interruption
+def _conclude(run: TrainedRun, as_json: bool) -> None:
+    """What is there now, and the next command."""
+    from fission_grpo.tasks.training_set import SYNTHETIC
 
-    RunFolder(settings.folder).check(settings.saved(), resume=resume)
-    trainer = assemble(settings)
-    open_run(trainer, settings, resume=resume)
-    with _named(trainer), Interruption() as interruption, _reports(trainer) as report:
-        trainer.train(stop=agreed(interruption, trainer.accelerator), report=report)
-        # Of a finished run only: whoever finds `policy/` must be able to take it for the trained one.
-        policy = save_policy(trainer) if trainer.finished else trainer.run.checkpoints
-    _conclude(trainer, policy, as_json)
-    return 0 if trainer.finished else INTERRUPTED
-
-
-@contextmanager
-def _named(trainer: Trainer) -> Iterator[None]:
-    """Whatever breaks is told with the place where the rest is safe."""
-    try:
-        yield
-    except (FissionError, OSError) as error:
-        run = trainer.run.path
-        error.add_note(f"the run so far is in {run}; continue with: fission train --resume --output {run}")
-        raise
-
-
-@contextmanager
-def _reports(trainer: Trainer) -> Iterator[Any]:
-    """Progress on the main process, silence on the others."""
-    from fission_grpo.progress import progress
-
-    if not trainer.accelerator.is_main_process:
-        yield lambda report: None
-        return
-    with progress("train", total=trainer.settings.steps, done=trainer.progress.step) as show:
-        yield lambda report: show(report.step, _remark(report))
-
-
-def _remark(report: StepReport) -> str:
-    shown = {"reward": "reward", "success": "success", "fission/success": "recovered", "update/entropy": "entropy"}
-    return "  ".join(f"{word} {report.metrics[name]:.3f}" for name, word in shown.items() if name in report.metrics)
-
-
-def _conclude(trainer: Trainer, policy: Path, as_json: bool) -> None:
-    if not trainer.accelerator.is_main_process:
-        return
-    run, step, steps = trainer.run.path, trainer.progress.step, trainer.settings.steps
     if as_json:
-        told = {"run": str(run), "policy": str(policy), "step": step, "steps": steps, "finished": step >= steps}
-        typer.echo(json_text(told))
-    elif step < steps:
-        typer.echo(f"stopped after step {step} of {steps}; continue with: fission train --resume --output {run}")
+        reached = run.policy if run.finished else run.folder / "checkpoints"
+        told = {"run": str(run.folder), "policy": str(reached), "step": run.step, "steps": run.settings.trainer.steps}
+        typer.echo(json_text({**told, "finished": run.finished}))
+    elif run.finished:
+        what = "heldout" if run.settings.data == SYNTHETIC else "tasks HELD_OUT.jsonl"
+        typer.echo(f"{run}; evaluate it with: fission eval {what} --run {run.folder}")
     else:
-        typer.echo(
-            f"policy in {policy}; evaluate it with: fission eval heldout --model {policy} --output {run / 'evaluation'}"
-        )
+        typer.echo(str(run))

@@ -1,4 +1,4 @@
-"""The evaluation of one model on BFCL by settings: assembled, played, scored, put on disk.
+"""The evaluation of one model on BFCL by settings: played, scored, put on disk.
 
 settings.json   what was asked for
 traces.jsonl    one line for each entry, appended as it ends
@@ -9,62 +9,54 @@ official/       result files as the official scorer reads them
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import count
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from fission_grpo.agents.base import Agent
-from fission_grpo.agents.choice import AgentChoice
 from fission_grpo.agents.formats import PromptMode
 from fission_grpo.agents.local import OFFICIAL_MAX_TOKENS, OFFICIAL_TEMPERATURE
 from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
 from fission_grpo.evaluation.bfcl.export import export
-from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord, as_episode
-from fission_grpo.evaluation.bfcl.run import BFCL_LOG, run_entries
-from fission_grpo.evaluation.bfcl.score import Score, score
-from fission_grpo.evaluation.claim import claim, require_free
-from fission_grpo.evaluation.protocols.bfcl import Handover
-from fission_grpo.evaluation.session import finished
+from fission_grpo.evaluation.bfcl.records import BFCL_RECORDS, BfclEnd, BfclRecord, as_episode
+from fission_grpo.evaluation.bfcl.score import Score, score_entries
+from fission_grpo.evaluation.protocols.bfcl import ToolRelease, play_entry
+from fission_grpo.evaluation.session import SessionSettings, run_session, write_json
 from fission_grpo.files import write_text
-from fission_grpo.progress import progress
 from fission_grpo.report.benchmark import benchmark_sections
 from fission_grpo.types import Task
 
-HANDOVER: Mapping[PromptMode, Handover] = MappingProxyType(
+RELEASES: Mapping[PromptMode, ToolRelease] = MappingProxyType(
     {
-        PromptMode.OFFICIAL_QWEN_FC: Handover.TEXT,
-        PromptMode.CHAT_TOOLS: Handover.TOOLS,
-        PromptMode.COMPACT: Handover.TOOLS,
+        PromptMode.OFFICIAL_QWEN_FC: ToolRelease.TEXT,
+        PromptMode.CHAT_TOOLS: ToolRelease.TOOLS,
+        PromptMode.COMPACT: ToolRelease.TOOLS,
     }
 )
 """How each mode learns of functions that come back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BfclSettings:
-    """What to play, and how; equal settings may share a folder."""
+class BfclSettings(SessionSettings):
+    """What to play, and how; `limit` is of each category."""
 
-    agent: AgentChoice
     categories: tuple[BfclCategory, ...] = tuple(BfclCategory)
-    limit: int | None = None
-    """Entries of each category, the first ones; None is all 200."""
-    seed: int = 0
 
-    def departures(self) -> tuple[str, ...]:
+    def deviations(self) -> tuple[str, ...]:
         """Why a score by these settings is not the official one; empty: it is."""
         agent = self.agent
-        checks = {
-            f"prompt mode {agent.mode}": agent.mode is not PromptMode.OFFICIAL_QWEN_FC,
-            f"temperature {agent.temperature:g}, officially {OFFICIAL_TEMPERATURE}": agent.temperature
-            not in (0.0, OFFICIAL_TEMPERATURE),
-            f"at most {agent.max_tokens} tokens an answer, officially {OFFICIAL_MAX_TOKENS}": agent.max_tokens
-            != OFFICIAL_MAX_TOKENS,
-        }
-        return (*(reason for reason, holds in checks.items() if holds), *agent.departures())
+        return agent.deviations(
+            {
+                f"prompt mode {agent.mode}": agent.mode is not PromptMode.OFFICIAL_QWEN_FC,
+                f"temperature {agent.temperature:g}, officially {OFFICIAL_TEMPERATURE}": agent.temperature
+                not in (0.0, OFFICIAL_TEMPERATURE),
+                f"at most {agent.max_tokens} tokens an answer, officially {OFFICIAL_MAX_TOKENS}": agent.max_tokens
+                != OFFICIAL_MAX_TOKENS,
+            }
+        )
 
     def entries(self) -> list[Task]:
         """What will be played, in official order."""
@@ -81,49 +73,34 @@ class BfclEvaluation:
 
     def as_json(self) -> dict[str, Any]:
         """The score with everything that qualifies it."""
-        departures = self.settings.departures()
-        official = self.score.complete and not departures
-        return {"official": official, "departures": list(departures), **self.score.as_json()}
+        deviations = self.settings.deviations()
+        official = self.score.complete and not deviations
+        return {"official": official, "departures": list(deviations), **self.score.as_json()}
 
 
 def evaluate_bfcl(
     settings: BfclSettings, *, output: Path, resume: bool = False, agent: Agent | None = None, width: int = 16
 ) -> BfclEvaluation:
-    """Play, score, and keep everything in `output`; can be stopped at any moment and resumed.
-
-    Args:
-        agent: who answers; None builds the one that the settings choose.
-        width: dialogues side by side.
-
-    Raises:
-        ConfigError: no such model or server, or the folder holds another evaluation, or one that `resume` does not ask
-            for.
-        PolicyError: the model broke; what was finished is safe.
-    """
-    require_free(output, asdict(settings), resume=resume)
-    agent = agent or settings.agent.build(width=width)
-    claim(output, asdict(settings))
-    entries = settings.entries()
-    traces, handover = output / "traces.jsonl", HANDOVER[settings.agent.mode]
-    done = len(finished(traces, BFCL_LOG) & {entry.id for entry in entries})
-    with progress("bfcl", total=len(entries), done=done) as show:
-        numbers = count(done + 1)
-        records = run_entries(
-            entries,
-            agent,
-            handover=handover,
-            traces=traces,
-            seed=settings.seed,
-            report=lambda record: show(next(numbers), record.entry),
-        )
-    found = BfclEvaluation(settings=settings, records=records, score=score(records))
-    write_text(output / "score.json", json.dumps(found.as_json(), indent=2) + "\n")
+    """Play, score, and keep everything in `output`; see `run_session`."""
+    release = RELEASES[settings.agent.mode]
+    records = run_session(
+        settings,
+        {entry.id: partial(play_entry, entry, release=release) for entry in settings.entries()},
+        form=BFCL_RECORDS,
+        purpose="bfcl",
+        output=output,
+        resume=resume,
+        agent=agent,
+        width=width,
+    )
+    found = BfclEvaluation(settings=settings, records=records, score=score_entries(records))
+    write_json(output / "score.json", found.as_json())
     export(records, output / "official")
-    write_text(output / "summary.md", summary(found, output))
+    write_text(output / "summary.md", _summary(found, output))
     return found
 
 
-def summary(found: BfclEvaluation, folder: Path) -> str:
+def _summary(found: BfclEvaluation, folder: Path) -> str:
     """The evaluation as Markdown; draws its pictures in `folder`."""
     told = found.as_json()
     missing = [] if found.score.complete else ["not all 800 entries were judged"]

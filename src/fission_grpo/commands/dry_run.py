@@ -92,7 +92,7 @@ class Collection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RunPlan:
     """The cost of a run."""
 
     tasks: int
@@ -133,7 +133,7 @@ class Plan:
         )
 
 
-def make_plan(settings: RunSettings) -> Plan:
+def make_plan(settings: RunSettings) -> RunPlan:
     """Assemble the run, rehearse it, and count; nothing is written.
 
     Raises:
@@ -149,7 +149,7 @@ def make_plan(settings: RunSettings) -> Plan:
     collection = _collection(settings, tasks=len(trainer.tasks), found=rehearsal.contexts)
     sampled = rollouts + recoveries + (collection.rollouts if collection else 0)
     parameters = list(trainer.learner.model.parameters())
-    return Plan(
+    return RunPlan(
         tasks=len(trainer.tasks),
         updates=steps,
         rollouts=rollouts,

@@ -1,20 +1,28 @@
-"""The evaluation of one model by settings: assembled, played, and put into words."""
+"""The evaluation of one model on our own held-out tasks by settings: assembled, played, and put into words.
+
+settings.json    what was asked for
+episodes.jsonl   one line for each episode; so, too, transfer, mixed and precondition
+complete.json    how many there are of each
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from fission_grpo.assembly import WORLDS
 from fission_grpo.config import RunSettings
+from fission_grpo.environments.base import Worlds
 from fission_grpo.errors import ConfigError
-from fission_grpo.evaluation.comparison import Arm
-from fission_grpo.evaluation.heldout import PARTS, Evaluation, Player, evaluate
+from fission_grpo.evaluation.heldout import COMPLETE, PARTS, Evaluation, Player, build_suite, play_suite
 from fission_grpo.evaluation.metrics import EPISODE_METRICS, PROBE_METRICS, Metric, measure
+from fission_grpo.evaluation.paired import EvaluatedArm
 from fission_grpo.evaluation.records import EpisodeRecord
-from fission_grpo.evaluation.suite import Suite, build_suite
+from fission_grpo.evaluation.session import require_free, reserve
 from fission_grpo.models.catalog import load_policy_model
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.progress import progress
@@ -38,6 +46,25 @@ _TITLES: Mapping[str, str] = {
 }
 
 
+def evaluate_heldout(settings: RunSettings, *, output: Path, split: Split, seed: int, size: int) -> Evaluation:
+    """Play our own suite and keep everything in `output`.
+
+    Records are written when all are there, so that one that was stopped begins anew; a finished one is played again
+    and replaced, by the same settings only.
+
+    Raises:
+        ConfigError: see `evaluate_model`; or the folder holds an evaluation by other settings.
+    """
+    model = settings.model_dump(mode="json", include={"model", "chat_template", "precision", "rollouts", "synthetic"})
+    asked = {**model, "split": split, "seed": seed, "size": size}
+    if (output / COMPLETE).exists():
+        require_free(output, asked, resume=True)
+    found = evaluate_model(settings, split=split, seed=seed, size=size)
+    reserve(output, asked)
+    found.save(output)
+    return found
+
+
 def evaluate_model(settings: RunSettings, *, split: Split, seed: int, size: int) -> Evaluation:
     """Load the model of some settings and play the suite that fits their tasks, greedily.
 
@@ -46,29 +73,55 @@ def evaluate_model(settings: RunSettings, *, split: Split, seed: int, size: int)
     """
     if settings.data != SYNTHETIC:
         raise ConfigError(f"data={settings.data}: evaluation plays synthesised held-out tasks only; leave data out")
-    loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
+    player = load_player(settings, worlds=WORLDS)
     synthetic = settings.synthetic
     suite = build_suite(
         split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
     )
+    with episodes_shown(sum(len(getattr(suite, part)) for part in PARTS)) as report:
+        return play_suite(suite, player, report=report)
+
+
+def load_player(settings: RunSettings, *, worlds: Worlds) -> Player:
+    """The model of some settings, ready to be evaluated within their limits.
+
+    Raises:
+        ConfigError: no such model, or one that cannot be loaded.
+    """
+    loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
     model = loaded.model.to(Accelerator().device)
     policy = HFPolicy(model, eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id, share=settings.trainer.tree)
-    player = Player(policy=policy, chat=loaded.chat, worlds=WORLDS, rollouts=settings.rollouts)
-    return _with_progress(suite, player)
+    return Player(policy=policy, chat=loaded.chat, worlds=worlds, rollouts=settings.rollouts)
+
+
+@contextmanager
+def episodes_shown(total: int) -> Iterator[Callable[[int], None]]:
+    """Progress of an evaluation: the function is told how many more episodes are done."""
+    done = 0
+    with progress("eval", total=total) as advance:
+
+        def report(more: int) -> None:
+            nonlocal done
+            done += more
+            advance(done, "")
+
+        yield report
 
 
 def rates(evaluation: Evaluation) -> dict[str, dict[str, dict[str, Any]]]:
     """Every metric of every part as counts with a 95 % interval."""
-    parts = {part: getattr(evaluation, part) for part in PARTS}
-    return {part: {m.name: _rate(m, records) for m in METRICS[part]} for part, records in parts.items() if records}
+    return {
+        part: {metric.name: _rate(metric, records) for metric in METRICS[part]}
+        for part, records in evaluation.parts.items()
+        if records
+    }
 
 
 def tables(evaluation: Evaluation, *, name: str) -> str:
     """The same as Markdown."""
-    parts = {part: getattr(evaluation, part) for part in PARTS}
     return "\n".join(
-        f"{_TITLES[part]}\n\n{metrics_table([Arm(name=name, runs={0: records})], METRICS[part])}"
-        for part, records in parts.items()
+        f"{_TITLES[part]}\n\n{metrics_table([EvaluatedArm(name=name, runs={0: records})], METRICS[part])}"
+        for part, records in evaluation.parts.items()
         if records
     )
 
@@ -83,16 +136,3 @@ def _rate(metric: Metric, records: Sequence[EpisodeRecord]) -> dict[str, Any]:
         "low": interval.low,
         "high": interval.high,
     }
-
-
-def _with_progress(suite: Suite, player: Player) -> Evaluation:
-    total = sum(len(getattr(suite, part)) for part in PARTS)
-    done = 0
-    with progress("eval", total=total) as show:
-
-        def report(more: int) -> None:
-            nonlocal done
-            done += more
-            show(done, "")
-
-        return evaluate(suite, player, report=report)

@@ -8,52 +8,38 @@ summary.md      the same as tables
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from fission_grpo.agents.base import Agent
-from fission_grpo.agents.choice import AgentChoice
 from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
-from fission_grpo.evaluation.blind_spot import BlindSpot, Speaker, bfcl_probe, blind_spot, blind_spot_pairs, probed
-from fission_grpo.evaluation.claim import claim, require_free
-from fission_grpo.evaluation.comparison import Arm
+from fission_grpo.evaluation.blind_spot import BlindSpot, Speaker, bfcl_probe, blind_spot, blind_spot_pairs
 from fission_grpo.evaluation.interleave import Played
 from fission_grpo.evaluation.metrics import PROBE_METRICS, Metric, measure
+from fission_grpo.evaluation.paired import EvaluatedArm
 from fission_grpo.evaluation.protocols.ours import play_task
-from fission_grpo.evaluation.records import EpisodeRecord
-from fission_grpo.evaluation.session import EPISODE_LOG, finished, play_missing
+from fission_grpo.evaluation.records import EPISODE_RECORDS, EpisodeRecord, probed
+from fission_grpo.evaluation.session import SessionSettings, run_session, write_json
 from fission_grpo.files import write_text
-from fission_grpo.progress import progress
 from fission_grpo.report.contrasts import blind_spot_markdown
 from fission_grpo.report.tables import metrics_table
 from fission_grpo.tasks.probe import ProbeItem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeSettings:
-    """What to play, and how; equal settings may share a folder."""
-
-    agent: AgentChoice
-    limit: int | None = None
-    """Errors of each of the three kinds, the first ones; None is all 200."""
-    seed: int = 0
-    """Which errors are injected, and how answers are sampled."""
+class ProbeSettings(SessionSettings):
+    """What to play, and how; `limit` is of each of the three kinds, `seed` says which errors are injected too."""
 
     def items(self) -> dict[str, ProbeItem]:
         """Fixed errors, then the two halves of the blind-spot pairs; by the id of their task."""
-        return {item.task.id: item for item in self._items()}
-
-    def _items(self) -> Iterator[ProbeItem]:
-        pairs = blind_spot_pairs(bfcl_entries(BfclCategory.BASE), self.seed)[: self.limit]
-        yield from bfcl_probe(self.seed)[: self.limit]
-        yield from (pair.own for pair in pairs)
-        yield from (pair.foreign for pair in pairs)
+        fixed = bfcl_probe(self.seed, limit=self.limit)
+        pairs = blind_spot_pairs(bfcl_entries(BfclCategory.BASE), self.seed, limit=self.limit)
+        items = (*fixed, *(pair.own for pair in pairs), *(pair.foreign for pair in pairs))
+        return {item.task.id: item for item in items}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,45 +68,30 @@ class ProbeEvaluation:
 def evaluate_probes(
     settings: ProbeSettings, *, output: Path, resume: bool = False, agent: Agent | None = None, width: int = 16
 ) -> ProbeEvaluation:
-    """Play, measure, and keep everything in `output`; can be stopped at any moment and resumed.
-
-    Args:
-        agent: who answers; None builds the one that the settings choose.
-        width: dialogues side by side.
-
-    Raises:
-        ConfigError: no such model or server, or the folder is taken.
-        PolicyError: the model broke; what was finished is safe.
-    """
-    require_free(output, asdict(settings), resume=resume)
-    agent = agent or settings.agent.build(width=width)
-    claim(output, asdict(settings))
-    items, log = settings.items(), output / "traces.jsonl"
-    done = len(finished(log, EPISODE_LOG) & items.keys())
-    with progress("probes", total=len(items), done=done) as show:
-        numbers = count(done + 1)
-        records = play_missing(
-            {key: partial(_play, item) for key, item in items.items()},
-            agent,
-            log=log,
-            form=EPISODE_LOG,
-            purpose="probes",
-            seed=settings.seed,
-            report=lambda record: show(next(numbers), record.task),
-        )
+    """Play, measure, and keep everything in `output`; see `run_session`."""
+    records = run_session(
+        settings,
+        {key: partial(_play, item) for key, item in settings.items().items()},
+        form=EPISODE_RECORDS,
+        purpose="probes",
+        output=output,
+        resume=resume,
+        agent=agent,
+        width=width,
+    )
     found = _evaluation(settings, records)
-    write_text(output / "probes.json", json.dumps(found.as_json(), indent=2) + "\n")
-    write_text(output / "summary.md", summary(found))
+    write_json(output / "probes.json", found.as_json())
+    write_text(output / "summary.md", _summary(found))
     return found
 
 
-def summary(found: ProbeEvaluation) -> str:
+def _summary(found: ProbeEvaluation) -> str:
     """Both probes as Markdown."""
     name = Path(found.settings.agent.model).name
     return "\n".join(
         [
             "# Probes on BFCL Base\n",
-            f"## Fixed errors\n\n{metrics_table([Arm(name=name, runs={0: found.fixed})], PROBE_METRICS)}",
+            f"## Fixed errors\n\n{metrics_table([EvaluatedArm(name=name, runs={0: found.fixed})], PROBE_METRICS)}",
             f"## Blind spot\n\n{blind_spot_markdown(found.blind_spot)}",
         ]
     )

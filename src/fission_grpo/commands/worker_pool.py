@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from fission_grpo.errors import FissionError
+from fission_grpo.errors import FissionError, message_lines
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 """One thread for each process: there are as many processes as cores."""
@@ -40,7 +40,7 @@ class Job:
     """Names of the jobs that must have finished before."""
 
 
-class Crew:
+class WorkerPool:
     """Some processes, one job each at a time; leaving the `with` block ends them, and with them what they are doing."""
 
     def __init__(self, size: int) -> None:
@@ -53,7 +53,7 @@ class Crew:
             process.start()
             theirs.close()  # so that its end is the end of the pipe
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -122,13 +122,13 @@ def work(todo: Sequence[Job], *, workers: int, report: Callable[[str], None]) ->
     finished = {job.name for job in todo if job.product and job.product.exists()}
     waiting = deque(job for job in todo if job.name not in finished)
     began = time.monotonic()
-    with Crew(min(workers, len(waiting))) as crew:
-        while waiting or crew.running:
-            for job in [job for job in waiting if finished.issuperset(job.after)][: crew.idle]:
+    with WorkerPool(min(workers, len(waiting))) as pool:
+        while waiting or pool.running:
+            for job in [job for job in waiting if finished.issuperset(job.after)][: pool.idle]:
                 waiting.remove(job)
-                crew.begin(job)
+                pool.begin(job)
                 report(f"[{time.monotonic() - began:5.0f} s] begins    {job.name}")
-            job = crew.next_finished()
+            job = pool.next_finished()
             finished.add(job.name)
             report(f"[{time.monotonic() - began:5.0f} s] finished  {job.name}  ({len(finished)} of {len(todo)})")
 
@@ -136,10 +136,13 @@ def work(todo: Sequence[Job], *, workers: int, report: Callable[[str], None]) ->
 def _serve(pipe: Connection) -> None:
     """The life of one process."""
     os.environ.update(ENVIRONMENT)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the crew's owner too, who ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the pool's owner too, who ends this process
     while (job := _next_job(pipe)) is not None:
         _write_to(job.log)
-        job.run()
+        try:
+            job.run()
+        except (FissionError, OSError) as error:  # for a person, as on the command line; anything else is our bug
+            sys.exit("\n".join(f"fission: {line}" for line in message_lines(error)))
         gc.collect()  # a model is full of cycles, and the next job needs its memory
         sys.stdout.flush()
         pipe.send(job.name)

@@ -14,11 +14,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import islice
 
 from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
 from fission_grpo.evaluation.metrics import FINAL, PROBE, PROBE_ABANDON, PROBE_REPEAT
 from fission_grpo.evaluation.paired import Contrast, Paired, contrast, pair
-from fission_grpo.evaluation.records import EpisodeRecord, Probe, with_probe
+from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.tasks.probe import ProbeItem, ProbeKind, probe_items, within_turn
 from fission_grpo.types import Task
 
@@ -61,18 +62,18 @@ class BlindSpot:
         return 1 - self.gap.before.value / foreign if foreign else math.nan
 
 
-def bfcl_probe(seed: int = 0, kind: ProbeKind = ProbeKind.MIXED) -> list[ProbeItem]:
-    """One injected error in each official Base entry, each to be played to the end of its user turn."""
-    items = [within_turn(item) for item in probe_items(bfcl_entries(BfclCategory.BASE), seed, kind)]
+def bfcl_probe(seed: int = 0, kind: ProbeKind = ProbeKind.MIXED, *, limit: int | None = None) -> list[ProbeItem]:
+    """One injected error in each of the first `limit` official Base entries, for the rest of its user turn."""
+    items = map(within_turn, islice(probe_items(bfcl_entries(BfclCategory.BASE), seed, kind), limit))
     return [replace(item, task=_tagged(item.task, part="probe")) for item in items]
 
 
-def blind_spot_pairs(tasks: Sequence[Task], seed: int) -> list[BlindSpotPair]:
+def blind_spot_pairs(tasks: Sequence[Task], seed: int, *, limit: int | None = None) -> list[BlindSpotPair]:
     """At most one pair for each task at its beginning, balanced over error classes; a function of its arguments.
 
     To play both and to compare them: `probed` makes each record a probe's, `blind_spot` reads them.
     """
-    items = [within_turn(item) for item in probe_items(tasks, seed, ProbeKind.FIRST_CALL)]
+    items = map(within_turn, islice(probe_items(tasks, seed, ProbeKind.FIRST_CALL), limit))
     return [
         BlindSpotPair(own=_spoken(item, Speaker.OWN), foreign=_spoken(foreign(item), Speaker.FOREIGN)) for item in items
     ]
@@ -90,13 +91,6 @@ def foreign(item: ProbeItem) -> ProbeItem:
     call = json.dumps({"name": item.wrong.name, "arguments": dict(item.wrong.arguments)}, ensure_ascii=False)
     report = LOG.format(request=request["content"], call=call, text=item.text)
     return replace(item, task=replace(item.task, messages=(*before, {**request, "content": report})))
-
-
-def probed(item: ProbeItem, record: EpisodeRecord) -> EpisodeRecord:
-    """The record of an item that was played, with what had been injected."""
-    kind = item.corruption.value if item.corruption else "precondition"
-    probe = Probe(kind=kind, error=item.error, call=item.wrong, next_call_right=False)
-    return with_probe(record, probe, item.task.target)
 
 
 def blind_spot(own: Sequence[EpisodeRecord], others: Sequence[EpisodeRecord], *, seed: int = 0) -> BlindSpot:

@@ -7,31 +7,37 @@ fault of ours spoiled are compared; every other one is named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fission_grpo.errors import ConfigError
-from fission_grpo.evaluation.bfcl.records import as_episode
-from fission_grpo.evaluation.bfcl.records import read_records as read_bfcl
-from fission_grpo.evaluation.clusters import Estimate, category_of
+from fission_grpo.evaluation.bfcl.records import as_episode, read_bfcl
 from fission_grpo.evaluation.heldout import PARTS, Evaluation
-from fission_grpo.evaluation.metrics import ERR, FINAL, FIRST_ATTEMPT, NCR, PROBE, PROBE_REPEAT, Metric
-from fission_grpo.evaluation.paired import Contrast, Paired, contrast, pair
-from fission_grpo.evaluation.records import EpisodeRecord, read_records
-from fission_grpo.evaluation.recovery import ACCURACY, BENCHMARK_METRICS, PROBE_TURN
+from fission_grpo.evaluation.metrics import (
+    ACCURACY,
+    BENCHMARK_METRICS,
+    ERR,
+    FINAL,
+    FIRST_ATTEMPT,
+    NCR,
+    PROBE,
+    PROBE_REPEAT,
+    PROBE_TURN,
+    Metric,
+)
+from fission_grpo.evaluation.paired import Contrast, Paired, category_of, contrast, pair
+from fission_grpo.evaluation.records import TRACES, EpisodeRecord, read_records
+from fission_grpo.evaluation.statistics import Share
 from fission_grpo.files import read_jsonl
 
-TRACES = "traces.jsonl"
 BENCHMARK, PROBES = "benchmark", "probe"
 """Parts of a benchmark's folder: its entries, and injected errors. A record's `meta["part"]` may name another."""
 _EPISODE = (FINAL, FIRST_ATTEMPT, ERR, NCR)
 _PROBE = (PROBE, FINAL, PROBE_REPEAT)
 
 Parts = Mapping[str, tuple[EpisodeRecord, ...]]
-Loader = Callable[[Path], Parts | None]
-"""The records of a path by part; None where it is nothing of this loader's kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,36 +97,24 @@ def compare_runs(paths: Sequence[Path], *, seed: int = 0) -> RunComparison:
 
 
 def load_run(path: Path) -> Parts:
-    """The records of an evaluation folder, of a run folder that holds one, or of one JSONL of records.
+    """The records of an evaluation folder, of a run folder that holds one, or of one JSONL of records, by part.
 
     Raises:
         ConfigError: nothing of the kind is there.
         DataError: a record that cannot be read.
     """
     for place in (path, path / "evaluation"):
-        for loader in LOADERS:
-            if (parts := loader(place)) is not None:
-                return parts
+        if (place / f"{PARTS[0]}.jsonl").exists():
+            return Evaluation.load(place).parts
+        if (place / TRACES).is_file() and not (place / "metrics.jsonl").exists():  # those of a training are groups
+            return _read(place / TRACES)
+    if path.is_file():
+        return _read(path)
     raise ConfigError(f"{path} holds no evaluation; expected a folder that `fission eval` wrote, or a JSONL of records")
 
 
-def _suite(path: Path) -> Parts | None:
-    if not (path / f"{PARTS[0]}.jsonl").exists():
-        return None
-    evaluation = Evaluation.load(path)
-    return {part: getattr(evaluation, part) for part in PARTS}
-
-
-def _benchmark(path: Path) -> Parts | None:
-    """The traces of a benchmark; not those of a training run, which are groups and have metrics beside them."""
-    trained = (path / "metrics.jsonl").exists()
-    return None if trained else _records(path / TRACES)
-
-
-def _records(path: Path) -> Parts | None:
-    """One JSONL, of BFCL entries or of episode records."""
-    if not path.is_file():
-        return None
+def _read(path: Path) -> Parts:
+    """BFCL entries, or episode records."""
     if "entry" in next(read_jsonl(path), {}):
         return _by_part([as_episode(record) for record in read_bfcl(path)])
     return _by_part(read_records(path))
@@ -131,10 +125,6 @@ def _by_part(records: Sequence[EpisodeRecord]) -> Parts:
     for record in records:
         parts.setdefault(record.meta.get("part", PROBES if record.probe else BENCHMARK), []).append(record)
     return {name: tuple(members) for name, members in parts.items()}
-
-
-LOADERS: tuple[Loader, ...] = (_suite, _benchmark, _records)
-"""Tried in order."""
 
 
 def _contrasts(baseline: EvaluatedRun, treatment: EvaluatedRun, *, seed: int) -> list[PartContrast]:
@@ -180,18 +170,15 @@ def _by_category(paired: Paired, *, seed: int) -> list[Contrast]:
     overall = contrast(
         ACCURACY, paired, title=f"Accuracy, mean of {len(names)} categories", stratum=category_of, seed=seed
     )
-    slices = [(name, _only(paired, name)) for name in names] if len(names) > 1 else []
-    return [overall, *(contrast(ACCURACY, one, title=f"Accuracy, {name}", seed=seed) for name, one in slices)]
-
-
-def _only(paired: Paired, category: str) -> Paired:
-    return Paired(
-        before=tuple(record for record in paired.before if category_of(record) == category),
-        after=tuple(record for record in paired.after if category_of(record) == category),
-        only_before=(),
-        only_after=(),
-        faulty=(),
-    )
+    found = [overall]
+    for name in names if len(names) > 1 else []:
+        before, after = (
+            tuple(record for record in records if category_of(record) == name)
+            for records in (paired.before, paired.after)
+        )
+        one = Paired(before=before, after=after)
+        found.append(contrast(ACCURACY, one, title=f"Accuracy, {name}", seed=seed))
+    return found
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -237,6 +224,6 @@ def _contrast_json(one: Contrast) -> dict[str, Any]:
     }
 
 
-def _estimate_json(one: Estimate) -> dict[str, Any]:
+def _estimate_json(one: Share) -> dict[str, Any]:
     counted = {"value": one.value, "interval": [one.interval.low, one.interval.high]} if one.total else {}
     return {"count": one.successes, "total": one.total, **counted}

@@ -7,14 +7,12 @@ that there is no success to reinforce, even where partial credit keeps the group
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from fission_grpo.algorithm.rewards import zero_variance
 from fission_grpo.evaluation.statistics import Rate
-from fission_grpo.files import read_jsonl
 from fission_grpo.types import GroupKind
 
 
@@ -56,11 +54,6 @@ def group_outcome(trace: Mapping[str, Any]) -> GroupOutcome | None:
         rewards=tuple(float(one["reward"]["total"]) for one in sound),
         correct=tuple(bool(one["success"]) for one in sound),
     )
-
-
-def read_traces(path: Path) -> Iterator[dict[str, Any]]:
-    """The groups of a `traces.jsonl`, in file order, one at a time; a half-written last line is passed over."""
-    yield from read_jsonl(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

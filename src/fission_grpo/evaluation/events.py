@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 
 from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord, call_text
 from fission_grpo.types import ErrorClass
@@ -62,38 +61,30 @@ class ErrorEvent:
         return Fate.REPEATED if self.repeated else Fate.OTHER_ERROR
 
 
-def _event(
-    error: ErrorClass, failed: Callable[[], frozenset[str]], later: Sequence[TurnRecord], wordless: Follow
-) -> ErrorEvent:
+def _event(error: ErrorClass, failed: Set[str], later: Sequence[TurnRecord], wordless: Follow) -> ErrorEvent:
     steps = [turn for turn in later if turn.is_step]
     stopped = Follow.ANSWERED if any(turn.answered for turn in later) else wordless
     clean_after = next((distance for distance, step in enumerate(steps, start=1) if not step.erred), None)
+    way = [step.tokens for step in steps[: clean_after or 0]]
     return ErrorEvent(
         error=error,
         follow=Follow.CALLED if steps else stopped,
-        repeated=bool(steps and failed() & steps[0].attempted),
+        repeated=bool(steps and failed & steps[0].attempted),
         clean_after=clean_after,
-        tokens_after=None if clean_after is None else _tokens(steps[:clean_after]),
+        tokens_after=sum(way) if all(way) and way else None,  # a message without a token is one that nobody counted
     )
 
 
-def _failed(turn: TurnRecord) -> frozenset[str]:
-    return turn.failed
-
-
-def _tokens(steps: Sequence[TurnRecord]) -> int | None:
-    """None where a server did not say: no message has no token."""
-    return sum(step.tokens for step in steps) if all(step.tokens for step in steps) else None
-
-
-def error_events(episode: EpisodeRecord, *, user_turn: int | None = None) -> tuple[ErrorEvent, ...]:
-    """Every error that the policy itself made, in order; in one user turn only, if one is given."""
+def error_events(
+    episode: EpisodeRecord, *, user_turn: int | None = None, error: ErrorClass | None = None
+) -> tuple[ErrorEvent, ...]:
+    """Every error that the policy itself made, in order; only in one user turn or of one class, if given."""
     events = []
     for place, turn in enumerate(episode.turns):
-        if user_turn in (None, turn.user_turn) and (error := turn.error) is not None:
+        if user_turn in (None, turn.user_turn) and (met := turn.error) is not None and error in (None, met):
             later = [other for other in episode.turns[place + 1 :] if other.user_turn == turn.user_turn]
             wordless = Follow.UNHEARD if turn.failures and not turn.outcomes else Follow.CUT_OFF
-            events.append(_event(error, partial(_failed, turn), later, wordless))
+            events.append(_event(met, turn.failed, later, wordless))
     return tuple(events)
 
 
@@ -102,5 +93,4 @@ def probe_event(episode: EpisodeRecord) -> ErrorEvent | None:
     if episode.probe is None:
         return None
     later = [turn for turn in episode.turns if turn.user_turn == episode.turns[0].user_turn]
-    injected = frozenset({call_text(episode.probe.call)})
-    return _event(episode.probe.error, lambda: injected, later, Follow.CUT_OFF)
+    return _event(episode.probe.error, {call_text(episode.probe.call)}, later, Follow.CUT_OFF)

@@ -1,41 +1,80 @@
-"""Plays a suite with a policy, for real: it sees every true error text, may retry, and decides when it is done."""
+"""Our own held-out episodes and fixed-error probes, the same for every arm, and how a policy plays them.
+
+It plays for real: it sees every true error text, may retry, and decides when it is done.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.transcript import Transcript
-from fission_grpo.evaluation.records import (
-    EpisodeRecord,
-    Probe,
-    first_call_right,
-    read_records,
-    record_episode,
-    write_records,
-)
-from fission_grpo.evaluation.suite import Suite
+from fission_grpo.environments.base import Worlds
+from fission_grpo.evaluation.records import EpisodeRecord, probed, read_records, record_episode, write_records
 from fission_grpo.files import write_text
 from fission_grpo.policy.base import Policy, Sampling
-from fission_grpo.rollout import (
-    Horizon,
-    RolloutSettings,
-    Trajectory,
-    Worlds,
-    render_prompts,
-    rollout,
-    start_from,
-)
-from fission_grpo.tasks.probe import ProbeItem
+from fission_grpo.rollout import Horizon, RolloutSettings, Trajectory, render_prompts, rollout, start_from
+from fission_grpo.tasks.probe import ProbeItem, ProbeKind, probe_items
+from fission_grpo.tasks.synthesis.families import HELDOUT_APIS, SEEN_APIS
+from fission_grpo.tasks.synthesis.generator import Mixture, Split, synthesise
 from fission_grpo.types import Task
 
 AT_ONCE = 1024
 """Worlds that exist side by side: bounds memory."""
 
 PARTS = ("episodes", "transfer", "mixed", "precondition")
+"""Of a suite, and of the evaluation of it."""
+COMPLETE = "complete.json"
+"""Written last: whoever finds it finds all parts."""
+HIDDEN_SHARE = 4
+"""Tasks drawn for each precondition probe item: only some worlds miss something."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """Tasks and probes of one split."""
+
+    episodes: tuple[Task, ...]
+    transfer: tuple[Task, ...]
+    """Episodes on an API that was never trained on."""
+    mixed: tuple[ProbeItem, ...]
+    """All kinds of injected errors, balanced over error classes."""
+    precondition: tuple[ProbeItem, ...]
+    """The natural premature call only."""
+
+
+@lru_cache(maxsize=2)
+def build_suite(
+    *,
+    split: Split = Split.HELDOUT,
+    seed: int = 0,
+    size: int = 300,
+    apis: tuple[str, ...] = SEEN_APIS,
+    mixture: Mixture | None = None,
+    tools: tuple[int, int] = (6, 8),
+) -> Suite:
+    """A function of its arguments: every arm, everywhere, meets the same suite. A process builds it once.
+
+    Args:
+        split: HELDOUT is what is reported; VALIDATION is for choosing settings, and holds no transfer slice.
+        size: episodes, and items of each probe; the transfer slice has a third as many.
+    """
+    episodes = synthesise(seed, size, apis=apis, split=split, mixture=mixture, tools=tools)
+    to_probe = synthesise(seed + 1, size * HIDDEN_SHARE, apis=apis, split=split, mixture=mixture, tools=tools)
+    transfer: list[Task] = []
+    if split is Split.HELDOUT:
+        transfer = synthesise(seed, size // 3, apis=HELDOUT_APIS, split=split, mixture=mixture, tools=tools)
+    return Suite(
+        episodes=tuple(episodes),
+        transfer=tuple(transfer),
+        mixed=tuple(probe_items(to_probe[:size], seed, ProbeKind.MIXED)),
+        precondition=tuple(islice(probe_items(to_probe, seed, ProbeKind.PRECONDITION), size)),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +86,17 @@ class Evaluation:
     mixed: tuple[EpisodeRecord, ...]
     precondition: tuple[EpisodeRecord, ...]
 
+    @property
+    def parts(self) -> dict[str, tuple[EpisodeRecord, ...]]:
+        """The records by the name of their part."""
+        return {part: getattr(self, part) for part in PARTS}
+
     def save(self, folder: Path) -> None:
         """One JSONL file for each part."""
         folder.mkdir(parents=True, exist_ok=True)
-        for part in PARTS:
-            write_records(folder / f"{part}.jsonl", getattr(self, part))
-        write_text(folder / "complete.json", json.dumps({part: len(getattr(self, part)) for part in PARTS}) + "\n")
+        for part, records in self.parts.items():
+            write_records(folder / f"{part}.jsonl", records)
+        write_text(folder / COMPLETE, json.dumps({part: len(records) for part, records in self.parts.items()}) + "\n")
 
     @staticmethod
     def load(folder: Path) -> Evaluation:
@@ -61,14 +105,12 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Player:
-    """A policy with everything it needs to be evaluated. Greedy unless told otherwise."""
+    """A policy with everything it needs to be evaluated, greedily."""
 
     policy: Policy
     chat: ChatFormat
     worlds: Worlds
     rollouts: RolloutSettings
-    temperature: float = 0.0
-    seed: int = 0
 
     def play(self, tasks: Sequence[Task], *, report: Callable[[int], None] = lambda done: None) -> list[Trajectory]:
         """One trajectory for each task, through all of its user turns.
@@ -90,16 +132,16 @@ class Player:
                 ],
                 policy=self.policy,
                 chat=self.chat,
-                sampling=Sampling(max_tokens=most, temperature=self.temperature),
+                sampling=Sampling(max_tokens=most, temperature=0.0),
                 horizons=[Horizon.EPISODE] * len(batch),
                 max_turns=self.rollouts.max_turns,
-                seed=self.seed,
+                seed=0,
                 report=report,
             )
         return trajectories
 
 
-def evaluate(suite: Suite, player: Player, *, report: Callable[[int], None] = lambda done: None) -> Evaluation:
+def play_suite(suite: Suite, player: Player, *, report: Callable[[int], None] = lambda done: None) -> Evaluation:
     """The whole suite in one go, so that no part waits for the slowest dialogue of another.
 
     Probes are continuations after an injected error: is the next call right, and does the policy get there in the end?
@@ -109,20 +151,10 @@ def evaluate(suite: Suite, player: Player, *, report: Callable[[int], None] = la
     return Evaluation(
         episodes=tuple(_record(task, next(played)) for task in suite.episodes),
         transfer=tuple(_record(task, next(played)) for task in suite.transfer),
-        mixed=tuple(_record_probe(item, next(played)) for item in suite.mixed),
-        precondition=tuple(_record_probe(item, next(played)) for item in suite.precondition),
+        mixed=tuple(probed(item, _record(item.task, next(played))) for item in suite.mixed),
+        precondition=tuple(probed(item, _record(item.task, next(played))) for item in suite.precondition),
     )
 
 
 def _record(task: Task, trajectory: Trajectory) -> EpisodeRecord:
     return record_episode(task, trajectory.turns, verdict=trajectory.verdict, end=trajectory.end)
-
-
-def _record_probe(item: ProbeItem, trajectory: Trajectory) -> EpisodeRecord:
-    probe = Probe(
-        kind=item.corruption.value if item.corruption else "precondition",
-        error=item.error,
-        call=item.wrong,
-        next_call_right=first_call_right(trajectory.turns, item.task.target),
-    )
-    return record_episode(item.task, trajectory.turns, verdict=trajectory.verdict, end=trajectory.end, probe=probe)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import count, islice
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias
 
-from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue
+from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation
+from fission_grpo.evaluation.records import RecordT
 from fission_grpo.seeds import derive
 
-RecordT = TypeVar("RecordT")
-Played: TypeAlias = Generator[Dialogue, Answer | AgentFault, RecordT]
+Played: TypeAlias = Generator[Conversation, Answer | AgentFault, RecordT]
 """An episode by some protocol: dialogues out, answers in, a record at the end."""
 
 
-def fly(episodes: Iterable[Played[RecordT]], agent: Agent, *, purpose: str, seed: int) -> Iterator[RecordT]:
+def interleave(episodes: Iterable[Played[RecordT]], agent: Agent, *, purpose: str, seed: int) -> Iterator[RecordT]:
     """Records in the order in which episodes end, `agent.width` dialogues in flight all the time.
 
     Args:
@@ -26,20 +25,15 @@ def fly(episodes: Iterable[Played[RecordT]], agent: Agent, *, purpose: str, seed
         PolicyError, ConfigError: the agent cannot go on.
     """
     waiting = map(_InFlight, episodes)
-    flying: list[_InFlight[RecordT]] = []
+    in_flight: list[_InFlight[RecordT]] = []
     for step in count():
-        flying += islice(waiting, max(1, agent.width) - len(flying))
-        if not flying:
+        in_flight += islice(waiting, max(1, agent.width) - len(in_flight))
+        if not in_flight:
             return
-        answers = agent.answer([one.dialogue for one in flying], seed=derive(seed, purpose, step))
-        landed = [one.hear(answer) for one, answer in zip(flying, answers, strict=True)]
-        flying = [one for one, ended in zip(flying, landed, strict=True) if ended is None]
-        yield from (ended.record for ended in landed if ended is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Landed(Generic[RecordT]):
-    record: RecordT
+        answers = agent.answer([one.dialogue for one in in_flight], seed=derive(seed, purpose, step))
+        records = [one.send(answer) for one, answer in zip(in_flight, answers, strict=True)]
+        in_flight = [one for one, record in zip(in_flight, records, strict=True) if record is None]
+        yield from (record for record in records if record is not None)
 
 
 class _InFlight(Generic[RecordT]):
@@ -49,10 +43,11 @@ class _InFlight(Generic[RecordT]):
         self._episode = episode
         self.dialogue = next(episode)
 
-    def hear(self, answer: Answer | AgentFault) -> _Landed[RecordT] | None:
+    def send(self, answer: Answer | AgentFault) -> RecordT | None:
         """Go on with the answer; the record when that was the last one."""
         try:
             self.dialogue = self._episode.send(answer)
         except StopIteration as stop:
-            return _Landed(stop.value)
+            record: RecordT = stop.value
+            return record
         return None

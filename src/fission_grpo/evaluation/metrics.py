@@ -3,22 +3,26 @@
 A metric maps one episode to the `Rate` that it contributes; over many episodes the rates add up. That makes every
 denominator visible and lets two arms be compared item by item. Episodes with a harness fault contribute to none.
 
-Notation, for an episode i with steps s (assistant messages that call a tool) inside one user turn: e(s) = 1 if a
-result of s is an explicit error or the message is malformed; V(i) = the world's verdict. The recovery metrics are
-ours: arXiv:2601.15625 reports an "error recovery rate" without a public formula, and ERR here follows its wording,
-P(final success | at least one error in the episode).
+Notation, for an episode i with steps s (assistant messages that call a tool) inside one user turn t: e(s) = 1 if a
+result of s is an explicit error or the message is malformed; V(i) = the verdict. On our own tasks an episode is right
+only if the policy itself ended it (`EpisodeRecord.ok`); an official verdict does not ask how it ended (`valid`). For
+the user turns that the policy played and the checker judges, ok(i, t) = the checker's test of the turn, made even after
+an earlier one failed; metrics over turns count nothing where a record does not know it.
+
+The recovery metrics are ours: arXiv:2601.15625 reports an "error recovery rate" without a public formula, and ERR here
+follows its wording, P(final success | at least one error in the episode).
 
 Two identities hold by construction and are worth reading together, because ERR alone rewards making easy errors:
-final = P(error) ERR + (1 - P(error)) clean, and final + false success + gave up + cut short = 1.
+success = P(error) ERR + (1 - P(error)) clean, and final + false success + gave up + cut short = 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from fission_grpo.evaluation.events import ErrorEvent, Follow, error_events, probe_event
+from fission_grpo.evaluation.events import ErrorEvent, Fate, Follow, error_events, probe_event
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.statistics import Mean, Rate
 from fission_grpo.types import EndReason, ErrorClass
@@ -41,9 +45,20 @@ class Metric:
     title: str
     meaning: str
     """One line: what is counted, over what."""
-    count: Callable[[EpisodeRecord], Rate]
-    """The contribution of one episode; `Rate(0, 0)` where it does not count."""
+    rule: Callable[[EpisodeRecord, ErrorClass | None], Rate]
+    """The contribution of one episode, with the class of errors that matter; `Rate(0, 0)` where it does not count."""
     better: Better = Better.HIGHER
+    error: ErrorClass | None = None
+    """Of the recovery metrics: only errors of this class are counted, and what has some."""
+
+    def count(self, episode: EpisodeRecord) -> Rate:
+        """The contribution of one episode."""
+        return self.rule(episode, self.error)
+
+    @property
+    def heading(self) -> str:
+        """The title with an arrow to the better side."""
+        return f"{self.title} {'↑' if self.better is Better.HIGHER else '↓'}"
 
 
 def measure(metric: Metric, records: Iterable[EpisodeRecord]) -> Rate:
@@ -65,83 +80,111 @@ def harness_faults(records: Iterable[EpisodeRecord]) -> Rate:
     return sum((Rate.of(record.harness_fault) for record in records), start=_NOTHING)
 
 
-def _always(event: ErrorEvent) -> bool:
-    return True
-
-
-def _called(event: ErrorEvent) -> bool:
-    return event.follow is Follow.CALLED
-
-
-def _over_errors(
-    success: Callable[[ErrorEvent], bool], given: Callable[[ErrorEvent], bool] = _always
-) -> Callable[[EpisodeRecord], Rate]:
-    """The count of a metric whose unit is the error."""
-
-    def count(episode: EpisodeRecord) -> Rate:
-        return sum((Rate.of(success(event), given=given(event)) for event in error_events(episode)), start=_NOTHING)
-
-    return count
-
-
-def _over_probes(
-    success: Callable[[ErrorEvent], bool], given: Callable[[ErrorEvent], bool] = _always
-) -> Callable[[EpisodeRecord], Rate]:
-    """The count of a metric whose unit is the injected error."""
-
-    def count(episode: EpisodeRecord) -> Rate:
-        event = probe_event(episode)
-        return _NOTHING if event is None else Rate.of(success(event), given=given(event))
-
-    return count
-
-
-def _answered(episode: EpisodeRecord) -> bool:
-    return episode.end is EndReason.ANSWERED
-
-
-def _let_an_error_stand(episode: EpisodeRecord) -> bool:
-    return any(event.follow is Follow.ANSWERED for event in error_events(episode))
-
+# Over episodes
 
 FINAL = Metric(
     name="final",
     title="Final success",
+    meaning="verdict right and ended by the policy itself, over all episodes",
+    rule=lambda episode, _: Rate.of(episode.ok),
+)
+ACCURACY = Metric(
+    name="accuracy",
+    title="Accuracy",
     meaning="verdict right, over all episodes",
-    count=lambda episode: Rate.of(episode.ok),
+    rule=lambda episode, _: Rate.of(episode.valid),
 )
 FIRST_ATTEMPT = Metric(
     name="first_attempt",
     title="First-attempt success",
-    meaning="verdict right without a single error or malformed message, over all episodes",
-    count=lambda episode: Rate.of(episode.ok and not episode.erred),
+    meaning="final success without a single error or malformed message, over all episodes",
+    rule=lambda episode, _: Rate.of(episode.ok and not episode.erred),
 )
 FIRST_CALL = Metric(
     name="first_call",
     title="First call right",
     meaning="the first call is a target call and its message makes no error, over episodes with a known target",
-    count=lambda episode: Rate.of(
+    rule=lambda episode, _: Rate.of(
         episode.first_call_right is True and not episode.turns[0].erred, given=episode.first_call_right is not None
     ),
 )
-ERROR = Metric(
-    name="error",
+ERRED = Metric(
+    name="erred",
     title="Episodes with an error",
     meaning="at least one error or malformed message, over all episodes",
-    count=lambda episode: Rate.of(episode.erred),
+    rule=lambda episode, _: Rate.of(episode.erred),
     better=Better.LOWER,
-)
-ERR = Metric(
-    name="err",
-    title="Error recovery (ERR)",
-    meaning="verdict right, over episodes with at least one error or malformed message",
-    count=lambda episode: Rate.of(episode.ok, given=episode.erred),
 )
 CLEAN = Metric(
     name="clean",
     title="Success without errors",
+    meaning="final success, over episodes without an error",
+    rule=lambda episode, _: Rate.of(episode.ok, given=not episode.erred),
+)
+CLEAN_ACCURACY = Metric(
+    name="clean_accuracy",
+    title="Accuracy without errors",
     meaning="verdict right, over episodes without an error",
-    count=lambda episode: Rate.of(episode.ok, given=not episode.erred),
+    rule=lambda episode, _: Rate.of(episode.valid, given=not episode.erred),
+)
+GAVE_UP = Metric(
+    name="gave_up",
+    title="Gave up",
+    meaning="ended in words, let an error stand, and the verdict is wrong, over all episodes",
+    rule=lambda episode, _: Rate.of(_ended_wrong(episode) and _let_an_error_stand(episode)),
+    better=Better.LOWER,
+)
+CUT_SHORT = Metric(
+    name="cut_short",
+    title="Cut short",
+    meaning="ended by a limit (or after the one message of a decision point), no final success, over all episodes",
+    rule=lambda episode, _: Rate.of(episode.end is not EndReason.ANSWERED),
+    better=Better.LOWER,
+)
+FALSE_SUCCESS = Metric(
+    name="false_success",
+    title="False success",
+    meaning="ended in words with no error left standing, yet the verdict is wrong, over all episodes "
+    "(for one class: those with an error of it)",
+    rule=lambda episode, error: Rate.of(
+        _ended_wrong(episode) and not _let_an_error_stand(episode),
+        given=error is None or bool(error_events(episode, error=error)),
+    ),
+    better=Better.LOWER,
+)
+
+# Over errors, and over the episodes and turns that have one
+
+ERR = Metric(
+    name="err",
+    title="Error recovery (ERR)",
+    meaning="final success, over episodes with at least one error or malformed message",
+    rule=lambda episode, error: Rate.of(episode.ok, given=bool(error_events(episode, error=error))),
+)
+OFFICIAL_ERR = replace(
+    ERR,
+    meaning="verdict right, over episodes with at least one error or malformed message",
+    rule=lambda episode, error: Rate.of(episode.valid, given=bool(error_events(episode, error=error))),
+)
+"""ERR with the official verdict, as ACCURACY is FINAL with it."""
+ERR_TURN = Metric(
+    name="err_turn",
+    title="ERR_turn",
+    meaning="turn right, over judged turns with at least one error",
+    rule=lambda episode, error: _over_turns(episode, lambda turn: turn.erred(error)),
+)
+ERR_TURN_CLEAN = Metric(
+    name="err_turn|clean",
+    title="ERR_turn given clean",
+    meaning="turn right, over judged turns with at least one error and no wrong turn before them",
+    rule=lambda episode, error: _over_turns(episode, lambda turn: turn.clean and turn.erred(error)),
+)
+"""The diagnosis to prefer: failures that were inherited from an earlier turn are left out."""
+ONE_SHOT = Metric(
+    name="one_shot",
+    title="One-shot turns",
+    meaning="turn right, over judged turns without an error",
+    rule=lambda episode, _: _over_turns(episode, lambda turn: not turn.events),
 )
 
 
@@ -149,104 +192,197 @@ def recovered_within(steps: int) -> Metric:
     """NCR@k: some step among the next k of the user turn makes no error."""
     return Metric(
         name=f"ncr@{steps}",
-        title="Next-call recovery (NCR)" if steps == 1 else f"Recovery within {steps} calls",
+        title="Next-call recovery (NCR@1)" if steps == 1 else f"Recovery within {steps} steps (NCR@{steps})",
         meaning=f"an error-free step within {steps} step(s) of the same user turn, over all errors",
-        count=_over_errors(lambda event: event.clean_after is not None and event.clean_after <= steps),
+        rule=_over_errors(lambda event: event.clean_after is not None and event.clean_after <= steps),
     )
+
+
+def _over_errors(
+    success: Callable[[ErrorEvent], bool], given: Callable[[ErrorEvent], bool] = lambda event: True
+) -> Callable[[EpisodeRecord, ErrorClass | None], Rate]:
+    """The rule of a metric whose unit is the error."""
+    return lambda episode, error: sum(
+        (Rate.of(success(event), given=given(event)) for event in error_events(episode, error=error)), start=_NOTHING
+    )
+
+
+def _over_injected(
+    success: Callable[[ErrorEvent], bool], given: Callable[[ErrorEvent], bool] = lambda event: True
+) -> Callable[[EpisodeRecord, ErrorClass | None], Rate]:
+    """The rule of a metric whose unit is the injected error of a probe."""
+
+    def rule(episode: EpisodeRecord, _: ErrorClass | None) -> Rate:
+        event = probe_event(episode)
+        return _NOTHING if event is None else Rate.of(success(event), given=given(event))
+
+    return rule
+
+
+def _called(event: ErrorEvent) -> bool:
+    return event.follow is Follow.CALLED
 
 
 NCR = recovered_within(1)
 REPEAT = Metric(
     name="repeat",
     title="Identical repeat (RIR)",
-    meaning="the next step repeats, word for word, a call that just failed, over errors that a step follows",
-    count=_over_errors(lambda event: event.repeated, given=_called),
+    meaning="the next step holds, word for word, a call that just failed, over errors that a step follows",
+    rule=_over_errors(lambda event: event.repeated, given=_called),
     better=Better.LOWER,
 )
 ABANDON = Metric(
     name="abandon",
     title="Abandoned after an error",
     meaning="answered in words right after the error, over all errors",
-    count=_over_errors(lambda event: event.follow is Follow.ANSWERED),
+    rule=_over_errors(lambda event: event.fate is Fate.GAVE_UP),
     better=Better.LOWER,
 )
 CUT_OFF = Metric(
-    name="cut_off",
+    name="stopped",
     title="Cut off after an error",
-    meaning="a limit ended the episode right after the error, over all errors",
-    count=_over_errors(lambda event: event.follow is Follow.CUT_OFF),
+    meaning="no next step, because of a limit or because the malformed message ended the turn, over all errors",
+    rule=_over_errors(lambda event: event.fate is Fate.CUT_OFF),
     better=Better.LOWER,
 )
-FALSE_SUCCESS = Metric(
-    name="false_success",
-    title="False success",
-    meaning="ended in words with no error left standing, yet the verdict is wrong, over all episodes",
-    count=lambda episode: Rate.of(not episode.ok and _answered(episode) and not _let_an_error_stand(episode)),
-    better=Better.LOWER,
-)
-GAVE_UP = Metric(
-    name="gave_up",
-    title="Gave up",
-    meaning="ended in words, let an error stand, and the verdict is wrong, over all episodes",
-    count=lambda episode: Rate.of(not episode.ok and _answered(episode) and _let_an_error_stand(episode)),
-    better=Better.LOWER,
-)
-CUT_SHORT = Metric(
-    name="cut_short",
-    title="Cut short",
-    meaning="ended by a limit (or after the one message of a decision point), verdict wrong, over all episodes",
-    count=lambda episode: Rate.of(not episode.ok and not _answered(episode)),
-    better=Better.LOWER,
-)
+
+# Over probes: the error is injected
+
 PROBE = Metric(
     name="probe",
     title="Probe: next call right",
     meaning="the call after the injected error is a right one, over probes",
-    count=lambda episode: Rate.of(
+    rule=lambda episode, _: Rate.of(
         episode.probe is not None and episode.probe.next_call_right, given=episode.probe is not None
     ),
+)
+PROBE_TURN = Metric(
+    name="probe_turn",
+    title="Probe: turn right",
+    meaning="the user turn of the injected error ends right by the checker's test, over probes with a known one",
+    rule=lambda episode, _: _probe_turn(episode),
 )
 PROBE_REPEAT = Metric(
     name="probe_repeat",
     title="Probe: identical repeat",
     meaning="the next step repeats the injected call word for word, over probes that a step follows",
-    count=_over_probes(lambda event: event.repeated, given=_called),
+    rule=_over_injected(lambda event: event.repeated, given=_called),
     better=Better.LOWER,
 )
 PROBE_ABANDON = Metric(
     name="probe_abandon",
     title="Probe: abandoned",
     meaning="answered in words right after the injected error, over probes",
-    count=_over_probes(lambda event: event.follow is Follow.ANSWERED),
+    rule=_over_injected(lambda event: event.follow is Follow.ANSWERED),
     better=Better.LOWER,
 )
 
 EPISODE_METRICS: tuple[Metric, ...] = (
-    *(FIRST_CALL, FIRST_ATTEMPT, FINAL, ERROR, ERR, CLEAN),
-    *(NCR, recovered_within(3), REPEAT, ABANDON, CUT_OFF),
+    # Whoever reads `fission eval heldout --json` knows two of them by other names.
+    *(FIRST_CALL, FIRST_ATTEMPT, FINAL, replace(ERRED, name="error"), ERR, CLEAN),
+    *(NCR, recovered_within(3), REPEAT, ABANDON, replace(CUT_OFF, name="cut_off")),
     *(FALSE_SUCCESS, GAVE_UP, CUT_SHORT),
 )
+"""What our own episodes are measured by."""
 PROBE_METRICS: tuple[Metric, ...] = (PROBE, PROBE_REPEAT, PROBE_ABANDON, FINAL)
+RECOVERY_METRICS: tuple[Metric, ...] = (
+    *(OFFICIAL_ERR, ERR_TURN, ERR_TURN_CLEAN, NCR, recovered_within(3)),
+    *(REPEAT, ABANDON, CUT_OFF, FALSE_SUCCESS),
+)
+"""What can be asked of the errors on a benchmark, of all of them or of one class."""
+BENCHMARK_METRICS: tuple[Metric, ...] = (ACCURACY, ERRED, CLEAN_ACCURACY, ONE_SHOT, *RECOVERY_METRICS)
+"""What a benchmark with an official verdict is measured by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayedTurn:
+    """One user turn that the policy played and the checker judged."""
+
+    ok: bool
+    clean: bool
+    """No earlier judged turn was wrong."""
+    events: tuple[ErrorEvent, ...]
+
+    def erred(self, error: ErrorClass | None) -> bool:
+        """Some error, of this class if one is given."""
+        return any(error in (None, event.error) for event in self.events)
+
+
+def played_turns(episode: EpisodeRecord) -> Iterator[PlayedTurn]:
+    """The judged turns in which the policy said something; none where the record does not know."""
+    played = {turn.user_turn for turn in episode.turns}
+    clean = True
+    for place, ok in enumerate(episode.turn_ok or ()):
+        if ok is not None and place in played:
+            yield PlayedTurn(ok=ok, clean=clean, events=error_events(episode, user_turn=place))
+        clean = clean and ok is not False
+
+
+def _over_turns(episode: EpisodeRecord, given: Callable[[PlayedTurn], bool]) -> Rate:
+    return sum((Rate.of(turn.ok, given=given(turn)) for turn in played_turns(episode)), start=_NOTHING)
+
+
+def _ended_wrong(episode: EpisodeRecord) -> bool:
+    return episode.end is EndReason.ANSWERED and not episode.valid
+
+
+def _let_an_error_stand(episode: EpisodeRecord) -> bool:
+    return any(event.follow is Follow.ANSWERED for event in error_events(episode))
+
+
+def _probe_turn(episode: EpisodeRecord) -> Rate:
+    if episode.probe is None or episode.turn_ok is None or not episode.turns:
+        return _NOTHING
+    turn = episode.turns[0].user_turn
+    ok = episode.turn_ok[turn] if turn < len(episode.turn_ok) else None
+    return Rate.of(ok is True, given=ok is not None)
+
+
+# By class, and means
+
+
+def error_classes(records: Iterable[EpisodeRecord]) -> list[ErrorClass]:
+    """The classes that occur, in order."""
+    return sorted({event.error for event in _events(records)})
+
+
+def fates(records: Iterable[EpisodeRecord]) -> dict[ErrorClass, dict[Fate, int]]:
+    """What became of the errors of each class at the very next step; a probe's injected error counts as one."""
+    counts: dict[ErrorClass, dict[Fate, int]] = {}
+    for event in _with_injected(records):
+        counts.setdefault(event.error, dict.fromkeys(Fate, 0))[event.fate] += 1
+    return dict(sorted(counts.items()))
 
 
 def repeats_by_class(records: Iterable[EpisodeRecord]) -> dict[ErrorClass, Rate]:
     """`REPEAT`, split by the class of the error that was not heeded; injected errors of probes included."""
     rates: dict[ErrorClass, Rate] = {}
-    for record in records:
-        injected = probe_event(record)
-        for event in (*error_events(record), *([injected] if injected else [])):
-            if not record.harness_fault:
-                repeat = Rate.of(event.repeated, given=_called(event))
-                rates[event.error] = rates.get(event.error, _NOTHING) + repeat
+    for event in _with_injected(records):
+        rates[event.error] = rates.get(event.error, _NOTHING) + Rate.of(event.repeated, given=_called(event))
     return dict(sorted(rates.items()))
 
 
-def steps_per_recovery(records: Iterable[EpisodeRecord]) -> Mean:
+def steps_to_recover(records: Iterable[EpisodeRecord], error: ErrorClass | None = None) -> Mean:
     """Steps from an error to the first error-free step of the same user turn, over errors that have one."""
-    events = (event for record in records if not record.harness_fault for event in error_events(record))
-    return Mean.of([event.clean_after for event in events if event.clean_after is not None])
+    return Mean.of([event.clean_after for event in _events(records, error) if event.clean_after is not None])
+
+
+def tokens_to_recover(records: Iterable[EpisodeRecord], error: ErrorClass | None = None) -> Mean:
+    """Sampled tokens on that way, the error-free step included; errors whose tokens nobody counted are left out."""
+    return Mean.of([event.tokens_after for event in _events(records, error) if event.tokens_after is not None])
 
 
 def excess_calls(records: Iterable[EpisodeRecord]) -> Mean:
     """Calls made beyond the gold ones, over episodes with a right verdict; the checker itself never charges waste."""
     return Mean.of([record.calls - record.gold_calls for record in records if record.ok and not record.harness_fault])
+
+
+def _events(records: Iterable[EpisodeRecord], error: ErrorClass | None = None) -> Iterator[ErrorEvent]:
+    return (event for record in records if not record.harness_fault for event in error_events(record, error=error))
+
+
+def _with_injected(records: Iterable[EpisodeRecord]) -> Iterator[ErrorEvent]:
+    for record in records:
+        if not record.harness_fault:
+            injected = probe_event(record)
+            yield from (*([injected] if injected else []), *error_events(record))

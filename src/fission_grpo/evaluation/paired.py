@@ -1,39 +1,52 @@
-"""Two runs of one evaluation, entry by entry: the difference, its interval, its p-value, and what changed sides."""
+"""What is compared: two arms task by task over their training seeds, or two runs of a benchmark entry by entry.
+
+Both comparisons give the difference, its interval, a p-value and what changed sides; `statistics` has the numbers.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from fission_grpo.errors import DataError
-from fission_grpo.evaluation.clusters import (
-    Estimate,
-    PairedChange,
-    clusters_of,
-    count_clusters,
-    estimate,
-    one_stratum,
-    paired_change,
-)
 from fission_grpo.evaluation.metrics import Metric
 from fission_grpo.evaluation.records import EpisodeRecord
-from fission_grpo.evaluation.statistics import Interval
+from fission_grpo.evaluation.statistics import (
+    RESAMPLES,
+    Change,
+    Counts,
+    Difference,
+    Estimate,
+    Interval,
+    PairedChange,
+    Share,
+    interval_of,
+    paired_change,
+    paired_difference,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contrast:
-    """One metric, treatment against baseline, on the same entries."""
+class Compared:
+    """One metric, treatment against baseline, on the same tasks."""
 
     metric: Metric
-    title: str
-    before: Estimate
-    after: Estimate
-    change: PairedChange
+    before: Share
+    """Of the baseline."""
+    after: Share
+    """Of the treatment."""
+    change: Change
     fixed: tuple[str, ...]
-    """Entries that both runs counted and whose share rises by at least half: from wrong to right."""
+    """Tasks that both counted and whose share of right runs rises by at least half; with one run: wrong to right."""
     broken: tuple[str, ...]
     """The opposite."""
+
+    @property
+    def title(self) -> str:
+        return self.metric.title
 
     @property
     def difference(self) -> float:
@@ -44,6 +57,204 @@ class Contrast:
     def interval(self) -> Interval:
         return self.change.interval
 
+    @property
+    def p_value(self) -> float | None:
+        return self.change.p_value
+
+
+# Arms: several training runs on one set of tasks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatedArm:
+    """One way of training (or none), evaluated on one set of tasks."""
+
+    name: str
+    runs: Mapping[int, tuple[EpisodeRecord, ...]]
+    """Episodes by training seed; a warm start has one run."""
+
+    @property
+    def records(self) -> tuple[EpisodeRecord, ...]:
+        """All runs, pooled."""
+        return tuple(record for run in self.runs.values() for record in run)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison(Compared):
+    """Two arms; the interval is a two-factor bootstrap over tasks and training seeds."""
+
+    change: Difference
+    baseline: str
+    treatment: str
+    seed_differences: Mapping[int, float]
+    """The difference in each seed that both arms have; empty when seeds do not pair."""
+    tasks: int
+    """Tasks compared."""
+    excluded: int
+    """Tasks left out because a run of either arm met a harness fault on them."""
+    runs: tuple[int, int]
+    """Training runs of baseline and treatment."""
+
+    @property
+    def coverage_note(self) -> str:
+        """What the interval does and does not speak about."""
+        fewest = min(self.runs)
+        if max(self.runs) == 1:
+            return "The interval covers the drawing of tasks; with one run an arm it says nothing of training noise."
+        if fewest == 1:
+            return "The interval covers the drawing of tasks and the runs of the arm that has several."
+        return (
+            f"The interval covers the drawing of tasks and training noise, the latter from {fewest} runs: cautious "
+            "where runs agree, too narrow where they differ by far more than tasks explain."
+        )
+
+
+def compare_arms(
+    metric: Metric, baseline: EvaluatedArm, treatment: EvaluatedArm, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Comparison:
+    """Treatment minus baseline on the same tasks; runs are paired when both arms have the same training seeds.
+
+    Raises:
+        ValueError: the runs do not hold the same tasks, each once, or a fault spoiled every task in some run.
+    """
+    early, late = _by_task(baseline), _by_task(treatment)
+    shared = _shared_tasks((baseline.name, early), (treatment.name, late))
+    faulty = {pair_of(record) for record in (*baseline.records, *treatment.records) if record.harness_fault}
+    tasks = [task for task in shared if task not in faulty]
+    if not tasks:
+        raise ValueError(f"{len(faulty)} of {len(shared)} tasks met a harness fault; expected at least one without")
+    before, after = (
+        _count(
+            metric,
+            ((row, column, run[task]) for row, run in enumerate(runs.values()) for column, task in enumerate(tasks)),
+            (len(runs), len(tasks)),
+        )
+        for runs in (early, late)
+    )
+    paired = early.keys() == late.keys()
+    change = paired_difference(before, after, paired_seeds=paired, resamples=resamples, seed=seed)
+    per_seed = zip(early, before.row_rates, after.row_rates, strict=True) if paired else ()
+    return Comparison(
+        metric=metric,
+        before=before.rate,
+        after=after.rate,
+        change=change,
+        fixed=tuple(np.array(tasks)[change.fixed].tolist()),
+        broken=tuple(np.array(tasks)[change.broken].tolist()),
+        baseline=baseline.name,
+        treatment=treatment.name,
+        seed_differences={run: new.value - old.value for run, old, new in per_seed},
+        tasks=len(tasks),
+        excluded=len(shared) - len(tasks),
+        runs=(before.rows, after.rows),
+    )
+
+
+_Runs = Mapping[int, Mapping[str, EpisodeRecord]]
+"""Records by training seed, in order, and task."""
+
+
+def _by_task(arm: EvaluatedArm) -> _Runs:
+    if not arm.runs:
+        raise ValueError(f"arm {arm.name} has no run; expected at least one")
+    return {seed: _by_entry(run) for seed, run in sorted(arm.runs.items())}
+
+
+def _shared_tasks(*arms: tuple[str, _Runs]) -> list[str]:
+    """The tasks of every run, in order.
+
+    Raises:
+        ValueError: runs differ in their tasks.
+    """
+    found = [(name, seed, run.keys()) for name, runs in arms for seed, run in runs.items()]
+    expected = found[0][2]
+    for name, seed, tasks in found:
+        if tasks != expected:
+            raise ValueError(
+                f"arm {name}, seed {seed}: {len(tasks ^ expected)} tasks are not shared; expected one set in all runs"
+            )
+    return sorted(expected)
+
+
+def _count(metric: Metric, cells: Iterable[tuple[int, int, EpisodeRecord]], shape: tuple[int, int]) -> Counts:
+    """Add a metric up: row and column of each record."""
+    counts = np.zeros((2, *shape), dtype=np.int64)
+    for row, column, record in cells:
+        rate = metric.count(record)
+        counts[:, row, column] += (rate.successes, rate.total)
+    return Counts(successes=counts[0], totals=counts[1])
+
+
+# Runs of a benchmark: one episode an entry, in clusters
+
+
+def scenario_of(record: EpisodeRecord) -> str:
+    """The cluster of an episode: its scenario, or the task itself where tasks share nothing."""
+    return str(record.meta.get("scenario", record.task))
+
+
+def clusters_of(records: Iterable[EpisodeRecord]) -> list[str]:
+    """The scenarios of some records, in order."""
+    return sorted(set(map(scenario_of, records)))
+
+
+def category_of(record: EpisodeRecord) -> str:
+    """The stratum of an episode of BFCL; empty elsewhere."""
+    return str(record.meta.get("category", ""))
+
+
+def one_stratum(record: EpisodeRecord) -> str:
+    """All episodes together."""
+    return ""
+
+
+def pair_of(record: EpisodeRecord) -> str:
+    """What makes two records the same entry: the task, unless its `meta` says what it is to be paired by."""
+    return str(record.meta.get("pair", record.task))
+
+
+def estimate(
+    metric: Metric,
+    records: Iterable[EpisodeRecord],
+    *,
+    stratum: Callable[[EpisodeRecord], str] = one_stratum,
+    clusters: Sequence[str] = (),
+    seed: int = 0,
+) -> Estimate:
+    """The metric with a 95 % percentile interval, scenarios drawn again; records with a harness fault count nowhere.
+
+    Args:
+        stratum: the value is the unweighted mean over its values (`category_of` for the official overall accuracy).
+        clusters: all that there are, where `records` is a choice among many; those of the records, unless given.
+    """
+    sound = [record for record in records if not record.harness_fault]
+    return _estimate(_count_clusters(metric, sound, clusters=clusters or clusters_of(sound), stratum=stratum), seed)
+
+
+def _estimate(counts: Counts, seed: int) -> Estimate:
+    return Estimate(counts.rate.successes, counts.rate.total, counts.value, interval_of(counts, seed=seed))
+
+
+def _count_clusters(
+    metric: Metric,
+    records: Sequence[EpisodeRecord],
+    *,
+    clusters: Sequence[str],
+    stratum: Callable[[EpisodeRecord], str],
+) -> Counts:
+    """Strata by clusters, from records without a fault; every record's scenario must be among the clusters."""
+    column = {name: place for place, name in enumerate(clusters)}
+    row = {name: place for place, name in enumerate(sorted(set(map(stratum, records))))}
+    cells = ((row[stratum(record)], column[scenario_of(record)], record) for record in records)
+    return _count(metric, cells, (len(row), len(column)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast(Compared):
+    """Two runs; the interval draws scenarios again."""
+
+    change: PairedChange
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
@@ -52,9 +263,9 @@ class Paired:
     before: tuple[EpisodeRecord, ...]
     after: tuple[EpisodeRecord, ...]
     """Entry k of both is the same entry."""
-    only_before: tuple[str, ...]
-    only_after: tuple[str, ...]
-    faulty: tuple[str, ...]
+    only_before: tuple[str, ...] = ()
+    only_after: tuple[str, ...] = ()
+    faulty: tuple[str, ...] = ()
     """Both have them, but one met a harness fault."""
 
     @property
@@ -68,11 +279,6 @@ class Paired:
     @property
     def excluded(self) -> int:
         return len(self.only_before) + len(self.only_after) + len(self.faulty)
-
-
-def pair_of(record: EpisodeRecord) -> str:
-    """What makes two records the same entry: the task, unless its `meta` says what it is to be paired by."""
-    return str(record.meta.get("pair", record.task))
 
 
 def pair(before: Sequence[EpisodeRecord], after: Sequence[EpisodeRecord]) -> Paired:
@@ -102,38 +308,32 @@ def contrast(
     stratum: Callable[[EpisodeRecord], str] = one_stratum,
     seed: int = 0,
 ) -> Contrast:
-    """Compare one metric on paired entries; see `clusters` for the interval and the test.
+    """Compare one metric on paired entries.
 
     Args:
         title: the metric's own, unless given.
         stratum: the metric is the unweighted mean over its values (`category_of`: the official overall accuracy).
     """
-    clusters, strata = clusters_of(paired.before), sorted(set(map(stratum, paired.before)))
+    clusters = clusters_of(paired.before)
     before, after = (
-        count_clusters(metric, records, clusters=clusters, strata=strata, stratum=stratum)
+        _count_clusters(metric, records, clusters=clusters, stratum=stratum)
         for records in (paired.before, paired.after)
     )
-    moved = dict(_moves(metric, paired))
+    rates = [(pair_of(a), metric.count(a), metric.count(b)) for a, b in zip(paired.before, paired.after, strict=True)]
+    moved = {name: late.value - early.value for name, early, late in rates if early.total and late.total}
     return Contrast(
-        metric=metric,
-        title=title or metric.title,
-        before=estimate(metric, paired.before, stratum=stratum, seed=seed),
-        after=estimate(metric, paired.after, stratum=stratum, seed=seed),
+        metric=replace(metric, title=title or metric.title),
+        before=_estimate(before, seed),
+        after=_estimate(after, seed),
         change=paired_change(before, after, seed=seed),
         fixed=tuple(name for name, change in moved.items() if change >= 0.5),
         broken=tuple(name for name, change in moved.items() if change <= -0.5),
     )
 
 
-def _moves(metric: Metric, paired: Paired) -> list[tuple[str, float]]:
-    """The change of each entry that both runs counted."""
-    counts = [(pair_of(a), metric.count(a), metric.count(b)) for a, b in zip(paired.before, paired.after, strict=True)]
-    return [(name, late.value - early.value) for name, early, late in counts if early.total and late.total]
-
-
 def _by_entry(records: Sequence[EpisodeRecord]) -> Mapping[str, EpisodeRecord]:
     entries = {pair_of(record): record for record in records}
     if len(entries) != len(records):
         doubled = sorted(name for name, times in Counter(map(pair_of, records)).items() if times > 1)
-        raise DataError("records", [f"{name}: found more than once; expected one episode an entry" for name in doubled])
+        raise DataError("records", [f"{name}: found more than once; expected one each" for name in doubled])
     return entries

@@ -7,14 +7,15 @@ judged here except whether the first call is one of the calls that were asked fo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from fission_grpo.errors import DataError
+from fission_grpo.tasks.probe import ProbeItem
 from fission_grpo.types import (
     EndReason,
     ErrorClass,
@@ -27,6 +28,10 @@ from fission_grpo.types import (
     Turn,
     Verdict,
 )
+
+RecordT = TypeVar("RecordT")
+TRACES = "traces.jsonl"
+"""The records of a benchmark, in its folder."""
 
 
 def call_text(call: ToolCall) -> str:
@@ -120,8 +125,10 @@ class EpisodeRecord:
 
     @property
     def ok(self) -> bool:
-        """The world is right, and the policy itself ended the episode: a limit that happens to cut at a right moment is
-        no success."""
+        """The world is right, and the policy itself ended the episode.
+
+        A limit that happens to cut at a right moment is no success.
+        """
         return self.verdict is not None and self.verdict.ok and self.end is EndReason.ANSWERED
 
     @property
@@ -169,11 +176,12 @@ def first_call_right(turns: Sequence[Turn], target: Sequence[ToolCall]) -> bool:
     return bool(turns) and _right(turns[0].parsed.calls, turns[0].parsed.failures, target)
 
 
-def with_probe(record: EpisodeRecord, probe: Probe, target: Sequence[ToolCall]) -> EpisodeRecord:
-    """The record of a task that ended with an injected error, as a probe's; whether the next call is right is read
-    from the record itself, as in `first_call_right`."""
-    right = bool(record.turns) and _right(record.turns[0].calls, record.turns[0].failures, target)
-    return replace(record, probe=replace(probe, next_call_right=right), first_call_right=right)
+def probed(item: ProbeItem, record: EpisodeRecord) -> EpisodeRecord:
+    """The record of a probe that was played, with what had been injected and whether the next call is right."""
+    right = bool(record.turns) and _right(record.turns[0].calls, record.turns[0].failures, item.task.target)
+    kind = item.corruption.value if item.corruption else "precondition"
+    probe = Probe(kind=kind, error=item.error, call=item.wrong, next_call_right=right)
+    return replace(record, probe=probe, first_call_right=right)
 
 
 def _right(calls: Sequence[ToolCall], failures: Sequence[ParseFailure], target: Sequence[ToolCall]) -> bool:
@@ -192,21 +200,7 @@ def _user_turns(task: Task, turns: Sequence[Turn]) -> Iterator[int]:
         current += not (turn.parsed.calls or turn.parsed.failures)
 
 
-def _turn_record(turn: Turn, user_turn: int) -> TurnRecord:
-    return TurnRecord(
-        user_turn=user_turn,
-        text=turn.text,
-        calls=turn.parsed.calls,
-        failures=turn.parsed.failures,
-        outcomes=turn.outcomes,
-        finish=turn.completion.finish,
-        tokens=len(turn.completion.ids),
-    )
-
-
-def record_episode(
-    task: Task, turns: Sequence[Turn], *, verdict: Verdict | None, end: EndReason, probe: Probe | None = None
-) -> EpisodeRecord:
+def record_episode(task: Task, turns: Sequence[Turn], *, verdict: Verdict | None, end: EndReason) -> EpisodeRecord:
     """Freeze a finished rollout.
 
     Args:
@@ -214,7 +208,6 @@ def record_episode(
         turns: what the policy sampled, without anything that already stood in `task.messages`.
         verdict: the world's judgement; None only after a harness fault.
         end: why the rollout ended.
-        probe: what was injected, when the task's messages end with an injected error.
     Raises:
         ValueError: an episode without a verdict that is not a harness fault.
     """
@@ -222,12 +215,22 @@ def record_episode(
     target_known = bool(task.target) or task.world is None
     record = EpisodeRecord(
         task=task.id,
-        turns=tuple(map(_turn_record, turns, user_turns)),
+        turns=tuple(
+            TurnRecord(
+                user_turn=user_turn,
+                text=turn.text,
+                calls=turn.parsed.calls,
+                failures=turn.parsed.failures,
+                outcomes=turn.outcomes,
+                finish=turn.completion.finish,
+                tokens=len(turn.completion.ids),
+            )
+            for turn, user_turn in zip(turns, user_turns, strict=True)
+        ),
         end=end,
         verdict=verdict,
         gold_calls=sum(map(len, task.gold[user_turns[0] :])) if task.gold and user_turns else len(task.target),
         first_call_right=first_call_right(turns, task.target) if target_known else None,
-        probe=probe,
         meta=task.meta,
     )
     if verdict is None and not record.harness_fault:
@@ -243,7 +246,7 @@ def to_line(record: EpisodeRecord) -> str:
     return _ADAPTER.dump_json(record).decode()
 
 
-def from_line(line: str) -> EpisodeRecord:
+def from_line(line: str | bytes) -> EpisodeRecord:
     """Inverse of `to_line`; keys it does not know are ignored.
 
     Raises:
@@ -258,19 +261,47 @@ def write_records(path: Path, records: Iterable[EpisodeRecord]) -> None:
 
 
 def read_records(path: Path) -> tuple[EpisodeRecord, ...]:
-    """All episodes of a file; a last line that a crash cut off is passed over.
+    """All episodes of a file; see `read_lines`."""
+    return tuple(read_lines(path, from_line))
+
+
+def read_lines(path: Path, parse: Callable[[bytes], RecordT]) -> list[RecordT]:
+    """What `parse` makes of each line; a last line that a crash cut off is passed over.
 
     Raises:
-        DataError: with one entry for each line that is no episode record.
+        DataError: with one entry for each line that is no record.
     """
     records, problems = [], []
-    *lines, _unfinished = path.read_text(encoding="utf-8").split("\n")
+    *lines, _unfinished = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(from_line(line))
+            records.append(parse(line))
         except ValidationError as error:
             first = error.errors()[0]
             problems.append(f"line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}")
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
     if problems:
         raise DataError(str(path), problems)
-    return tuple(records)
+    return records
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format(Generic[RecordT]):
+    """How records of one kind are written down."""
+
+    key: Callable[[RecordT], str]
+    """What was played."""
+    sound: Callable[[RecordT], bool]
+    """False where a fault of ours or of a server spoiled it: it is played again."""
+    to_line: Callable[[RecordT], str]
+    read: Callable[[Path], Sequence[RecordT]]
+    """All whole lines of a file; raises DataError with every line that is no record."""
+
+
+EPISODE_RECORDS: Format[EpisodeRecord] = Format(
+    key=lambda record: record.task,
+    sound=lambda record: not record.harness_fault,
+    to_line=to_line,
+    read=read_records,
+)

@@ -1,6 +1,12 @@
-"""Counts with intervals, and two arms on the same items; numbers in, numbers out.
+"""Counts with intervals, and two arms on the same entries; numbers in, numbers out.
 
-Shapes: R resamples, S training seeds, I items (tasks).
+Two ways of drawing again are kept, because two things are noise. Arms that were trained several times differ by their
+training seeds and by their tasks: both are drawn (`paired_difference`). Runs of a benchmark are played once, and their
+episodes come in clusters (the four BFCL categories share 200 scenarios): what rises and falls together is drawn and
+swapped together, never the episode (`paired_change`). Everything is seeded, and a function of its arguments.
+
+Shapes: R resamples or swaps; S training seeds and I items (tasks); K strata (categories, averaged without weights; 1
+for a plain share) and C clusters.
 """
 
 from __future__ import annotations
@@ -8,17 +14,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-Ints: TypeAlias = npt.NDArray[np.int64]
+WholeNumbers: TypeAlias = npt.NDArray[np.integer[Any] | np.floating[Any]]
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 
+RESAMPLES = 10_000
+SWAPS = 20_000
+EXACT_CLUSTERS = 13
+"""Up to so many clusters that differ, all 2^n swaps are tried."""
 _Z = 1.959963984540054
 """97.5 % point of the normal distribution: two-sided 95 %."""
+RESOLVABLE = _Z + 0.8416212335729143
+"""Standard errors that a true difference must measure to be found with 80 % power at 5 %, two-sided."""
+_TIE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +89,32 @@ class Rate:
         return wilson(self.successes, self.total)
 
     def __str__(self) -> str:
-        if not self.total:
-            return "- (0/0)"
-        low, high = 100 * self.interval.low, 100 * self.interval.high
-        return f"{100 * self.value:.1f} % [{low:.1f}, {high:.1f}] ({self.successes}/{self.total})"
+        return _share_text(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A share with its count and an interval by clusters."""
+
+    successes: int
+    total: int
+    value: float
+    """In [0, 1]: the share, or the mean of the strata's shares; NaN when nothing was counted."""
+    interval: Interval
+
+    def __str__(self) -> str:
+        return _share_text(self)
+
+
+Share: TypeAlias = Rate | Estimate
+"""A share with its count and its interval: Wilson's, or by clusters."""
+
+
+def _share_text(share: Share) -> str:
+    if not share.total:
+        return "- (0/0)"
+    low, high = 100 * share.interval.low, 100 * share.interval.high
+    return f"{100 * share.value:.1f} % [{low:.1f}, {high:.1f}] ({share.successes}/{share.total})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,58 +142,76 @@ class Mean:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """One metric of one arm, item by item: the metric is sum(successes) / sum(totals).
+    """One metric of one arm or run, added up: a row for each seed or stratum, a column for each item or cluster.
 
-    A plain share has totals of 1; a ratio with a moving denominator, such as the error recovery rate, has zeros where
-    the item was not counted. Both are compared by the same arithmetic.
+    A plain share of items has totals of 1; a ratio with a moving denominator, such as the error recovery rate, has
+    zeros where the item was not counted. Both are compared by the same arithmetic.
     """
 
-    successes: Ints
-    """Shape [S, I]."""
-    totals: Ints
-    """Shape [S, I]."""
+    successes: WholeNumbers
+    """Shape [S, I] or [K, C]."""
+    totals: WholeNumbers
+    """The same shape."""
 
     def __post_init__(self) -> None:
         if self.successes.shape != self.totals.shape or self.successes.ndim != 2:
-            raise ValueError(f"got {self.successes.shape} and {self.totals.shape}; expected one shape [S, I]")
+            raise ValueError(
+                f"got {self.successes.shape} and {self.totals.shape}; expected one shape of two dimensions"
+            )
 
     @property
-    def seeds(self) -> int:
+    def rows(self) -> int:
         return int(self.totals.shape[0])
 
     @property
-    def items(self) -> int:
+    def columns(self) -> int:
         return int(self.totals.shape[1])
 
     @property
     def rate(self) -> Rate:
+        """Everything, pooled."""
         return Rate(int(self.successes.sum()), int(self.totals.sum()))
 
     @property
-    def seed_rates(self) -> tuple[Rate, ...]:
+    def row_rates(self) -> tuple[Rate, ...]:
+        """Each row, its columns pooled."""
         return tuple(map(Rate, self.successes.sum(1).tolist(), self.totals.sum(1).tolist()))
 
-    def _item_shares(self) -> Floats:
-        """Share of each item over its seeds; NaN where it was never counted. Shape [I]."""
-        totals_I = self.totals.sum(0)
-        return np.where(totals_I > 0, self.successes.sum(0) / np.maximum(totals_I, 1), np.nan)
+    @property
+    def value(self) -> float:
+        """Mean of the rows' shares, in float32 as its resamples; NaN where a row has nothing to count."""
+        return float(self.resampled(np.ones((1, self.columns), dtype=np.float32))[0])
+
+    def resampled(self, draws_RC: Floats) -> Floats:
+        """The value in each resample of the columns; NaN where a row has nothing to count. Shape [R]."""
+        return _value(draws_RC @ self.successes.T.astype(np.float32), draws_RC @ self.totals.T.astype(np.float32))
+
+    def column_shares(self) -> Floats:
+        """Share of each column over its rows; NaN where it was never counted. Shape [C]."""
+        totals_C = self.totals.sum(0)
+        return np.where(totals_C > 0, self.successes.sum(0) / np.maximum(totals_C, 1), np.nan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """Treatment minus baseline, in [-1, 1]."""
+class Change:
+    """Treatment minus baseline, in [-1, 1]; NaN where one of them counted nothing."""
 
     value: float
     interval: Interval
+    p_value: float | None
+    """None where there is no test: nothing was counted, or the two could not be swapped under the null hypothesis."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference(Change):
+    """Of two arms; the p-value is `sign_test`'s, and there is none where they differ in their number of seeds."""
+
     fixed: npt.NDArray[np.bool_]
     """Items whose share of right runs rises by at least half: from wrong to right, with one run. Shape [I]."""
     broken: npt.NDArray[np.bool_]
     """The opposite. Shape [I]."""
     comparable: int
     """Items that both arms counted; all of them, unless the denominator moves."""
-    p_value: float | None
-    """Exact two-sided sign test of fixed against broken items; None where the arms differ in their number of seeds:
-    they could then not be swapped under the null hypothesis, and the test would be wrong."""
     undefined: int
     """Resamples in which a denominator was empty; the interval leaves them out."""
 
@@ -193,7 +247,7 @@ def _resampled_ratio(counts: Counts, seeds_RS: Floats, items_RI: Floats) -> Floa
 
 
 def paired_difference(
-    baseline: Counts, treatment: Counts, *, paired_seeds: bool, resamples: int = 10_000, seed: int = 0
+    baseline: Counts, treatment: Counts, *, paired_seeds: bool, resamples: int = RESAMPLES, seed: int = 0
 ) -> Difference:
     """Difference of two arms on the same items, with a two-factor bootstrap over items and training seeds.
 
@@ -206,18 +260,18 @@ def paired_difference(
     Raises:
         ValueError: the arms do not have the same items, or claim paired seeds in different numbers.
     """
-    if baseline.items != treatment.items or (paired_seeds and baseline.seeds != treatment.seeds):
+    if baseline.columns != treatment.columns or (paired_seeds and baseline.rows != treatment.rows):
         raise ValueError(f"got {baseline.totals.shape} and {treatment.totals.shape} [S, I]; expected them to pair")
     rng = np.random.default_rng(seed)
-    items_RI = _draws(rng, resamples, baseline.items, baseline.items)
-    seeds_RS = _seed_draws(rng, resamples, baseline.seeds)
-    other_RS = seeds_RS if paired_seeds else _seed_draws(rng, resamples, treatment.seeds)
+    items_RI = _draws(rng, resamples, baseline.columns, baseline.columns)
+    seeds_RS = _seed_draws(rng, resamples, baseline.rows)
+    other_RS = seeds_RS if paired_seeds else _seed_draws(rng, resamples, treatment.rows)
     difference_R = _resampled_ratio(treatment, other_RS, items_RI) - _resampled_ratio(baseline, seeds_RS, items_RI)
     defined_R = difference_R[np.isfinite(difference_R)]
     low, high = np.quantile(defined_R, [0.025, 0.975]) if defined_R.size else (-1.0, 1.0)
-    change_I = treatment._item_shares() - baseline._item_shares()
+    change_I = treatment.column_shares() - baseline.column_shares()
     fixed_I, broken_I = change_I >= 0.5, change_I <= -0.5
-    exchangeable = baseline.seeds == treatment.seeds
+    exchangeable = baseline.rows == treatment.rows
     return Difference(
         value=treatment.rate.value - baseline.rate.value,
         interval=Interval(float(low), float(high)),
@@ -227,3 +281,99 @@ def paired_difference(
         p_value=sign_test(int(fixed_I.sum()), int(broken_I.sum())) if exchangeable else None,
         undefined=resamples - int(defined_R.size),
     )
+
+
+def interval_of(counts: Counts, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """95 % percentile bootstrap over clusters; [0, 1] when nothing was counted.
+
+    Where all agree the bootstrap has nothing to vary; the interval is then Wilson's, with the clusters as trials.
+    """
+    if math.isnan(counts.value):
+        return Interval(0.0, 1.0)
+    values_R = counts.resampled(cluster_draws(counts.columns, resamples, seed))
+    low, high = np.nanquantile(values_R, [0.025, 0.975])
+    if high - low < _TIE:
+        counted = int((counts.totals.sum(0) > 0).sum())
+        return wilson(round(counts.value * counted), counted)
+    return Interval(float(low), float(high))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedChange(Change):
+    """Of two runs; the p-value is `swap_test`'s."""
+
+    resolvable: float | None
+    """The smallest true difference that entries with this paired variance find with 80 % power at 5 %, two-sided; None
+    where the runs never differ, so that nothing is known of the variance."""
+
+
+def paired_change(before: Counts, after: Counts, *, resamples: int = RESAMPLES, seed: int = 0) -> PairedChange:
+    """Clusters are drawn again for both runs together; the test swaps the runs cluster by cluster.
+
+    Raises:
+        ValueError: the runs are not counted over the same strata and clusters.
+    """
+    if before.totals.shape != after.totals.shape:
+        raise ValueError(f"got {before.totals.shape} and {after.totals.shape} [K, C]; expected the same clusters")
+    value = after.value - before.value
+    if math.isnan(value):
+        return PairedChange(value=value, interval=Interval(-1.0, 1.0), p_value=None, resolvable=None)
+    draws_RC = cluster_draws(before.columns, resamples, seed)
+    change_R = after.resampled(draws_RC) - before.resampled(draws_RC)
+    low, high = np.nanquantile(change_R, [0.025, 0.975])
+    spread = float(np.nanstd(change_R))
+    return PairedChange(
+        value=value,
+        interval=Interval(float(low), float(high)),
+        p_value=swap_test(before, after, seed=seed),
+        resolvable=RESOLVABLE * spread if spread > _TIE else None,
+    )
+
+
+def swap_test(before: Counts, after: Counts, *, swaps: int = SWAPS, seed: int = 0) -> float:
+    """Two-sided p-value of the difference if, within each cluster, the two runs could as well be swapped.
+
+    All swaps of the clusters that differ are tried up to `EXACT_CLUSTERS` of them; beyond, `swaps` random ones, and
+    the observed one is counted among them. With one entry a cluster it is McNemar's exact test. A swap that leaves a
+    denominator empty counts as extreme: the test errs on the careful side.
+    """
+    early_KC, late_KC = (np.stack([one.successes, one.totals]).astype(np.float32) for one in (before, after))
+    moves_KC = late_KC - early_KC
+    differ_C = np.flatnonzero(np.abs(moves_KC).sum((0, 1)))
+    exact = len(differ_C) <= EXACT_CLUSTERS
+    swap_RC = _all_swaps(len(differ_C)) if exact else _random_swaps(len(differ_C), swaps, seed)
+    top_RK, bottom_RK = (swap_RC @ moves_C.T for moves_C in moves_KC[:, :, differ_C])
+    late_R = _value(late_KC[0].sum(1) - top_RK, late_KC[1].sum(1) - bottom_RK)
+    early_R = _value(early_KC[0].sum(1) + top_RK, early_KC[1].sum(1) + bottom_RK)
+    observed = abs(after.value - before.value)
+    extreme = int((~(np.abs(late_R - early_R) < observed - _TIE)).sum())
+    return extreme / len(swap_RC) if exact else (1 + extreme) / (1 + len(swap_RC))
+
+
+def _value(successes_RK: Floats, totals_RK: Floats) -> Floats:
+    """Mean over the strata of the shares; NaN where a stratum has nothing to count. Shape [R]."""
+    if not totals_RK.shape[1]:
+        return np.full(len(totals_RK), np.nan)
+    shares_RK = np.full(totals_RK.shape, np.nan)
+    np.divide(successes_RK, totals_RK, out=shares_RK, where=totals_RK > 0)
+    means_R: Floats = shares_RK.mean(1)
+    return means_R
+
+
+@lru_cache(maxsize=4)
+def cluster_draws(clusters: int, resamples: int, seed: int) -> npt.NDArray[np.float32]:
+    """How often each cluster is drawn in each resample, with replacement. Shape [R, C]; shared, so it is read-only."""
+    draws_RC = _draws(np.random.default_rng(seed), resamples, clusters, clusters)
+    draws_RC.setflags(write=False)
+    return draws_RC
+
+
+def _all_swaps(clusters: int) -> npt.NDArray[np.float32]:
+    """Every row of zeros and ones. Shape [2^C, C]."""
+    return (np.arange(2**clusters)[:, None] >> np.arange(clusters) & 1).astype(np.float32)
+
+
+@lru_cache(maxsize=2)
+def _random_swaps(clusters: int, swaps: int, seed: int) -> npt.NDArray[np.float32]:
+    """Random rows of zeros and ones. Shape [R, C]."""
+    return np.random.default_rng(seed).integers(2, size=(swaps, clusters)).astype(np.float32)

@@ -8,38 +8,27 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from fission_grpo.evaluation.metrics import ACCURACY, by_slice
 from fission_grpo.evaluation.protocols.tau2 import Tau2End
 from fission_grpo.evaluation.records import EpisodeRecord
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IssueScore:
-    """Tickets about one kind of issue."""
-
-    right: int
-    judged: int
-
-    @property
-    def reward(self) -> float:
-        """Right over judged; 0 where none was judged."""
-        return self.right / self.judged if self.judged else 0.0
+from fission_grpo.evaluation.statistics import Rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tau2Score:
     """All tickets that were asked for."""
 
-    issues: Mapping[str, IssueScore]
+    issues: Mapping[str, Rate]
+    """Right over judged tickets, by kind of issue."""
     ends: Mapping[Tau2End, int]
     """How the judged episodes ended, by official name."""
     faults: int
     """Tickets that our machinery or the server spoiled: counted here and nowhere else."""
 
     @property
-    def overall(self) -> IssueScore:
+    def overall(self) -> Rate:
         """Every ticket counts the same."""
-        found = self.issues.values()
-        return IssueScore(right=sum(one.right for one in found), judged=sum(one.judged for one in found))
+        return sum(self.issues.values(), start=Rate(0, 0))
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; counts beside every rate."""
@@ -51,14 +40,13 @@ class Tau2Score:
         }
 
 
-def score(records: Iterable[EpisodeRecord]) -> Tau2Score:
+def score_tickets(records: Iterable[EpisodeRecord]) -> Tau2Score:
     """Count the verdicts of records of different tickets."""
     found = tuple(records)
     judged = [record for record in found if record.verdict is not None]
-    asked, right = (Counter(record.meta["issue"] for record in some) for some in (judged, filter(_right, judged)))
     ends = Counter(map(official_end, judged))
     return Tau2Score(
-        issues=MappingProxyType({key: IssueScore(right=right[key], judged=asked[key]) for key in sorted(asked)}),
+        issues=MappingProxyType(by_slice(ACCURACY, judged, lambda record: str(record.meta["issue"]))),
         ends=MappingProxyType({end: ends[end] for end in Tau2End}),
         faults=len(found) - len(judged),
     )
@@ -70,9 +58,5 @@ def official_end(record: EpisodeRecord) -> Tau2End:
     return Tau2End(named) if named in frozenset(map(str, Tau2End)) else Tau2End.AGENT_STOP
 
 
-def _right(record: EpisodeRecord) -> bool:
-    return record.valid
-
-
-def _plain(one: IssueScore) -> dict[str, Any]:
-    return {"reward": one.reward, "right": one.right, "judged": one.judged}
+def _plain(one: Rate) -> dict[str, Any]:
+    return {"reward": one.value if one.total else 0.0, "right": one.successes, "judged": one.total}

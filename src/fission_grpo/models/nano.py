@@ -3,23 +3,19 @@
 An ordinary `LlamaForCausalLM` with a byte-level BPE of its own. Two things are not ordinary, because a model of this
 size has no time to discover them: words are cut the same way wherever they stand, so that copying an argument is
 copying tokens; and the initial weights already hold a rough induction circuit ("find what followed this token before"),
-which a few steps on repeated random text sharpen. Everything after that is a supervised warm start on clean gold
-dialogues: it has never seen an error, so its errors and its helplessness after them are its own.
+which a few steps on repeated random text sharpen (`training/copying.py`). Everything after that is a supervised warm
+start on clean gold dialogues: it has never seen an error, so its errors and its helplessness after them are its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-from fission_grpo.training.supervised import SupervisedSettings, supervise
-from fission_grpo.tree.logprobs import TokenRow
 
 CONTROL = ("<|pad|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>")
 VOCABULARY = 2048
@@ -30,9 +26,6 @@ ROPE_THETA = 1e5
 CHUNKS = r'\d{1,2}|[A-Za-z_]+ ?|"(?=[\w#/])|"?[^A-Za-z_\d"]+|"'
 """Digits in pairs; words and identifiers with the space behind them; an opening quote by itself, so that a quoted
 value has the same token before it in a request, in a result and in a call; punctuation with its spaces."""
-
-COPY_STEPS = 100
-COPY_SEGMENT = 64
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -83,33 +76,6 @@ def fresh_model(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCau
     with torch.no_grad():
         _plant_copying(model)
     return model
-
-
-def sharpen_copying(
-    model: LlamaForCausalLM,
-    *,
-    seed: int,
-    report: Callable[[int, float], None] = lambda step, loss: None,
-    until: int | None = None,
-) -> list[float]:
-    """Practise on random segments that are repeated: the second time every token can be copied.
-
-    Args:
-        report: told the step and its loss.
-        until: stop early, at this step of the same schedule.
-    Returns:
-        The loss of every step, in nats per token.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    first = len(CONTROL)
-    rows = []
-    for _ in range(COPY_STEPS * 16):
-        segment = torch.randint(first, model.config.vocab_size, (COPY_SEGMENT,), generator=generator).tolist()
-        rows.append(
-            TokenRow(ids=(*segment, *segment), trained=(False,) * (COPY_SEGMENT + 1) + (True,) * (COPY_SEGMENT - 1))
-        )
-    settings = SupervisedSettings(seed=seed, steps=COPY_STEPS, batch=16, learning_rate=3e-3, floor=0.3)
-    return supervise(model, rows, settings, report=report, until=until)
 
 
 def _plant_copying(model: LlamaForCausalLM) -> None:
@@ -171,13 +137,3 @@ def _slow_dimensions(width: int, reach: int = 200) -> list[int]:
 def parameter_count(model: LlamaForCausalLM) -> int:
     """Trainable numbers; tied embeddings count once."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def copy_accuracy(model: LlamaForCausalLM, *, seed: int) -> float:
-    """Share of tokens of repeated random segments that the model copies greedily."""
-    generator = torch.Generator().manual_seed(seed)
-    segment = torch.randint(len(CONTROL), model.config.vocab_size, (32, COPY_SEGMENT), generator=generator)
-    ids: Tensor = torch.cat([segment, segment], dim=1)
-    with torch.inference_mode():
-        guess = model(ids).logits[:, COPY_SEGMENT:-1].argmax(dim=-1)
-    return float((guess == ids[:, COPY_SEGMENT + 1 :]).float().mean())

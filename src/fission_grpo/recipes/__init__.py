@@ -25,4 +25,4 @@ def load_recipe(recipe: Recipe) -> RunSettings:
     """The settings of a recipe."""
     from fission_grpo.recipes import nano, paper  # torch is behind these
 
-    return {Recipe.NANO: nano.settings, Recipe.PAPER: paper.settings}[recipe]()
+    return {Recipe.NANO: nano.nano_settings, Recipe.PAPER: paper.paper_settings}[recipe]()

@@ -21,9 +21,10 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.files import write_text
-from fission_grpo.models.nano import build_tokenizer, copy_accuracy, fresh_model, parameter_count, sharpen_copying
+from fission_grpo.models.nano import build_tokenizer, fresh_model, parameter_count
 from fission_grpo.recipes.nano import WORLD
 from fission_grpo.tasks.synthesis.generator import synthesise
+from fission_grpo.training.copying import copy_accuracy, sharpen_copying
 from fission_grpo.training.supervised import SupervisedSettings, gold_dialogue, supervise
 from fission_grpo.tree.logprobs import TokenRow, score, separate
 from fission_grpo.types import Distribution, Task
@@ -33,14 +34,14 @@ TASK_SEED = 1
 TASKS = 12_000
 VOCABULARY_TASKS = 3_000
 """Tasks whose dialogues the tokenizer is trained on."""
-WARM_START = SupervisedSettings(seed=SEED, steps=800, batch=32, learning_rate=3e-3, floor=0.05)
+WARM_START_SETTINGS = SupervisedSettings(seed=SEED, steps=800, batch=32, learning_rate=3e-3, floor=0.05)
 
 RECORDED = 41
 """Steps of the warm start whose losses are kept."""
 PROVED = 96
 """Gold dialogues on which the finished weights are scored."""
 
-WORLDS = {BFCL: BfclEnvironment}
+NANO_WORLDS = {BFCL: BfclEnvironment}
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,9 @@ def nano_tokenizer(tasks: Sequence[Task]) -> PreTrainedTokenizerFast:
     chosen = tasks[:VOCABULARY_TASKS]
     provisional = build_tokenizer(task.messages[0]["content"] for task in chosen)
     chat = ChatFormat(provisional)
-    return build_tokenizer(provisional.decode(gold_dialogue(task, chat=chat, worlds=WORLDS).ids) for task in chosen)
+    return build_tokenizer(
+        provisional.decode(gold_dialogue(task, chat=chat, worlds=NANO_WORLDS).ids) for task in chosen
+    )
 
 
 def warm_start(
@@ -76,9 +79,10 @@ def warm_start(
 
     def report(step: int, loss: float) -> None:
         if step % 50 == 0:
-            log.info("step %d of %d: loss %.3f (%.0f s)", step, WARM_START.steps, loss, time.monotonic() - began)
+            seconds = time.monotonic() - began
+            log.info("step %d of %d: loss %.3f (%.0f s)", step, WARM_START_SETTINGS.steps, loss, seconds)
 
-    losses["warm_start"] = supervise(model, rows, WARM_START, report=report, until=steps)
+    losses["warm_start"] = supervise(model, rows, WARM_START_SETTINGS, report=report, until=steps)
     return model, losses
 
 
@@ -87,7 +91,7 @@ def build(folder: Path) -> None:
     tasks = gold_tasks()
     tokenizer = nano_tokenizer(tasks)
     chat = ChatFormat(tokenizer)
-    rows = [gold_dialogue(task, chat=chat, worlds=WORLDS) for task in tasks]
+    rows = [gold_dialogue(task, chat=chat, worlds=NANO_WORLDS) for task in tasks]
     log.info("%d gold dialogues, %d tokens", len(rows), sum(len(row.ids) for row in rows))
     model, losses = warm_start(tokenizer, rows)
     model.save_pretrained(folder)
@@ -111,13 +115,8 @@ def mean_loss(model: LlamaForCausalLM, rows: Sequence[TokenRow]) -> float:
     return -total / sum(sum(row.trained) for row in rows)
 
 
-def main() -> None:
-    """Command line of the script."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Rebuild the nano policy from nothing.")
     parser.add_argument("folder", type=Path, help="where the Hugging Face folder is written")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     build(parser.parse_args().folder)
-
-
-if __name__ == "__main__":
-    main()

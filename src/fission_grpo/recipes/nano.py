@@ -20,7 +20,7 @@ WORLD = SyntheticSettings(
 """The tasks that `nano` knows: three APIs, short chains, half of the needs unmet and invisible."""
 
 
-def settings() -> RunSettings:
+def nano_settings() -> RunSettings:
     """Whole episodes judged by their world, and recoveries that go on to the end of the turn.
 
     Rewards are centred and not divided by a group's standard deviation, in every arm: the division magnifies the small

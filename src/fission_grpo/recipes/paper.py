@@ -14,7 +14,7 @@ from fission_grpo.tasks.training_set import SyntheticSettings
 from fission_grpo.training.settings import TrainerSettings
 
 
-def settings() -> RunSettings:
+def paper_settings() -> RunSettings:
     """Decision points, one assistant message each; give the folder of your Qwen3 with `--model`."""
     return RunSettings(
         model="Qwen/Qwen3-1.7B",

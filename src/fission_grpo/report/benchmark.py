@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from fission_grpo.evaluation.clusters import Estimate, category_of, clusters_of, estimate
-from fission_grpo.evaluation.metrics import Better, Metric, harness_faults
-from fission_grpo.evaluation.records import EpisodeRecord
-from fission_grpo.evaluation.recovery import (
+from fission_grpo.evaluation.events import error_events
+from fission_grpo.evaluation.metrics import (
     ACCURACY,
     BENCHMARK_METRICS,
+    ERR_TURN_CLEAN,
+    NCR,
+    OFFICIAL_ERR,
     ONE_SHOT,
-    Among,
-    err,
-    err_turn_clean,
+    RECOVERY_METRICS,
+    Metric,
     error_classes,
-    next_call_recovery,
-    recovery_metrics,
+    harness_faults,
+    recovered_within,
     steps_to_recover,
     tokens_to_recover,
 )
+from fission_grpo.evaluation.paired import category_of, clusters_of, estimate
+from fission_grpo.evaluation.records import EpisodeRecord
+from fission_grpo.evaluation.statistics import Estimate
 from fission_grpo.report.figures import bars_figure
 from fission_grpo.report.flow import flow_figure
 from fission_grpo.report.style import arm_colours
 from fission_grpo.report.tables import error_name, markdown_table
+from fission_grpo.types import ErrorClass
 
 Runs = Mapping[str, Sequence[EpisodeRecord]]
 """Records by the name of the run."""
@@ -37,7 +42,7 @@ INTERVALS = "95 % intervals by bootstrap over scenarios, which the categories sh
 def benchmark_sections(runs: Runs, folder: Path) -> list[str]:
     """Everything about some runs, as paragraphs of a `summary.md` in `folder`; draws the pictures there."""
     colours = arm_colours(runs)
-    shown = (ACCURACY, ONE_SHOT, err(), err_turn_clean(), next_call_recovery(1))
+    shown = (ACCURACY, ONE_SHOT, OFFICIAL_ERR, ERR_TURN_CLEAN, NCR)
     bars = {metric: {name: estimate(metric, records) for name, records in runs.items()} for metric in shown}
     bars_figure(bars, folder / "recovery.png", colours=colours, caption=f"Whiskers: {INTERVALS}.")
     flow_figure(runs, folder / "flow.png")
@@ -47,7 +52,7 @@ def benchmark_sections(runs: Runs, folder: Path) -> list[str]:
         accuracy_table(runs),
         "\n## Recovery\n\n![recovery](recovery.png)\n",
         recovery_table(runs),
-        effort_table(runs),
+        recovery_effort_table(runs),
         "\n## What becomes of an error\n\n![flow](flow.png)\n",
         curve_table(runs),
         "\n## By class of error\n",
@@ -69,28 +74,24 @@ def accuracy_table(runs: Runs) -> str:
 
 def recovery_table(runs: Runs, metrics: Sequence[Metric] = BENCHMARK_METRICS) -> str:
     """Metrics by runs; the arrow points to the better side."""
-    rows = [
-        [f"{metric.title} {'↑' if metric.better is Better.HIGHER else '↓'}", *_cells(metric, runs)]
-        for metric in metrics
-    ]
-    return markdown_table(["", *runs], rows)
+    return markdown_table(["", *runs], [[metric.heading, *_cells(metric, runs)] for metric in metrics])
 
 
 def class_table(records: Sequence[EpisodeRecord]) -> str:
     """Recovery metrics of one run by the class of the error; only classes that occur."""
-    header = [f"{metric.title} {'↑' if metric.better is Better.HIGHER else '↓'}" for metric in recovery_metrics()]
-    among = {error_name(error): Among(error=error) for error in error_classes(records)} | {"all": Among()}
-    rows = [_class_row(name, errors, records) for name, errors in among.items()]
+    header = [metric.heading for metric in RECOVERY_METRICS]
+    classes = {error_name(error): error for error in error_classes(records)} | {"all": None}
+    rows = [_class_row(name, error, records) for name, error in classes.items()]
     return markdown_table(["Class", *header, "Steps", "Tokens"], rows)
 
 
 def curve_table(runs: Runs, upto: int = CURVE) -> str:
     """Recovery within 1 to k steps of the same user turn, over all errors."""
-    rows = [[f"within {steps}", *_cells(next_call_recovery(steps), runs)] for steps in range(1, upto + 1)]
+    rows = [[f"within {steps}", *_cells(recovered_within(steps), runs)] for steps in range(1, upto + 1)]
     return markdown_table(["An error-free step", *runs], rows)
 
 
-def effort_table(runs: Runs) -> str:
+def recovery_effort_table(runs: Runs) -> str:
     """What a recovery costs, where there is one."""
     rows = [
         ["Steps per recovery", *(str(steps_to_recover(records)) for records in runs.values())],
@@ -112,8 +113,9 @@ def _faults(records: Sequence[EpisodeRecord]) -> str:
     return f"{rate.successes}/{rate.total}"
 
 
-def _class_row(name: str, among: Among, records: Sequence[EpisodeRecord]) -> list[str]:
-    relevant = [record for record in records if among.error is None or among.of(record)]
+def _class_row(name: str, error: ErrorClass | None, records: Sequence[EpisodeRecord]) -> list[str]:
+    relevant = [record for record in records if error is None or error_events(record, error=error)]
     clusters = clusters_of(records)
-    estimates = [str(estimate(metric, relevant, clusters=clusters)) for metric in recovery_metrics(among.error)]
-    return [name, *estimates, str(steps_to_recover(relevant, among)), str(tokens_to_recover(relevant, among))]
+    metrics = [replace(metric, error=error) for metric in RECOVERY_METRICS]
+    estimates = [str(estimate(metric, relevant, clusters=clusters)) for metric in metrics]
+    return [name, *estimates, str(steps_to_recover(relevant, error)), str(tokens_to_recover(relevant, error))]

@@ -8,7 +8,7 @@ from fission_grpo.evaluation.blind_spot import BlindSpot
 from fission_grpo.evaluation.compare_runs import PartContrast, RunComparison
 from fission_grpo.evaluation.metrics import Better
 from fission_grpo.evaluation.paired import Contrast, Paired
-from fission_grpo.report.tables import markdown_table
+from fission_grpo.report.tables import markdown_table, p_value, points
 
 LISTED = 40
 """Most entries spelled out in a line; all of them are in the JSON."""
@@ -29,7 +29,7 @@ def contrasts_table(contrasts: Sequence[Contrast], baseline: str, treatment: str
 
 def verdict_of(one: Contrast) -> str:
     """One sentence: the difference, and whether it settles anything."""
-    return f"{one.title}: {_points(one)} points, p = {_p_value(one)}: {_judgement(one)}."
+    return f"{one.title}: {points(one)} points, p = {p_value(one)}: {_judgement(one)}."
 
 
 def noise_statement(one: Contrast, paired: Paired) -> str:
@@ -89,25 +89,12 @@ def _left_out(paired: Paired) -> str:
 
 
 def _row(one: Contrast) -> list[str]:
-    arrow = "↑" if one.metric.better is Better.HIGHER else "↓"
     sides = f"{len(one.fixed)} / {len(one.broken)}" if one.metric.better is Better.HIGHER else "-"
-    return [f"{one.title} {arrow}", str(one.before), str(one.after), _points(one), _p_value(one), sides]
-
-
-def _points(one: Contrast) -> str:
-    if one.difference != one.difference:
-        return "-"
-    low, high = 100 * one.interval.low, 100 * one.interval.high
-    return f"{100 * one.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-def _p_value(one: Contrast) -> str:
-    return "-" if one.change.p_value is None else f"{one.change.p_value:.2g}"
+    return [one.metric.heading, str(one.before), str(one.after), points(one), p_value(one), sides]
 
 
 def _judgement(one: Contrast) -> str:
-    p_value = one.change.p_value
-    if p_value is None or p_value >= 0.05 or not one.interval.excludes_zero:
+    if one.p_value is None or one.p_value >= 0.05 or not one.interval.excludes_zero:
         return "not settled"
     higher = one.difference > 0
     return "better" if higher == (one.metric.better is Better.HIGHER) else "worse"

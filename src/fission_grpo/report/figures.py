@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fission_grpo.evaluation.comparison import Arm
 from fission_grpo.evaluation.metrics import Better, Metric, measure
-from fission_grpo.evaluation.statistics import Interval
+from fission_grpo.evaluation.paired import EvaluatedArm
+from fission_grpo.evaluation.statistics import Share
 from fission_grpo.files import read_jsonl
 from fission_grpo.report.style import INK, QUIET, house_style, new_figure, save
 
@@ -42,20 +42,9 @@ CURVES = (
 """What a training report shows first: does it learn, is there signal, and does sampling collapse."""
 
 
-class Share(Protocol):
-    """A share with its count and its interval: `Rate`, with Wilson's, or `Estimate`, by clusters."""
-
-    @property
-    def successes(self) -> int: ...
-    @property
-    def total(self) -> int: ...
-    @property
-    def value(self) -> float: ...
-    @property
-    def interval(self) -> Interval: ...
-
-
-def rates_figure(arms: Sequence[Arm], metrics: Sequence[Metric], path: Path, *, colours: Mapping[str, str]) -> Path:
+def rates_figure(
+    arms: Sequence[EvaluatedArm], metrics: Sequence[Metric], path: Path, *, colours: Mapping[str, str]
+) -> Path:
     """One panel a metric, one bar an arm, Wilson 95 % whiskers, counts spelled out; all runs of an arm pooled.
 
     Args:

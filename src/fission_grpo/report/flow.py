@@ -11,8 +11,8 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 
 from fission_grpo.evaluation.events import Fate
+from fission_grpo.evaluation.metrics import fates
 from fission_grpo.evaluation.records import EpisodeRecord
-from fission_grpo.evaluation.recovery import fates
 from fission_grpo.report.style import BLUE, GREY, INK, ORANGE, PURPLE, QUIET, VERMILLION, house_style, new_figure, save
 from fission_grpo.report.tables import error_name
 from fission_grpo.types import ErrorClass
@@ -31,7 +31,8 @@ _FATE_NAMES: Mapping[Fate, str] = {
     Fate.GAVE_UP: "gave up",
     Fate.CUT_OFF: "cut off",
 }
-Counts = Mapping[ErrorClass, Mapping[Fate, int]]
+Fates = Mapping[ErrorClass, Mapping[Fate, int]]
+"""How many errors of each class ended how."""
 
 _GAP = 0.035
 """Between the bars of a side; the bars and gaps of a side share the height 1."""
@@ -75,7 +76,7 @@ def flow_figure(runs: Mapping[str, Sequence[EpisodeRecord]], path: FilePath) -> 
         return save(figure, path)
 
 
-def _panel(panel: Any, name: str, counts: Counts) -> None:
+def _panel(panel: Any, name: str, counts: Fates) -> None:
     panel.set_axis_off()
     panel.set_xlim(-0.52, 1.36)
     panel.set_ylim(-0.02, 1.04)
@@ -112,7 +113,7 @@ def _bars(counts: Mapping[Any, int]) -> dict[Any, _Bar]:
     return bars
 
 
-def _ribbons(panel: Any, counts: Counts, left: Mapping[ErrorClass, _Bar], right: Mapping[Fate, _Bar]) -> None:
+def _ribbons(panel: Any, counts: Fates, left: Mapping[ErrorClass, _Bar], right: Mapping[Fate, _Bar]) -> None:
     for error, row in counts.items():
         for fate, count in row.items():
             if count:

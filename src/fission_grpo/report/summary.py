@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from fission_grpo.evaluation.comparison import Arm, Comparison, compare
-from fission_grpo.evaluation.dead_groups import DeadGroups, count_dead_groups, group_outcome, read_traces
+from fission_grpo.evaluation.dead_groups import DeadGroups, count_dead_groups, group_outcome
 from fission_grpo.evaluation.heldout import Evaluation
 from fission_grpo.evaluation.metrics import (
     EPISODE_METRICS,
@@ -18,7 +17,8 @@ from fission_grpo.evaluation.metrics import (
     Metric,
     measure,
 )
-from fission_grpo.files import write_text
+from fission_grpo.evaluation.paired import Comparison, EvaluatedArm, compare_arms
+from fission_grpo.files import read_jsonl, write_text
 from fission_grpo.report.figures import curves_figure, rates_figure, read_metrics
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
 from fission_grpo.report.style import arm_colours
@@ -95,7 +95,7 @@ def write_summary(results: Results) -> None:
     )
 
 
-def _glance(arms: Sequence[Arm], probes: Mapping[str, Sequence[Arm]]) -> str:
+def _glance(arms: Sequence[EvaluatedArm], probes: Mapping[str, Sequence[EvaluatedArm]]) -> str:
     """One row for each arm, the numbers that matter most."""
     header = ["", "first attempt", "final success", "ERR", "probe: next call", "probe: solved", "precondition: solved"]
     rows = [
@@ -114,7 +114,7 @@ def _account(results: Results, arm: str) -> DeadGroups:
     """Each run by itself, because group ids repeat from run to run; then all of them together."""
     first, *others = (
         count_dead_groups(
-            outcome for outcome in map(group_outcome, read_traces(results.run(arm, seed).traces)) if outcome
+            outcome for outcome in map(group_outcome, read_jsonl(results.run(arm, seed).traces)) if outcome
         )
         for seed in results.seeds
     )
@@ -125,7 +125,7 @@ def _tree_section(results: Results) -> Iterator[str]:
     arm = next((arm for arm in FISSIONED if arm in results.arms), None)
     if arm is None:
         return
-    runs = [list(read_traces(results.run(arm, seed).traces)) for seed in results.seeds]
+    runs = [list(read_jsonl(results.run(arm, seed).traces)) for seed in results.seeds]
     tree = most_telling([tree for run in runs for tree in fission_trees(run)])
     if tree is not None:
         tree_figure(tree, results.folder / "tree.png")
@@ -133,7 +133,9 @@ def _tree_section(results: Results) -> Iterator[str]:
         yield f"```\n{text_tree(tree)}\n```"
 
 
-def _comparisons(arms: Sequence[Arm], probes: Mapping[str, Sequence[Arm]]) -> dict[str, list[Comparison]]:
+def _comparisons(
+    arms: Sequence[EvaluatedArm], probes: Mapping[str, Sequence[EvaluatedArm]]
+) -> dict[str, list[Comparison]]:
     """Paired comparisons, by what they were measured on."""
     by_name = {arm.name: arm for arm in arms}
     pairs = [pair for pair in PAIRS if set(pair) <= by_name.keys()]
@@ -145,9 +147,9 @@ def _comparisons(arms: Sequence[Arm], probes: Mapping[str, Sequence[Arm]]) -> di
 
 
 def _compare(
-    by_name: Mapping[str, Arm], pairs: Sequence[tuple[str, str]], metrics: Sequence[Metric]
+    by_name: Mapping[str, EvaluatedArm], pairs: Sequence[tuple[str, str]], metrics: Sequence[Metric]
 ) -> list[Comparison]:
-    return [compare(metric, by_name[a], by_name[b]) for a, b in pairs for metric in metrics]
+    return [compare_arms(metric, by_name[a], by_name[b]) for a, b in pairs for metric in metrics]
 
 
 def _load(results: Results) -> dict[str, dict[int, Evaluation]]:
@@ -159,9 +161,9 @@ def _load(results: Results) -> dict[str, dict[int, Evaluation]]:
     }
 
 
-def _arms(evaluations: Mapping[str, Mapping[int, Evaluation]], part: str) -> list[Arm]:
+def _arms(evaluations: Mapping[str, Mapping[int, Evaluation]], part: str) -> list[EvaluatedArm]:
     return [
-        Arm(name=name, runs={seed: getattr(evaluation, part) for seed, evaluation in runs.items()})
+        EvaluatedArm(name=name, runs={seed: getattr(evaluation, part) for seed, evaluation in runs.items()})
         for name, runs in evaluations.items()
     ]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from fission_grpo.evaluation.comparison import Arm, Comparison
 from fission_grpo.evaluation.dead_groups import DeadGroups
 from fission_grpo.evaluation.metrics import (
     EPISODE_METRICS,
@@ -17,10 +17,11 @@ from fission_grpo.evaluation.metrics import (
     harness_faults,
     measure,
     repeats_by_class,
-    steps_per_recovery,
+    steps_to_recover,
 )
+from fission_grpo.evaluation.paired import Compared, Comparison, EvaluatedArm
 from fission_grpo.evaluation.records import EpisodeRecord
-from fission_grpo.evaluation.statistics import Rate
+from fission_grpo.evaluation.statistics import Rate, Share
 
 _CLASS_NAMES = {
     "E0": "malformed call",
@@ -51,18 +52,14 @@ def error_name(error: str) -> str:
     return f"{error} {_CLASS_NAMES.get(error, '')}".strip()
 
 
-def _arrow(metric: Metric) -> str:
-    return "↑" if metric.better is Better.HIGHER else "↓"
-
-
-def _by_arm(arms: Sequence[Arm], cell: Callable[[tuple[EpisodeRecord, ...]], object]) -> list[str]:
+def _by_arm(arms: Sequence[EvaluatedArm], cell: Callable[[tuple[EpisodeRecord, ...]], object]) -> list[str]:
     return [str(cell(arm.records)) for arm in arms]
 
 
-def metrics_table(arms: Sequence[Arm], metrics: Sequence[Metric] = EPISODE_METRICS) -> str:
+def metrics_table(arms: Sequence[EvaluatedArm], metrics: Sequence[Metric] = EPISODE_METRICS) -> str:
     """Metrics by arms, all runs of an arm pooled; the arrow points to the better side."""
     rows = [
-        [f"{metric.title} {_arrow(metric)}", *_by_arm(arms, lambda records, metric=metric: measure(metric, records))]  # type: ignore[misc]
+        [metric.heading, *_by_arm(arms, lambda records, metric=metric: measure(metric, records))]  # type: ignore[misc]
         for metric in metrics
     ]
     rows.append(["Training runs", *(str(len(arm.runs)) for arm in arms)])
@@ -70,24 +67,24 @@ def metrics_table(arms: Sequence[Arm], metrics: Sequence[Metric] = EPISODE_METRI
     return markdown_table(["", *(arm.name for arm in arms)], rows)
 
 
-def effort_table(arms: Sequence[Arm]) -> str:
+def effort_table(arms: Sequence[EvaluatedArm]) -> str:
     """Means that are no shares: how long recovery takes, and how much is wasted."""
     rows = [
-        ["Steps from an error to the next clean call", *_by_arm(arms, steps_per_recovery)],
+        ["Steps from an error to the next clean call", *_by_arm(arms, steps_to_recover)],
         ["Calls beyond gold, in solved episodes", *_by_arm(arms, excess_calls)],
     ]
     return markdown_table(["Mean [95 %]", *(arm.name for arm in arms)], rows)
 
 
 def _sliced_table(
-    first: str, arms: Sequence[Arm], slices: Sequence[Mapping[str, Rate]], name: Callable[[str], str]
+    first: str, arms: Sequence[EvaluatedArm], slices: Sequence[Mapping[str, Rate]], name: Callable[[str], str]
 ) -> str:
     keys = sorted({key for one in slices for key in one})
     rows = [[name(key), *(str(one.get(key, _EMPTY)) for one in slices)] for key in keys]
     return markdown_table([first, *(arm.name for arm in arms)], rows)
 
 
-def repeats_table(arms: Sequence[Arm]) -> str:
+def repeats_table(arms: Sequence[EvaluatedArm]) -> str:
     """Identical repeats by the class of the error that was not heeded."""
     slices = [{str(error): rate for error, rate in repeats_by_class(arm.records).items()} for arm in arms]
     return _sliced_table("Identical repeat after", arms, slices, error_name)
@@ -101,25 +98,37 @@ def _probe_kind(record: EpisodeRecord) -> str:
     return record.probe.kind if record.probe else ""
 
 
-def _probes(arm: Arm) -> list[EpisodeRecord]:
+def _probes(arm: EvaluatedArm) -> list[EpisodeRecord]:
     return [record for record in arm.records if record.probe is not None]
 
 
-def probes_by_class_table(arms: Sequence[Arm]) -> str:
+def probes_by_class_table(arms: Sequence[EvaluatedArm]) -> str:
     """Next call right, by the class of the injected error."""
     return _sliced_table(
         "Next call right after", arms, [by_slice(PROBE, _probes(a), _probe_class) for a in arms], error_name
     )
 
 
-def probes_by_kind_table(arms: Sequence[Arm]) -> str:
+def probes_by_kind_table(arms: Sequence[EvaluatedArm]) -> str:
     """Next call right, by the way the call was made wrong."""
     return _sliced_table("Next call right after", arms, [by_slice(PROBE, _probes(a), _probe_kind) for a in arms], str)
 
 
-def _points(comparison: Comparison) -> str:
-    low, high = 100 * comparison.interval.low, 100 * comparison.interval.high
-    return f"{100 * comparison.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+def points(one: Compared) -> str:
+    """The difference and its interval in points; nothing was counted: `-`."""
+    if math.isnan(one.difference):
+        return "-"
+    low, high = 100 * one.interval.low, 100 * one.interval.high
+    return f"{100 * one.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def p_value(one: Compared) -> str:
+    """Two digits; no test: `-`."""
+    return "-" if one.p_value is None else f"{one.p_value:.2g}"
+
+
+def _share(one: Share) -> str:
+    return f"{100 * one.value:.1f} %"
 
 
 def comparisons_table(comparisons: Sequence[Comparison]) -> str:
@@ -137,13 +146,12 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> str:
     ]
     rows = [
         [
-            f"{one.metric.title} {_arrow(one.metric)}",
+            one.metric.heading,
             f"{one.baseline} → {one.treatment}",
-            f"{100 * one.baseline_rate.value:.1f} % ({one.baseline_rate.successes}/{one.baseline_rate.total})",
-            f"{100 * one.treatment_rate.value:.1f} % ({one.treatment_rate.successes}/{one.treatment_rate.total})",
-            _points(one),
-            f"{len(one.fixed)} / {len(one.broken)} of {one.comparable}",
-            "-" if one.p_value is None else f"{one.p_value:.2g}",
+            *(f"{_share(side)} ({side.successes}/{side.total})" for side in (one.before, one.after)),
+            points(one),
+            f"{len(one.fixed)} / {len(one.broken)} of {one.change.comparable}",
+            p_value(one),
             ", ".join(f"{100 * change:+.1f}" for change in one.seed_differences.values()) or "unpaired",
             f"{one.tasks} ({one.excluded})",
         ]
@@ -164,8 +172,8 @@ def verdict_sentence(comparison: Comparison) -> str:
     """One sentence: from, to, difference with interval, and whether that settles anything."""
     tasks = f"{comparison.tasks} tasks" + (f" ({comparison.excluded} excluded)" if comparison.excluded else "")
     return (
-        f"{comparison.metric.title}: {comparison.baseline} {100 * comparison.baseline_rate.value:.1f} % → "
-        f"{comparison.treatment} {100 * comparison.treatment_rate.value:.1f} %, {_points(comparison)} points, "
+        f"{comparison.title}: {comparison.baseline} {_share(comparison.before)} → "
+        f"{comparison.treatment} {_share(comparison.after)}, {points(comparison)} points, "
         f"{tasks}, {comparison.runs[0]} and {comparison.runs[1]} runs: {_judgement(comparison)}."
     )
 
@@ -175,8 +183,8 @@ _DEAD_ROWS: tuple[tuple[str, Callable[[DeadGroups], Rate]], ...] = (
     ("Exploration groups: some right", lambda dead: dead.mixed),
     ("Exploration groups: all right", lambda dead: dead.all_right),
     ("Exploration groups with a gradient", lambda dead: dead.alive),
-    ("All-fail groups with a fission family", lambda dead: dead.families),
-    ("All-fail groups revived by fission", lambda dead: dead.revived),
+    ("All-fail groups with a fission group", lambda dead: dead.families),
+    ("All-fail groups rescued by fission", lambda dead: dead.revived),
     ("Fission groups with a gradient", lambda dead: dead.fission_alive),
     ("Fission groups with a success", lambda dead: dead.fission_success),
 )

@@ -39,7 +39,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FissionTree:
-    """An exploration group and one fission family that grew from a failure in it."""
+    """An exploration group and one fission group that grew from a failure in it."""
 
     task: str
     step: int
@@ -109,24 +109,24 @@ def _branch(trajectory: Mapping[str, Any]) -> Branch:
     )
 
 
-def _tree(group: Mapping[str, Any], family: Mapping[str, Any]) -> FissionTree:
-    parent = family["parent"]
+def _tree(group: Mapping[str, Any], fission_group: Mapping[str, Any]) -> FissionTree:
+    parent = fission_group["parent"]
     return FissionTree(
         task=str(group["task"]),
         step=group["step"],
-        fission_step=family["step"],
+        fission_step=fission_group["step"],
         request=_request(group["prompt"]),
         branches=tuple(map(_branch, group["trajectories"])),
         failed=parent["trajectory"],
         failed_turn=parent["turn"],
-        feedback=tuple(family.get("feedback") or ()),
-        origin=str(family.get("feedback_origin") or "feedback"),
-        recoveries=tuple(map(_branch, family["trajectories"])),
+        feedback=tuple(fission_group.get("feedback") or ()),
+        origin=str(fission_group.get("feedback_origin") or "feedback"),
+        recoveries=tuple(map(_branch, fission_group["trajectories"])),
     )
 
 
 def fission_trees(traces: Iterable[Mapping[str, Any]]) -> Iterator[FissionTree]:
-    """Every family whose parent group is in the traces too, in file order; deeper families count as well."""
+    """Every fission group whose parent group is in the traces too, in file order; deeper ones count as well."""
     known: dict[str, Mapping[str, Any]] = {}
     for trace in traces:
         known[str(trace["group"])] = trace
@@ -136,7 +136,7 @@ def fission_trees(traces: Iterable[Mapping[str, Any]]) -> Iterator[FissionTree]:
 
 
 def most_telling(trees: Iterable[FissionTree]) -> FissionTree | None:
-    """A tree that shows the mechanism, not a typical one: a dead group whose family is mixed, most evenly first.
+    """A tree that shows the mechanism, not a typical one: of a zero-variance group, its recoveries mixed most evenly.
 
     A caption has to say that it was picked. None without trees.
     """

@@ -1,6 +1,7 @@
 """A run on disk. Files are the truth: everything that is shown later is read from here.
 
 config.yaml      the resolved settings
+tasks.jsonl      the tasks, where a program gave them
 metrics.jsonl    one line for each step
 traces.jsonl     one line for each group: trajectories, tree links, tokens, rewards by term, failures, feedback
 checkpoints/     step-N/: weights, optimizer, random states, fission buffer; written aside, then renamed
@@ -43,6 +44,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.policy = path / "policy"
         self.config = path / "config.yaml"
+        self.tasks = path / "tasks.jsonl"
 
     def check(self, settings: Mapping[str, Any], *, resume: bool) -> None:
         """Ask, before anything is spent, whether a run with these settings may use the folder.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Any
 
@@ -13,14 +14,18 @@ _SHOW_CURSOR = b"\x1b[?25h"
 
 
 class Interruption:
-    """While entered, says when asked whether the user (SIGINT) or the machine (SIGTERM) wants to stop."""
+    """While entered, says when asked whether the user (SIGINT) or the machine (SIGTERM) wants to stop.
+
+    Only the main thread of a program may listen to signals: in any other one nobody is heard.
+    """
 
     def __init__(self) -> None:
         self.asked = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        listens = threading.current_thread() is threading.main_thread()
+        for number in (signal.SIGINT, signal.SIGTERM) if listens else ():
             self._before[number] = signal.signal(number, self._note)
         return self
 

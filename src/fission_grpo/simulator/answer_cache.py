@@ -1,6 +1,6 @@
-"""Answers of a server on disk, found again by the content of the question: nothing is paid for twice.
+"""Answers of a server on disk, found again by the content of the request: nothing is paid for twice.
 
-One small JSON file for each question, named by the SHA-256 of the model's name and the request. Neither the server's
+One small JSON file for each request, named by the SHA-256 of the model's name and the request. Neither the server's
 address nor its key is in it, so that a folder of answers can be shared and replayed anywhere.
 """
 

@@ -12,16 +12,16 @@ from dataclasses import replace
 
 from fission_grpo.errors import SimulatorError
 from fission_grpo.simulator.base import Case, ErrorSimulator, Fallback, Feedback, ReferencedSimulator, diagnose
-from fission_grpo.simulator.guarded import GuardedSimulator
+from fission_grpo.simulator.guarded import LeakGuardedSimulator
 from fission_grpo.simulator.static import StaticSimulator
 
 
 def is_remote(simulator: ErrorSimulator | ReferencedSimulator) -> bool:
     """Whether its time is another machine's."""
-    return isinstance(simulator, GuardedSimulator) and simulator.writer.remote
+    return isinstance(simulator, LeakGuardedSimulator) and simulator.writer.remote
 
 
-def ask(simulator: ErrorSimulator | ReferencedSimulator, cases: Sequence[Case]) -> Future[list[Feedback]]:
+def request_feedback(simulator: ErrorSimulator | ReferencedSimulator, cases: Sequence[Case]) -> Future[list[Feedback]]:
     """Feedback to come: one for each case, in order. A remote simulator is asked in the background, any other one now.
 
     What breaks unexpectedly is raised by the call of `result` or of this function, whichever does the work.

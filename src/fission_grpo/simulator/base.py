@@ -49,7 +49,7 @@ class Leakage(StrEnum):
     CLEAN = "clean"
     """Its writer saw the reference, and the check found none of it."""
     LEAKED = "leaked"
-    """The draft leaked and was replaced: the text at hand is the fallback's."""
+    """The candidate leaked and was replaced: the text at hand is the fallback's."""
 
 
 class Fallback(StrEnum):
@@ -61,15 +61,15 @@ class Fallback(StrEnum):
     EMPTY = "empty"
     """It said nothing that can be used."""
     TOO_LONG = "too_long"
-    """The question leaves no room in the context window."""
+    """The prompt leaves no room in the context window."""
     BUDGET = "budget"
     """Calls or tokens are spent."""
-    RESTING = "resting"
-    """The server failed so often, or so slowly, that it was not asked."""
+    CIRCUIT_OPEN = "resting"
+    """The circuit breaker was open: the server had failed so often, or so slowly, that it was not asked."""
     BROKEN = "broken"
     """A simulator that asks nobody could not make anything of the case: a tool's schema cannot be read."""
     NOT_RECORDED = "not_recorded"
-    """Replay has no answer to this question."""
+    """Replay has no answer to this prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ class Feedback:
     leakage: Leakage = Leakage.BLIND
     fallback: Fallback | None = None
     cost: Cost = NO_COST
-    """Of the draft, whether or not it was used."""
+    """Of the candidate, whether or not it was used."""
 
 
 class ErrorSimulator(Protocol):

@@ -1,7 +1,7 @@
 """A model behind an OpenAI-compatible server as Error Simulator: the authors' dynamic mode (arXiv:2601.15625, stage 2).
 
 Training never waits for it without end: a batch has a deadline, a server that fails or overruns it is left alone for
-some batches, and calls and tokens have a cap. Whatever is not answered gets the feedback of `rules` (see `fallback`).
+some batches, and calls and tokens have a cap. Whatever is not answered gets the feedback of `rules` (see `guarded`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.settings import Settings
 from fission_grpo.simulator.answer_cache import AnswerCache, CacheMode
 from fission_grpo.simulator.base import Cost, Fallback
-from fission_grpo.simulator.guarded import GuardedSimulator
-from fission_grpo.simulator.prompts import Draft, NoDraft, PromptStyle, Question, cleaned, prompt_of
+from fission_grpo.simulator.guarded import LeakGuardedSimulator
+from fission_grpo.simulator.prompts import Candidate, NoCandidate, Prompt, PromptStyle, cleaned, prompt_messages
 from fission_grpo.types import FinishReason
 
-LONGEST_REST = 32
+LONGEST_OPEN = 32
 """Batches."""
 CHARACTERS_PER_TOKEN = 3
 """Where a server does not count, tokens are estimated from characters, rather too many than too few."""
@@ -66,7 +66,7 @@ class EndpointCount:
 
 
 class EndpointWriter:
-    """Answers questions through a server."""
+    """Answers prompts through a server."""
 
     remote = True
 
@@ -82,7 +82,7 @@ class EndpointWriter:
         self._client = None if settings.mode is CacheMode.REPLAY else ChatClient(_hasty(settings))
         folder = settings.cache and Path(settings.cache).expanduser()
         self._cache = AnswerCache(folder, model=settings.server.model) if folder else None
-        self._rest = _Rest()
+        self._circuit_breaker = _CircuitBreaker()
 
     def probe(self) -> None:
         """Ask once, before anything else is spent; nothing to do in replay.
@@ -95,47 +95,49 @@ class EndpointWriter:
             temperature = self.settings.temperature
             self._client.probe(ChatRequest(messages=hello, max_tokens=8, temperature=temperature, seed=0))
 
-    def write(self, questions: Sequence[Question]) -> list[Draft | NoDraft]:
+    def write(self, prompts: Sequence[Prompt]) -> list[Candidate | NoCandidate]:
         """From the cache, else from the server, else not at all; never raises."""
-        requests = [self._request(question) for question in questions]
-        replies: list[ChatReply | NoDraft | None] = [self._cache.find(one) if self._cache else None for one in requests]
+        requests = [self._request(prompt) for prompt in prompts]
+        replies: list[ChatReply | NoCandidate | None] = [
+            self._cache.find(one) if self._cache else None for one in requests
+        ]
         self.count.replayed += sum(reply is not None for reply in replies)
         open_ = [place for place, reply in enumerate(replies) if reply is None]
         asked = self._asked([requests[place] for place in open_])
         for place, reply in zip(open_, asked, strict=True):
             replies[place] = reply
-        return [reply if isinstance(reply, NoDraft) else _read(reply) for reply in replies if reply is not None]
+        return [reply if isinstance(reply, NoCandidate) else _read(reply) for reply in replies if reply is not None]
 
-    def _request(self, question: Question) -> ChatRequest:
-        prompt = prompt_of(question, PromptStyle.INSTRUCTED)
+    def _request(self, prompt: Prompt) -> ChatRequest:
+        shown = prompt_messages(prompt, PromptStyle.INSTRUCTED)
         return ChatRequest(
-            messages=prompt.messages,
+            messages=shown.messages,
             max_tokens=self.settings.max_tokens,
             temperature=self.settings.temperature,
             seed=0,
         )
 
-    def _asked(self, requests: Sequence[ChatRequest]) -> list[ChatReply | NoDraft]:
+    def _asked(self, requests: Sequence[ChatRequest]) -> list[ChatReply | NoCandidate]:
         """Chunk by chunk, as many side by side as the server takes, until something speaks against going on."""
         if self._client is None:
-            return [NoDraft(reason=Fallback.NOT_RECORDED)] * len(requests)
-        replies: list[ChatReply | NoDraft] = []
+            return [NoCandidate(reason=Fallback.NOT_RECORDED)] * len(requests)
+        replies: list[ChatReply | NoCandidate] = []
         began = time.monotonic()
-        rests = bool(requests) and self._rest.due()
+        circuit_open = bool(requests) and self._circuit_breaker.skips_batch()
         while len(replies) < len(requests):
             chunk = requests[len(replies) : len(replies) + self.settings.server.concurrency]
             late = time.monotonic() - began > self.settings.deadline_seconds
-            if rests or late:
-                return [*replies, *[NoDraft(reason=Fallback.RESTING)] * (len(requests) - len(replies))]
+            if circuit_open or late:
+                return [*replies, *[NoCandidate(reason=Fallback.CIRCUIT_OPEN)] * (len(requests) - len(replies))]
             affordable = chunk[: self._affordable(chunk)]
             if not affordable:
-                return [*replies, *[NoDraft(reason=Fallback.BUDGET)] * (len(requests) - len(replies))]
+                return [*replies, *[NoCandidate(reason=Fallback.BUDGET)] * (len(requests) - len(replies))]
             answers = self._exchange(self._client, affordable)
-            rests = self._rest.note(any(isinstance(answer, ChatReply) for answer in answers))
+            circuit_open = self._circuit_breaker.record(any(isinstance(answer, ChatReply) for answer in answers))
             replies += answers
         return replies
 
-    def _exchange(self, client: ChatClient, requests: Sequence[ChatRequest]) -> list[ChatReply | NoDraft]:
+    def _exchange(self, client: ChatClient, requests: Sequence[ChatRequest]) -> list[ChatReply | NoCandidate]:
         """Ask the server, and keep what it says.
 
         A server that refuses for good (a key that ran out) stops no training: it is told apart by `probe`, before.
@@ -145,14 +147,14 @@ class EndpointWriter:
             replies = client.ask(requests)
         except ConfigError as error:
             self.count.faults += len(requests)
-            return [NoDraft(reason=Fallback.UNANSWERED, detail=str(error))] * len(requests)
+            return [NoCandidate(reason=Fallback.UNANSWERED, detail=str(error))] * len(requests)
         return [self._noted(request, reply) for request, reply in zip(requests, replies, strict=True)]
 
-    def _noted(self, request: ChatRequest, reply: ChatReply | ChatFault) -> ChatReply | NoDraft:
+    def _noted(self, request: ChatRequest, reply: ChatReply | ChatFault) -> ChatReply | NoCandidate:
         if isinstance(reply, ChatFault):
             self.count.faults += 1
             detail = f"{reply.trouble}: {reply.detail}"
-            return NoDraft(reason=Fallback.UNANSWERED, detail=detail, cost=Cost(seconds=reply.seconds))
+            return NoCandidate(reason=Fallback.UNANSWERED, detail=detail, cost=Cost(seconds=reply.seconds))
         self.count.tokens += reply.prompt_tokens + reply.tokens or self._estimate(request)
         if self._cache is not None:
             with suppress(OSError):  # a full disk costs money later; it stops no training
@@ -172,32 +174,32 @@ class EndpointWriter:
         return len(request.body("")) // CHARACTERS_PER_TOKEN + request.max_tokens
 
 
-def endpoint_simulator(settings: EndpointSimulatorSettings) -> GuardedSimulator:
-    """The server, asked once, with the leak check and the nets below it.
+def endpoint_simulator(settings: EndpointSimulatorSettings) -> LeakGuardedSimulator:
+    """The server, asked once, behind the leak guard, with the fallback below it.
 
     Raises:
         ConfigError: no answer, or settings that cannot be used.
     """
     writer = EndpointWriter(settings)
     writer.probe()
-    return GuardedSimulator(writer)
+    return LeakGuardedSimulator(writer)
 
 
-class _Rest:
+class _CircuitBreaker:
     """Leaves a server alone after batches in which it answered nothing: one batch, then two, four, ..."""
 
     def __init__(self) -> None:
         self._left = 0
         self._length = 0
 
-    def due(self) -> bool:
-        """Whether this batch is one of rest."""
-        self._left, resting = max(0, self._left - 1), self._left > 0
-        return resting
+    def skips_batch(self) -> bool:
+        """Whether it is open for this batch, which is then one of those that are left out."""
+        self._left, is_open = max(0, self._left - 1), self._left > 0
+        return is_open
 
-    def note(self, answered: bool) -> bool:
-        """Whether to stop asking."""
-        self._length = 0 if answered else min(LONGEST_REST, 2 * self._length or 1)
+    def record(self, answered: bool) -> bool:
+        """Take note of one exchange; returns whether to stop asking."""
+        self._length = 0 if answered else min(LONGEST_OPEN, 2 * self._length or 1)
         self._left = self._length
         return not answered
 
@@ -216,9 +218,9 @@ def _hasty(settings: EndpointSimulatorSettings) -> EndpointSettings:
     )
 
 
-def _read(reply: ChatReply) -> Draft | NoDraft:
+def _read(reply: ChatReply) -> Candidate | NoCandidate:
     cost = Cost(prompt_tokens=reply.prompt_tokens, tokens=reply.tokens, seconds=reply.seconds)
     text = cleaned(reply.content)
     if reply.finish is FinishReason.LENGTH or not text:
-        return NoDraft(reason=Fallback.EMPTY, detail="nothing that can be used", cost=cost)
-    return Draft(text=text, cost=cost)
+        return NoCandidate(reason=Fallback.EMPTY, detail="nothing that can be used", cost=cost)
+    return Candidate(text=text, cost=cost)

@@ -1,4 +1,4 @@
-"""What code can check about a failed call, in a few short lines: the whole question for a small simulator.
+"""What code can check about a failed call, in a few short lines: the whole prompt for a small simulator.
 
 Ours. A model of a million parameters cannot compare two calls with each other and with a schema, so that is done for
 it: what breaks the schema, which arguments differ from the call that was due, whether another call was due first, and

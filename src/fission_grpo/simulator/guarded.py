@@ -1,4 +1,4 @@
-"""A learned simulator with nets below it: what fails or leaks is written by `rules`, or where they break by `static`.
+"""A learned simulator behind a leak guard: what fails or leaks is written by `rules`, or where they break by `static`.
 
 Nothing that a model or a server does reaches the training but a text that passed the leak check.
 """
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from fission_grpo.errors import RolloutError, SimulatorError
 from fission_grpo.simulator.base import NO_COST, Case, Cost, FailedCall, Fallback, Feedback, Leakage
 from fission_grpo.simulator.leak import Leak, leaks_of
-from fission_grpo.simulator.prompts import Draft, NoDraft, Question, Writer, questions_of
+from fission_grpo.simulator.prompts import Candidate, NoCandidate, Prompt, Writer, prompts_of
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.simulator.static import StaticSimulator
 
 
 @dataclass(slots=True)
-class GuardCount:
-    """What a guarded simulator did since it was last asked."""
+class LeakGuardCount:
+    """What a leak-guarded simulator did since it was last asked."""
 
     cases: int = 0
     written: int = 0
@@ -41,12 +41,12 @@ class GuardCount:
         }
 
 
-class GuardedSimulator:
+class LeakGuardedSimulator:
     """Asks a writer, checks what it says against the reference, and falls back: rules, then static."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
-        self.count = GuardCount()
+        self.count = LeakGuardCount()
         self._rules = RulesSimulator()
         self._static = StaticSimulator()
 
@@ -59,35 +59,35 @@ class GuardedSimulator:
         return self.diagnose_cases([Case(failed=one, reference=()) for one in failed])
 
     def diagnose_cases(self, cases: Sequence[Case]) -> list[Feedback]:
-        """One feedback for each case, in order; the writer gets all questions at once. Never raises."""
-        questions = [questions_of(case) for case in cases]
-        answers = iter(self._written([question for asked in questions for question in asked]))
+        """One feedback for each case, in order; the writer gets all prompts at once. Never raises."""
+        prompts = [prompts_of(case) for case in cases]
+        answers = iter(self._written([prompt for asked in prompts for prompt in asked]))
         return [
             self._feedback(case, asked, [next(answers) for _ in asked])
-            for case, asked in zip(cases, questions, strict=True)
+            for case, asked in zip(cases, prompts, strict=True)
         ]
 
-    def take_count(self) -> GuardCount:
+    def take_count(self) -> LeakGuardCount:
         """What was done since the last call; counting starts afresh."""
-        count, self.count = self.count, GuardCount()
+        count, self.count = self.count, LeakGuardCount()
         return count
 
-    def _written(self, questions: Sequence[Question]) -> Sequence[Draft | NoDraft]:
+    def _written(self, prompts: Sequence[Prompt]) -> Sequence[Candidate | NoCandidate]:
         try:
-            return self.writer.write(questions) if questions else []
+            return self.writer.write(prompts) if prompts else []
         except RolloutError as error:
-            return [NoDraft(reason=Fallback.UNANSWERED, detail=str(error))] * len(questions)
+            return [NoCandidate(reason=Fallback.UNANSWERED, detail=str(error))] * len(prompts)
 
-    def _feedback(self, case: Case, asked: Sequence[Question], answers: Sequence[Draft | NoDraft]) -> Feedback:
+    def _feedback(self, case: Case, asked: Sequence[Prompt], answers: Sequence[Candidate | NoCandidate]) -> Feedback:
         self.count.cases += 1
         cost = sum((answer.cost for answer in answers), NO_COST)
         self.count.cost += cost
         safe = self._safe(case.failed)
         if not asked:
             return safe
-        missing = next((answer.reason for answer in answers if isinstance(answer, NoDraft)), None)
-        drafts = [answer.text for answer in answers if isinstance(answer, Draft)]
-        leaks = leaks_of(drafts, case)
+        missing = next((answer.reason for answer in answers if isinstance(answer, NoCandidate)), None)
+        candidates = [answer.text for answer in answers if isinstance(answer, Candidate)]
+        leaks = leaks_of(candidates, case)
         reason = missing or (Fallback.LEAK if leaks else None)
         if reason is not None:
             self._note(reason, leaks)
@@ -96,8 +96,8 @@ class GuardedSimulator:
         self.count.written += 1
         leakage = Leakage.CLEAN if case.reference else Leakage.BLIND
         texts = list(safe.texts)
-        for question, draft in zip(asked, drafts, strict=True):
-            texts[question.place] = draft if question.answer is None else f"{question.answer}\n{draft}".lstrip()
+        for prompt, candidate in zip(asked, candidates, strict=True):
+            texts[prompt.place] = candidate if prompt.answer is None else f"{prompt.answer}\n{candidate}".lstrip()
         return Feedback(texts=tuple(texts), origin=self.name, leakage=leakage, cost=cost)
 
     def _note(self, reason: Fallback, leaks: Sequence[Leak]) -> None:

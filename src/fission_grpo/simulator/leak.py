@@ -182,8 +182,8 @@ class _Message:
         """One word of a file name, an id or a user name."""
         if " " in literal.text.strip() or len(literal.words) < 2:
             return None
-        telling = {word for word in literal.words if len(word) > _SHORT and word not in self.known.words | _RUNTIME}
-        return next(((token.start, token.stop) for token in self.tokens if token.word in telling), None)
+        leaking = {word for word in literal.words if len(word) > _SHORT and word not in self.known.words | _RUNTIME}
+        return next(((token.start, token.stop) for token in self.tokens if token.word in leaking), None)
 
     def _piece(self, literal: Literal) -> _Span | None:
         """A quoted piece, or what the value is said to begin or end with."""

@@ -1,4 +1,4 @@
-"""A local language model as Error Simulator: prompted, or a folder that `train` has made.
+"""A local language model as Error Simulator: prompted, or a folder that `fission simulator train` has made.
 
 arXiv:2601.15625, stage 2, has a fine-tuned Qwen3-32B here. Sampling is greedy, so that a run can be repeated.
 """
@@ -18,8 +18,16 @@ from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.settings import Settings
 from fission_grpo.simulator.base import Cost, Fallback
-from fission_grpo.simulator.guarded import GuardedSimulator
-from fission_grpo.simulator.prompts import Draft, NoDraft, PromptStyle, Question, cleaned, prompt_of, shortened
+from fission_grpo.simulator.guarded import LeakGuardedSimulator
+from fission_grpo.simulator.prompts import (
+    Candidate,
+    NoCandidate,
+    Prompt,
+    PromptStyle,
+    cleaned,
+    prompt_messages,
+    shortened,
+)
 from fission_grpo.types import Completion, FinishReason
 
 STYLE_FILE = "simulator.json"
@@ -34,12 +42,12 @@ class ModelSimulatorSettings(Settings):
     max_tokens: int = Field(default=128, ge=8)
     """Longest diagnosis."""
     batch: int = Field(default=32, ge=1)
-    """Questions answered side by side."""
+    """Prompts answered side by side."""
     precision: Precision = Precision.FP32
 
 
 class ModelWriter:
-    """Answers questions with a policy."""
+    """Answers prompts with a policy."""
 
     remote = False
 
@@ -60,56 +68,56 @@ class ModelWriter:
         self._batch = batch
         self._sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
 
-    def write(self, questions: Sequence[Question]) -> list[Draft | NoDraft]:
+    def write(self, prompts: Sequence[Prompt]) -> list[Candidate | NoCandidate]:
         """Those that fit the window, in batches of prompts of like length.
 
         Raises:
             PolicyError: sampling failed.
             ConfigError: the chat template refuses a dialogue.
         """
-        prompts = [self._prompt(question) for question in questions]
-        order = sorted((place for place, ids in enumerate(prompts) if ids), key=lambda place: len(prompts[place]))
-        drafts: list[Draft | NoDraft] = [NoDraft(reason=Fallback.TOO_LONG)] * len(prompts)
+        prompt_ids = [self._prompt_ids(prompt) for prompt in prompts]
+        order = sorted((place for place, ids in enumerate(prompt_ids) if ids), key=lambda place: len(prompt_ids[place]))
+        candidates: list[Candidate | NoCandidate] = [NoCandidate(reason=Fallback.TOO_LONG)] * len(prompt_ids)
         for first in range(0, len(order), self._batch):
             places = order[first : first + self._batch]
-            for place, draft in zip(places, self._sample([prompts[place] for place in places]), strict=True):
-                drafts[place] = draft
-        return drafts
+            for place, candidate in zip(places, self._sample([prompt_ids[place] for place in places]), strict=True):
+                candidates[place] = candidate
+        return candidates
 
-    def _prompt(self, question: Question) -> tuple[int, ...]:
+    def _prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
         """Empty where nothing fits."""
         room = self._policy.context_window - self._sampling.max_tokens
-        whole = prompt_of(question, self.style)
-        for prompt in (whole, shortened(whole)):
-            ids = self._chat.prompt(prompt.messages, prompt.tools)
+        whole = prompt_messages(prompt, self.style)
+        for shown in (whole, shortened(whole)):
+            ids = self._chat.prompt(shown.messages, shown.tools)
             if len(ids) <= room:
                 return ids
         return ()
 
-    def _sample(self, prompts: Sequence[tuple[int, ...]]) -> list[Draft | NoDraft]:
+    def _sample(self, prompt_ids: Sequence[tuple[int, ...]]) -> list[Candidate | NoCandidate]:
         began = time.perf_counter()
-        completions = self._policy.generate(prompts, sampling=self._sampling, seed=0)
-        share = (time.perf_counter() - began) / len(prompts)
+        completions = self._policy.generate(prompt_ids, sampling=self._sampling, seed=0)
+        share = (time.perf_counter() - began) / len(prompt_ids)
         return [
             self._read(one, Cost(prompt_tokens=len(ids), tokens=len(one.ids), seconds=share))
-            for one, ids in zip(completions, prompts, strict=True)
+            for one, ids in zip(completions, prompt_ids, strict=True)
         ]
 
-    def _read(self, completion: Completion, cost: Cost) -> Draft | NoDraft:
+    def _read(self, completion: Completion, cost: Cost) -> Candidate | NoCandidate:
         text = cleaned(self._chat.decode(completion.ids))
         if completion.finish is FinishReason.LENGTH or not text:
             why = "did not come to an end" if text else "said nothing"
-            return NoDraft(reason=Fallback.EMPTY, detail=why, cost=cost)
-        return Draft(text=text, cost=cost)
+            return NoCandidate(reason=Fallback.EMPTY, detail=why, cost=cost)
+        return Candidate(text=text, cost=cost)
 
 
-def model_simulator(settings: ModelSimulatorSettings) -> GuardedSimulator:
-    """The model with the leak check and the nets below it.
+def model_simulator(settings: ModelSimulatorSettings) -> LeakGuardedSimulator:
+    """The model behind the leak guard, with the fallback below it.
 
     Raises:
         ConfigError: see `model_writer`.
     """
-    return GuardedSimulator(model_writer(settings))
+    return LeakGuardedSimulator(model_writer(settings))
 
 
 def model_writer(settings: ModelSimulatorSettings) -> ModelWriter:

@@ -30,7 +30,7 @@ succeeded, but"."""
 
 
 class PromptStyle(StrEnum):
-    """How a question is put."""
+    """How a prompt is put."""
 
     INSTRUCTED = "instructed"
     """In words, for models that follow instructions."""
@@ -41,8 +41,8 @@ class PromptStyle(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """One call of a failed message that somebody has to diagnose."""
+class Prompt:
+    """What a writer is asked: to diagnose one call of a failed message."""
 
     case: Case
     place: int
@@ -65,7 +65,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class Candidate:
     """A diagnosis, not yet checked."""
 
     text: str
@@ -73,7 +73,7 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoDraft:
+class NoCandidate:
     """Why there is none."""
 
     reason: Fallback
@@ -82,7 +82,7 @@ class NoDraft:
 
 
 class Writer(Protocol):
-    """Who answers questions: a local model or a server."""
+    """Who answers prompts: a local model or a server."""
 
     @property
     def name(self) -> str: ...
@@ -92,8 +92,8 @@ class Writer(Protocol):
         """Whether its time is another machine's, so that something else can be done meanwhile."""
         ...
 
-    def write(self, questions: Sequence[Question]) -> list[Draft | NoDraft]:
-        """One answer for each question, in order, in bounded time.
+    def write(self, prompts: Sequence[Prompt]) -> list[Candidate | NoCandidate]:
+        """One answer for each prompt, in order, in bounded time.
 
         Raises:
             RolloutError: a fault of ours.
@@ -102,8 +102,8 @@ class Writer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """A question as messages, with the tools that a chat template or a server has to show."""
+class PromptMessages:
+    """A prompt in one style: its messages, with the tools that a chat template or a server has to show."""
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...]
@@ -114,7 +114,7 @@ def outcome_at(failed: FailedCall, place: int) -> ToolOutcome | None:
     return failed.outcomes[place] if place < len(failed.outcomes) else None
 
 
-def questions_of(case: Case) -> list[Question]:
+def prompts_of(case: Case) -> list[Prompt]:
     """The calls to blame: those that failed; where none did, all that were made.
 
     None for a malformed, cut-off or wordy message, which has a fixed answer.
@@ -126,60 +126,62 @@ def questions_of(case: Case) -> list[Question]:
     guilty = [place for place in places if (made := outcome_at(failed, place)) is not None and made.is_error]
     if not guilty and failed.outcomes and failed.error not in (ErrorClass.SILENT, ErrorClass.SOFT):
         return []
-    return [Question(case=case, place=place) for place in guilty or places]
+    return [Prompt(case=case, place=place) for place in guilty or places]
 
 
-def prompt_of(question: Question, style: PromptStyle) -> Prompt:
-    """The question for a model."""
-    return _PROMPTS[style](question)
+def prompt_messages(prompt: Prompt, style: PromptStyle) -> PromptMessages:
+    """The prompt as a model gets it."""
+    return _PROMPTS[style](prompt)
 
 
-def shortened(prompt: Prompt) -> Prompt:
+def shortened(shown: PromptMessages) -> PromptMessages:
     """Without what was said before the last user message of the dialogue but the system message."""
-    *dialogue, asked = prompt.messages
+    *dialogue, asked = shown.messages
     users = [place for place, message in enumerate(dialogue) if message["role"] == "user"]
     system = [message for message in dialogue[:1] if message["role"] == "system"]
     recent = dialogue[users[-1] :] if users else dialogue
-    return Prompt(messages=(*system, *recent, asked), tools=prompt.tools)
+    return PromptMessages(messages=(*system, *recent, asked), tools=shown.tools)
 
 
-def _compact(question: Question) -> Prompt:
-    answer = () if question.answer is None else (tool_message(question.answer, 0),)
-    right = json.dumps([call_record(call) for call in question.case.reference[:1]], ensure_ascii=False, default=dict)
+def _compact(prompt: Prompt) -> PromptMessages:
+    answer = () if prompt.answer is None else (tool_message(prompt.answer, 0),)
+    right = json.dumps([call_record(call) for call in prompt.case.reference[:1]], ensure_ascii=False, default=dict)
     messages = (
-        *question.case.failed.messages,
-        assistant_message((question.call,)),
+        *prompt.case.failed.messages,
+        assistant_message((prompt.call,)),
         *answer,
         {"role": "user", "content": right},
     )
-    return Prompt(messages=messages, tools=question.case.failed.tools)
+    return PromptMessages(messages=messages, tools=prompt.case.failed.tools)
 
 
-def _instructed(question: Question) -> Prompt:
-    failed = question.case.failed
+def _instructed(prompt: Prompt) -> PromptMessages:
+    failed = prompt.case.failed
     tools = "\n".join(json.dumps(tool["function"], ensure_ascii=False, default=dict) for tool in failed.tools)
     parts = [
         f"Tools:\n{tools}",
         "Dialogue:\n" + "\n".join(map(_told, failed.messages)),
-        f"Wrong call:\n{render_call(question.call)}",
-        f"The world answered: {question.answer}" if question.answer is not None else "",
-        "Right call (secret):\n" + "\n".join(map(render_call, question.case.reference[:1])),
+        f"Wrong call:\n{render_call(prompt.call)}",
+        f"The world answered: {prompt.answer}" if prompt.answer is not None else "",
+        "Right call (secret):\n" + "\n".join(map(render_call, prompt.case.reference[:1])),
         "The runtime's message:",
     ]
     content = "\n\n".join(filter(None, parts))
-    return Prompt(messages=({"role": "system", "content": INSTRUCTION}, {"role": "user", "content": content}), tools=())
+    return PromptMessages(
+        messages=({"role": "system", "content": INSTRUCTION}, {"role": "user", "content": content}), tools=()
+    )
 
 
-def _findings(question: Question) -> Prompt:
-    failed = question.case.failed
+def _findings(prompt: Prompt) -> PromptMessages:
+    failed = prompt.case.failed
     found = findings(
-        question.call,
+        prompt.call,
         tools=failed.tools,
         messages=failed.messages,
-        reference=question.case.reference,
-        answer=question.answered,
+        reference=prompt.case.reference,
+        answer=prompt.answered,
     )
-    return Prompt(messages=({"role": "user", "content": found},), tools=())
+    return PromptMessages(messages=({"role": "user", "content": found},), tools=())
 
 
 def _told(message: Message) -> str:
@@ -188,7 +190,7 @@ def _told(message: Message) -> str:
     return f"{message['role']}: {message.get('content') or ''}{made}"
 
 
-_PROMPTS: Mapping[PromptStyle, Callable[[Question], Prompt]] = MappingProxyType(
+_PROMPTS: Mapping[PromptStyle, Callable[[Prompt], PromptMessages]] = MappingProxyType(
     {PromptStyle.COMPACT: _compact, PromptStyle.FINDINGS: _findings, PromptStyle.INSTRUCTED: _instructed}
 )
 

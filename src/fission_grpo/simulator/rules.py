@@ -20,7 +20,7 @@ from fission_grpo.types import ErrorClass, Message, OutcomeKind, ParseFailure, P
 
 UNDONE = "what was asked for is not done"
 NO_CALL = f"error: no tool was called, and {UNDONE}."
-CUT_OFF = "error: the message was cut off at the token limit before it ended."
+CUT_OFF_TEXT = "error: the message was cut off at the token limit before it ended."
 _SHORT = 3
 _FORM = '{"name": ..., "arguments": {...}}'
 FORMAT_HINTS: Mapping[ParseFailureKind, str] = {
@@ -51,10 +51,10 @@ def _texts(failed: FailedCall) -> tuple[str, ...]:
     if failed.parsed.failures:
         return (_malformed(failed),)
     if not failed.parsed.calls:
-        return (CUT_OFF if cut_off else NO_CALL,)
+        return (CUT_OFF_TEXT if cut_off else NO_CALL,)
     pairs = zip_longest(failed.parsed.calls, failed.outcomes[: len(failed.parsed.calls)])
     *first, last = [_reply(call, outcome, failed) for call, outcome in pairs]
-    return (*first, f"{last}\n{CUT_OFF}" if cut_off else last)
+    return (*first, f"{last}\n{CUT_OFF_TEXT}" if cut_off else last)
 
 
 def _malformed(failed: FailedCall) -> str:

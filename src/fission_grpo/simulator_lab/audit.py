@@ -11,23 +11,22 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 from fission_grpo.call_matching import value_score
 from fission_grpo.environments.bfcl.outcomes import classify
 from fission_grpo.evaluation.statistics import Mean, Rate
+from fission_grpo.progress import ProgressCallback
 from fission_grpo.simulator.base import ErrorSimulator, Fallback, Feedback, ReferencedSimulator, diagnose
 from fission_grpo.simulator.fault_fields import names_field
-from fission_grpo.simulator.guarded import GuardedSimulator
+from fission_grpo.simulator.guarded import LeakGuardedSimulator
 from fission_grpo.simulator.leak import Known, Leak, LiteralKind, find_leaks, literals
-from fission_grpo.simulator.prompts import Draft, NoDraft, Question, Writer
-from fission_grpo.simulator_lab.records import WORLD, SimulatorRecord
+from fission_grpo.simulator.prompts import Candidate, NoCandidate, Prompt, Writer
+from fission_grpo.simulator_lab.records import WORLD_TEACHER, SimulatorRecord
 from fission_grpo.types import ErrorClass
 
 EXAMPLES = 5
 _BATCH = 64
-
-Show: TypeAlias = Callable[[int, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +95,15 @@ class Audit:
     words: Mean
     seconds: Mean
     tokens: Mean
-    drafts: Audit | None
+    candidates: Audit | None
     """The same measures of what a learned simulator wrote itself, leaking or not, over the records for which it wrote
-    anything; None for a simulator without nets."""
+    anything; None for a simulator without a leak guard."""
 
     def table(self) -> list[tuple[str, str]]:
-        """Rows for a person: measure, value with interval; drafts behind what was said."""
-        drafted = [] if self.drafts is None else [(f"drafts: {row}", value) for row, value in self.drafts.table()]
+        """Rows for a person: measure, value with interval; candidates behind what was said."""
+        candidate_texts = (
+            [] if self.candidates is None else [(f"candidates: {row}", value) for row, value in self.candidates.table()]
+        )
         return [
             ("leaks", str(self.leak)),
             *((f"leaks, {kind}", str(rate)) for kind, rate in self.leak_by_kind.items()),
@@ -118,7 +119,7 @@ class Audit:
             ("words", str(self.words)),
             ("seconds", f"{self.seconds.value:.4f}"),
             ("tokens", str(self.tokens)),
-            *drafted,
+            *candidate_texts,
         ]
 
     def plain(self) -> dict[str, Any]:
@@ -132,7 +133,7 @@ class Audit:
             **{name: {key: rate_record(rate) for key, rate in getattr(self, name).items()} for name in tables},
             **{name: getattr(self, name).value for name in ("likeness", "words", "seconds", "tokens")},
             "fallbacks": dict(self.fallbacks),
-            "drafts": None if self.drafts is None else self.drafts.plain(),
+            "drafts": None if self.candidates is None else self.candidates.plain(),
             "leak_examples": [
                 {name: getattr(example, name) for name in LeakExample.__slots__} for example in self.leak_examples
             ],
@@ -150,40 +151,40 @@ def audit(
     records: Sequence[SimulatorRecord],
     *,
     worldless: bool = False,
-    show: Show = lambda done, remark: None,
+    progress: ProgressCallback = lambda done, note: None,
 ) -> Audit:
     """Ask for a feedback on every record and measure.
 
-    A guarded simulator is measured twice: by what is said in the end, with the texts of the fallback, and by its
-    writer's drafts alone, with every leak as it was written.
+    A leak-guarded simulator is measured twice: by what is said in the end, with the texts of the fallback, and by its
+    writer's candidates alone, with every leak as it was written.
 
     Args:
         worldless: show no simulator what the world said; a learned one is never shown an error text.
-        show: told how many records are done.
+        progress: called with how many records are done.
 
     Raises:
         SimulatorError: a fault of ours.
     """
     said: list[Diagnosed] = []
-    drafts: list[Diagnosed] = []
+    candidates: list[Diagnosed] = []
     for first in range(0, len(records), _BATCH):
         chunk = records[first : first + _BATCH]
         began = time.perf_counter()
-        feedback, drafted = _feedback(simulator, chunk, worldless)
+        feedback, candidate_texts = _feedback(simulator, chunk, worldless)
         share = (time.perf_counter() - began) / len(chunk)
         said += [_diagnosed(record, one, share) for record, one in zip(chunk, feedback, strict=True)]
-        drafts += [
+        candidates += [
             replace(one, text=text, leaks=_leaks(text, one.record), fallback=None)
-            for one, text in zip(said[first:], drafted, strict=True)
+            for one, text in zip(said[first:], candidate_texts, strict=True)
             if text is not None
         ]
-        show(len(said), "")
-    return measure(simulator.name, said, drafts if isinstance(simulator, GuardedSimulator) else None)
+        progress(len(said), "")
+    return audit_of(simulator.name, said, candidates if isinstance(simulator, LeakGuardedSimulator) else None)
 
 
-def measure(name: str, diagnosed: Sequence[Diagnosed], drafts: Sequence[Diagnosed] | None = None) -> Audit:
-    """The measures of what was said, and of the drafts for it."""
-    explicit = [one for one in diagnosed if one.record.teacher == WORLD]
+def audit_of(name: str, diagnosed: Sequence[Diagnosed], candidates: Sequence[Diagnosed] | None = None) -> Audit:
+    """The measures of what was said, and of the candidates for it."""
+    explicit = [one for one in diagnosed if one.record.teacher == WORLD_TEACHER]
     faulty = [one for one in explicit if one.record.fields]
     leaking = [one for one in diagnosed if one.leaks]
     return Audit(
@@ -204,7 +205,7 @@ def measure(name: str, diagnosed: Sequence[Diagnosed], drafts: Sequence[Diagnose
         words=Mean.of([len(one.text.split()) for one in diagnosed]),
         seconds=Mean.of([one.seconds for one in diagnosed]),
         tokens=Mean.of([one.tokens for one in diagnosed]),
-        drafts=None if drafts is None else measure(name, drafts),
+        candidates=None if candidates is None else audit_of(name, candidates),
     )
 
 
@@ -269,27 +270,27 @@ def template(text: str) -> str:
 def _feedback(
     simulator: ErrorSimulator | ReferencedSimulator, records: Sequence[SimulatorRecord], worldless: bool
 ) -> tuple[list[Feedback], list[str | None]]:
-    """What is said about each record, and the draft for it where a writer made one."""
+    """What is said about each record, and the candidate for it where a writer made one."""
     cases = [record.worldless_case() if worldless else record.case() for record in records]
-    if not isinstance(simulator, GuardedSimulator):
+    if not isinstance(simulator, LeakGuardedSimulator):
         return diagnose(simulator, cases), [None] * len(records)
     recorder = _Recorder(simulator.writer)
-    feedback = GuardedSimulator(recorder).diagnose_cases(cases)
-    return feedback, [recorder.drafts.get(place) for place in range(len(records))]
+    feedback = LeakGuardedSimulator(recorder).diagnose_cases(cases)
+    return feedback, [recorder.candidates.get(place) for place in range(len(records))]
 
 
 class _Recorder:
-    """A writer that remembers its drafts; every record asks one question."""
+    """A writer that remembers its candidates; every record is one prompt."""
 
     def __init__(self, writer: Writer) -> None:
         self.name = writer.name
         self.remote = writer.remote
-        self.drafts: dict[int, str] = {}
+        self.candidates: dict[int, str] = {}
         self._writer = writer
 
-    def write(self, questions: Sequence[Question]) -> list[Draft | NoDraft]:
-        answers = self._writer.write(questions)
-        self.drafts = {place: answer.text for place, answer in enumerate(answers) if isinstance(answer, Draft)}
+    def write(self, prompts: Sequence[Prompt]) -> list[Candidate | NoCandidate]:
+        answers = self._writer.write(prompts)
+        self.candidates = {place: answer.text for place, answer in enumerate(answers) if isinstance(answer, Candidate)}
         return answers
 
 

@@ -1,4 +1,4 @@
-"""About two thousand records for the Error Simulator, from the policy's own failures and from spoiled gold calls.
+"""About two thousand records for the Error Simulator, from the policy's own failures and from corrupted gold calls.
 
 Explicit errors are executed in the real worlds, and the world's own text is the diagnosis. Calls that succeeded and
 were wrong get theirs from a teacher: `rules`, or a model behind an endpoint. A diagnosis that would teach its reader to
@@ -8,12 +8,12 @@ copy from the reference is left out. Whole APIs are held out, so that a test ask
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -23,6 +23,7 @@ from fission_grpo.environments.base import Snapshot
 from fission_grpo.environments.bfcl.environment import BfclEnvironment, bfcl_tools
 from fission_grpo.errors import ConfigError
 from fission_grpo.files import read_jsonl
+from fission_grpo.progress import ProgressCallback
 from fission_grpo.rollout import turn_messages
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.seeds import derive
@@ -38,16 +39,13 @@ from fission_grpo.simulator.base import (
 )
 from fission_grpo.simulator.fault_fields import fields_at_fault, stated_first
 from fission_grpo.simulator.rules import RulesSimulator
-from fission_grpo.simulator_lab.records import WORLD, RecordOrigin, RecordSplit, SimulatorRecord, taught_leaks
+from fission_grpo.simulator_lab.records import WORLD_TEACHER, RecordOrigin, RecordSplit, SimulatorRecord, taught_leaks
 from fission_grpo.tasks.corruption import Corruption, corrupt
 from fission_grpo.tasks.dialogue import decision_points, premature_calls
 from fission_grpo.tasks.gold_chain import chain_of
 from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS
 from fission_grpo.tasks.synthesis.generator import Split, synthesise
 from fission_grpo.types import ErrorClass, GroupKind, Message, ParsedMessage, Task, ToolCall, ToolOutcome
-
-Show: TypeAlias = Callable[[int, str], None]
-"""Told how much is done, and a remark."""
 
 SPLITS: Mapping[str, RecordSplit] = MappingProxyType(
     {
@@ -69,7 +67,7 @@ class RecordSettings(Settings):
     count: int = Field(default=2000, ge=1)
     """Records wanted, those of the policy included; fewer where too few different ones turn up."""
     tasks_per_api: int = Field(default=45, ge=1)
-    """Synthesised tasks whose gold calls are spoiled."""
+    """Synthesised tasks whose gold calls are corrupted."""
     policy_share: float = Field(default=0.5, ge=0, le=1)
     """Most of the records that may come from run folders."""
     apis: tuple[str, ...] = tuple(APIS)
@@ -83,7 +81,7 @@ class RecordSettings(Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spoiled:
+class WrongCall:
     """A wrong call in a dialogue, executed: what a record is made of."""
 
     case: Case
@@ -103,15 +101,19 @@ class Spoiled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordCount:
-    """What became of the candidates."""
+    """What became of the wrong calls."""
 
     records: int
     by_split: Mapping[str, int]
     by_error: Mapping[str, int]
     by_origin: Mapping[str, int]
     by_teacher: Mapping[str, int]
-    telling: int
-    """Candidates left out because their diagnosis holds a piece of the reference."""
+    leaking: int
+    """Calls left out because their diagnosis holds a piece of the reference."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values; `telling` is the key of `leaking`."""
+        return {{"leaking": "telling"}.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
 
 
 def simulator_records(
@@ -119,52 +121,52 @@ def simulator_records(
     *,
     runs: Sequence[Path] = (),
     teacher: ErrorSimulator | ReferencedSimulator | None = None,
-    show: Show = lambda done, remark: None,
+    progress: ProgressCallback = lambda done, note: None,
 ) -> tuple[list[SimulatorRecord], RecordCount]:
     """Records in a seeded order; a function of the arguments and of the files of `runs` (and of a model as teacher).
 
     Args:
         runs: run folders whose failures are used, each with its own settings inside.
         teacher: who diagnoses calls that succeeded and were wrong; `rules` by default.
-        show: told how many of `len(settings.apis) + len(runs)` sources are done.
+        progress: called with how many of `len(settings.apis) + len(runs)` sources are done, and the last of them.
 
     Raises:
         ConfigError: a run folder without a run, or tasks that cannot be drawn.
     """
-    own: list[Spoiled] = []
+    own: list[WrongCall] = []
     for done, run in enumerate(runs, 1):
         own += policy_failures(run)
-        show(done, str(run))
-    spoiled: list[Spoiled] = []
+        progress(done, str(run))
+    corrupted: list[WrongCall] = []
     for done, api in enumerate(settings.apis, len(runs) + 1):
-        spoiled += spoiled_calls(api, settings)
-        show(done, api)
+        corrupted += corrupted_calls(api, settings)
+        progress(done, api)
     rng = Random(derive(settings.seed, "simulator records"))
     own = [one for one in own if one.api in settings.apis]
     chosen = _balanced(own, round(settings.count * settings.policy_share), rng)
-    chosen += _balanced(spoiled, settings.count - len(chosen), rng)
+    chosen += _balanced(corrupted, settings.count - len(chosen), rng)
     rng.shuffle(chosen)
     written = _written(chosen, teacher or RulesSimulator())
     records = [record for record in written if not taught_leaks(record)]
-    return records, _count(records, telling=len(written) - len(records))
+    return records, _count(records, leaking=len(written) - len(records))
 
 
-def spoiled_calls(api: str, settings: RecordSettings) -> list[Spoiled]:
-    """Every kind of wrong call at every moment of the gold dialogues over one API, executed in its world.
+def corrupted_calls(api: str, settings: RecordSettings) -> list[WrongCall]:
+    """Every kind of wrong call at every decision position of the gold dialogues over one API, executed in its world.
 
     Calls without consequences (a harmless detour) are left out.
     """
     split = Split.HELDOUT if api in HELDOUT_APIS else Split.TRAIN
     tasks = synthesise(derive(settings.seed, "simulator") % 10**6, settings.tasks_per_api, apis=(api,), split=split)
     environment = BfclEnvironment()
-    found: list[Spoiled] = []
+    found: list[WrongCall] = []
     for task in tasks:
         rng = Random(f"simulator/{settings.seed}/{task.id}")
         found += [*_corrupted(task, rng, environment), *_premature(task, environment)]
     return found
 
 
-def policy_failures(run: Path) -> list[Spoiled]:
+def policy_failures(run: Path) -> list[WrongCall]:
     """What the policy of a run did wrong in exploration, one for each distinct wrong call of a dialogue.
 
     Malformed messages are left out: they have a fixed answer.
@@ -186,7 +188,7 @@ def policy_failures(run: Path) -> list[Spoiled]:
             if failure and failure["fault"] == Fault.MODEL:
                 # Siblings that say the same fail alike: one of them is replayed.
                 failed.setdefault((task.id, *trajectory["text"][: failure["turn"] + 1]), (task, trajectory))
-    found: dict[str, Spoiled] = {}
+    found: dict[str, WrongCall] = {}
     for task, trajectory in failed.values():
         if one := _replayed(task, trajectory):
             found.setdefault(repr((one.case.failed.messages, one.call)), one)
@@ -203,7 +205,7 @@ def _tasks_of(folder: RunFolder) -> dict[str, Task]:
     return {task.id: task for task in training_set(settings.data, settings.synthetic, worlds=worlds)}
 
 
-def _replayed(task: Task, trajectory: Mapping[str, Any]) -> Spoiled | None:
+def _replayed(task: Task, trajectory: Mapping[str, Any]) -> WrongCall | None:
     """The failed message of one trajectory as its world saw it; None unless it is one well-formed call."""
     texts, replies, outcomes = trajectory["text"], trajectory["replies"], trajectory["outcomes"]
     failure = trajectory["failure"]
@@ -222,10 +224,10 @@ def _replayed(task: Task, trajectory: Mapping[str, Any]) -> Spoiled | None:
     failed = FailedCall(
         messages=tuple(messages), tools=task.tools, text=texts[turn], parsed=parsed, outcomes=(outcome,), error=error
     )
-    return _spoiled(case_of(task, failed), RecordOrigin.POLICY, task)
+    return _wrong_call(case_of(task, failed), RecordOrigin.POLICY, task)
 
 
-def _corrupted(task: Task, rng: Random, environment: BfclEnvironment) -> Iterator[Spoiled]:
+def _corrupted(task: Task, rng: Random, environment: BfclEnvironment) -> Iterator[WrongCall]:
     values = [value for call in chain_of(task) for value in call.arguments.values()]
     for point in decision_points(task, environment=environment):
         environment.reset(point)
@@ -237,12 +239,12 @@ def _corrupted(task: Task, rng: Random, environment: BfclEnvironment) -> Iterato
                     yield replace(one, name=f"{one.api}/{point.id}/{kind}")
 
 
-def _premature(task: Task, environment: BfclEnvironment) -> Iterator[Spoiled]:
+def _premature(task: Task, environment: BfclEnvironment) -> Iterator[WrongCall]:
     """Gold calls made before the world is ready."""
     found = premature_calls(task, environment=environment)
     points = {point.id: point for point in decision_points(task, environment=environment)} if found else {}
-    for moment, call in found:
-        point = points[f"{task.id}/{moment.turn}.{moment.done}"]
+    for position, call in found:
+        point = points[f"{task.id}/{position.turn}.{position.done}"]
         environment.reset(point)
         one = _executed(point, task, call, environment.snapshot(), environment)
         if one is not None:
@@ -251,7 +253,7 @@ def _premature(task: Task, environment: BfclEnvironment) -> Iterator[Spoiled]:
 
 def _executed(
     point: Task, task: Task, wrong: ToolCall, before: Snapshot, environment: BfclEnvironment
-) -> Spoiled | None:
+) -> WrongCall | None:
     """The wrong call with the world's answer; None where it does no harm, or overran its limits."""
     environment.restore(before)
     outcome = environment.execute(wrong)
@@ -265,7 +267,7 @@ def _executed(
         outcomes=(outcome,),
         error=outcome.error or ErrorClass.SILENT,
     )
-    return _spoiled(Case(failed=failed, reference=_due(point)), RecordOrigin.CORRUPTION, task)
+    return _wrong_call(Case(failed=failed, reference=_due(point)), RecordOrigin.CORRUPTION, task)
 
 
 def _harmless(point: Task, environment: BfclEnvironment) -> bool:
@@ -287,25 +289,25 @@ def _since_user(messages: Sequence[Message]) -> Sequence[Message]:
     return messages[last:]
 
 
-def _spoiled(case: Case, origin: RecordOrigin, task: Task) -> Spoiled | None:
+def _wrong_call(case: Case, origin: RecordOrigin, task: Task) -> WrongCall | None:
     """With its API: that of the tool called, else of the tool that was due; None where the call is right after all."""
     names = [case.failed.parsed.calls[0].name, *(call.name for call in case.reference)]
     if not case.reference or case.failed.parsed.calls[0] == case.reference[0]:
         return None
     owners = {tool["function"]["name"]: api for api in task.meta.get("apis", ()) for tool in bfcl_tools((api,))}
     api = next((owners[name] for name in names if name in owners), None)
-    return None if api is None else Spoiled(case=case, api=api, origin=origin, name=task.id)
+    return None if api is None else WrongCall(case=case, api=api, origin=origin, name=task.id)
 
 
-def _balanced(candidates: Iterable[Spoiled], count: int, rng: Random) -> list[Spoiled]:
+def _balanced(candidates: Iterable[WrongCall], count: int, rng: Random) -> list[WrongCall]:
     """`count` of them: every API alike, and in it every class by its share, as far as there are enough."""
-    shelves: dict[tuple[str, ErrorClass], list[Spoiled]] = defaultdict(list)
+    shelves: dict[tuple[str, ErrorClass], list[WrongCall]] = defaultdict(list)
     for one in candidates:
         shelves[one.api, one.case.failed.error].append(one)
     for shelf in shelves.values():
         rng.shuffle(shelf)
     taken: Counter[tuple[str, ErrorClass]] = Counter()
-    chosen: list[Spoiled] = []
+    chosen: list[WrongCall] = []
     apis: Counter[str] = Counter()
     while len(chosen) < count and (open_ := [key for key, shelf in shelves.items() if shelf]):
         key = min(open_, key=lambda key: (apis[key[0]], taken[key] / CLASS_SHARES.get(key[1], 1.0)))
@@ -315,19 +317,22 @@ def _balanced(candidates: Iterable[Spoiled], count: int, rng: Random) -> list[Sp
     return chosen
 
 
-def _written(chosen: Sequence[Spoiled], teacher: ErrorSimulator | ReferencedSimulator) -> list[SimulatorRecord]:
+def _written(chosen: Sequence[WrongCall], teacher: ErrorSimulator | ReferencedSimulator) -> list[SimulatorRecord]:
     silent = [one for one in chosen if not one.outcome.is_error]
     taught = iter(diagnose(teacher, [one.case for one in silent]))
-    return [_record(one, one.outcome.text, WORLD) if one.outcome.is_error else _taught(one, taught) for one in chosen]
+    return [
+        _record(one, one.outcome.text, WORLD_TEACHER) if one.outcome.is_error else _taught(one, taught)
+        for one in chosen
+    ]
 
 
-def _taught(one: Spoiled, taught: Iterator[Feedback]) -> SimulatorRecord:
+def _taught(one: WrongCall, taught: Iterator[Feedback]) -> SimulatorRecord:
     feedback = next(taught)
     text = feedback.texts[0].removeprefix(one.outcome.text).lstrip()
     return _record(one, text, feedback.origin)
 
 
-def _record(one: Spoiled, diagnosis: str, teacher: str) -> SimulatorRecord:
+def _record(one: WrongCall, diagnosis: str, teacher: str) -> SimulatorRecord:
     failed, call, reference = one.case.failed, one.call, one.case.reference
     system = "\n".join(str(m["content"]) for m in failed.messages if m["role"] == "system")
     named = stated_first(failed.error)
@@ -349,7 +354,7 @@ def _record(one: Spoiled, diagnosis: str, teacher: str) -> SimulatorRecord:
     )
 
 
-def _count(records: Sequence[SimulatorRecord], *, telling: int) -> RecordCount:
+def _count(records: Sequence[SimulatorRecord], *, leaking: int) -> RecordCount:
     def by(values: Iterable[str]) -> Mapping[str, int]:
         return dict(sorted(Counter(values).items()))
 
@@ -359,5 +364,5 @@ def _count(records: Sequence[SimulatorRecord], *, telling: int) -> RecordCount:
         by_error=by(str(record.error) for record in records),
         by_origin=by(str(record.origin) for record in records),
         by_teacher=by(record.teacher for record in records),
-        telling=telling,
+        leaking=leaking,
     )

@@ -27,15 +27,15 @@ from fission_grpo.files import write_text
 from fission_grpo.models.catalog import LoadedModel, Precision, load_policy_model
 from fission_grpo.models.folder import save_trained_weights
 from fission_grpo.models.lora import LoraSettings, add_lora
-from fission_grpo.models.nano import COPY_STEPS
 from fission_grpo.policy.local.hf_policy import context_window
 from fission_grpo.seeds import derive
 from fission_grpo.settings import Settings
 from fission_grpo.simulator.model import STYLE_FILE
-from fission_grpo.simulator.prompts import PromptStyle, Question, prompt_of, shortened
+from fission_grpo.simulator.prompts import Prompt, PromptStyle, prompt_messages, shortened
 from fission_grpo.simulator_lab.fresh_base import FRESH, fresh_base
 from fission_grpo.simulator_lab.records import RecordSplit, SimulatorRecord
 from fission_grpo.simulator_lab.renaming import renamed_records
+from fission_grpo.training.copying import COPY_STEPS
 from fission_grpo.tree.logprobs import TokenRow
 
 IGNORED = -100
@@ -44,8 +44,8 @@ _PAD_TO = 16
 _TOLD = 20
 """Steps of the practice between two lines about it."""
 
-Show: TypeAlias = Callable[[int, int, float], None]
-"""Told the step, the number of steps, and the loss of the steps since it was last told, in nats per token."""
+LossCallback: TypeAlias = Callable[[int, int, float], None]
+"""Called with the step, the number of steps, and the loss of the steps since the last call, in nats per token."""
 
 
 class SimulatorTrainingSettings(Settings):
@@ -94,13 +94,13 @@ def train_simulator(
     settings: SimulatorTrainingSettings,
     output: Path,
     *,
-    show: Show = lambda step, steps, loss: None,
-    tell: Callable[[str], None] = lambda line: None,
+    progress: LossCallback = lambda step, steps, loss: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Fit:
     """Fine-tune on the records of the training split and save the model.
 
     Args:
-        tell: told what is done before the first step; that takes minutes where there are thousands of records.
+        log: called with what is done before the first step; that takes minutes where there are thousands of records.
 
     Raises:
         ConfigError: no such model, no training record, or none that fits.
@@ -108,11 +108,11 @@ def train_simulator(
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"{output} is not empty; choose another folder")
     learned = _of(records, RecordSplit.TRAIN)
-    tell(f"other names: {settings.copies} sets for each of {len(learned):,} records")
+    log(f"other names: {settings.copies} sets for each of {len(learned):,} records")
     learned += renamed_records(learned, copies=settings.copies, seed=settings.seed)
-    tell(f"base model: {settings.model}")
-    loaded = _base(learned, settings, tell)
-    tell(f"tokens of {len(learned):,} records")
+    log(f"base model: {settings.model}")
+    loaded = _base(learned, settings, log)
+    log(f"tokens of {len(learned):,} records")
     longest = min(settings.longest, context_window(loaded.model))
     train = _rows(learned, loaded.chat, settings.style, longest)
     if not train:
@@ -122,7 +122,7 @@ def train_simulator(
         model = add_lora(model, settings.lora, seed=derive(settings.seed, "lora"))
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="simulator-") as scratch:
-        trainer = _trainer(model, train, settings, Path(scratch), pad_id=loaded.chat.pad_id, show=show)
+        trainer = _trainer(model, train, settings, Path(scratch), pad_id=loaded.chat.pad_id, progress=progress)
         outcome = trainer.train()
         held = _rows(_of(records, RecordSplit.VALIDATION), loaded.chat, settings.style, longest)
         validation = trainer.evaluate(_Rows(held))["eval_loss"] if held else None
@@ -140,11 +140,11 @@ def train_simulator(
 
 
 def _base(
-    learned: Sequence[SimulatorRecord], settings: SimulatorTrainingSettings, tell: Callable[[str], None]
+    learned: Sequence[SimulatorRecord], settings: SimulatorTrainingSettings, log: Callable[[str], None]
 ) -> LoadedModel:
     def report(step: int, loss: float) -> None:
         if (step + 1) % _TOLD == 0:
-            tell(f"practice in copying: {step + 1} of {COPY_STEPS} steps, loss {loss:.2f}")
+            log(f"practice in copying: {step + 1} of {COPY_STEPS} steps, loss {loss:.2f}")
 
     if settings.model == FRESH and learned:
         return fresh_base(learned, settings.style, seed=derive(settings.seed, FRESH), report=report)
@@ -152,11 +152,11 @@ def _base(
 
 
 def training_row(record: SimulatorRecord, *, chat: ChatFormat, style: PromptStyle, longest: int) -> TokenRow | None:
-    """Question and diagnosis as tokens; None where they do not fit."""
-    whole = prompt_of(Question(case=record.case(), place=0), style)
-    said = (*chat.renderer.encode(record.lesson()), chat.eos_id)
-    for prompt in (whole, shortened(whole)):
-        ids = chat.prompt(prompt.messages, prompt.tools)
+    """Prompt and target text as tokens; None where they do not fit."""
+    whole = prompt_messages(Prompt(case=record.case(), place=0), style)
+    said = (*chat.renderer.encode(record.target_text()), chat.eos_id)
+    for shown in (whole, shortened(whole)):
+        ids = chat.prompt(shown.messages, shown.tools)
         if len(ids) + len(said) <= longest:
             return TokenRow(ids=(*ids, *said), trained=(False,) * len(ids) + (True,) * len(said))
     return None
@@ -207,12 +207,12 @@ def _padded(pad_id: int) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, Te
 class _Reports(TrainerCallback):  # type: ignore[misc]
     """Passes the Trainer's log on."""
 
-    def __init__(self, show: Show) -> None:
-        self._show = show
+    def __init__(self, progress: LossCallback) -> None:
+        self._progress = progress
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
         if logs and "loss" in logs:
-            self._show(state.global_step, state.max_steps, float(logs["loss"]))
+            self._progress(state.global_step, state.max_steps, float(logs["loss"]))
 
 
 def _trainer(
@@ -222,7 +222,7 @@ def _trainer(
     scratch: Path,
     *,
     pad_id: int,
-    show: Show,
+    progress: LossCallback,
 ) -> Any:
     """The Trainer of transformers with nothing but the training switched on.
 
@@ -255,7 +255,7 @@ def _trainer(
         args=arguments,
         train_dataset=_Rows(rows),
         data_collator=_padded(pad_id),
-        callbacks=[_Reports(show)],
+        callbacks=[_Reports(progress)],
     )
     trainer.pop_callback(_printing())
     return trainer
@@ -302,7 +302,7 @@ pipeline_tag: text-generation
 
 Turns a failed tool call into the message that a runtime would give back (arXiv:2601.15625, stage 2). It is shown the
 reference call and must not give it away: check every message with `fission_grpo.simulator.leak`, as
-`GuardedSimulator` does, and measure with `fission simulator audit`.
+`LeakGuardedSimulator` does, and measure with `fission simulator audit`.
 
 - Base model: `{settings.model}`, {adapted} trained, prompt style `{settings.style}`
 - Records by {taught}, each learned under its own names \

@@ -14,9 +14,10 @@ from transformers import PreTrainedTokenizerFast
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.models.catalog import LoadedModel
-from fission_grpo.models.nano import build_tokenizer, fresh_model, sharpen_copying
-from fission_grpo.simulator.prompts import PromptStyle, Question, prompt_of
+from fission_grpo.models.nano import build_tokenizer, fresh_model
+from fission_grpo.simulator.prompts import Prompt, PromptStyle, prompt_messages
 from fission_grpo.simulator_lab.records import SimulatorRecord
+from fission_grpo.training.copying import sharpen_copying
 
 FRESH = "fresh"
 
@@ -28,7 +29,7 @@ def fresh_base(
     seed: int,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> LoadedModel:
-    """Tokenizer from the questions and lessons, weights from the seed, then the practice in copying: some minutes.
+    """Tokenizer from the prompts and target texts, weights from the seed, then the practice in copying: some minutes.
 
     Args:
         report: told the step of the practice and its loss.
@@ -45,5 +46,5 @@ def fresh_tokenizer(records: Sequence[SimulatorRecord], style: PromptStyle) -> P
 
 
 def _text(record: SimulatorRecord, style: PromptStyle) -> str:
-    asked = prompt_of(Question(case=record.case(), place=0), style)
-    return "\n".join([*(str(message.get("content") or "") for message in asked.messages), record.lesson()])
+    asked = prompt_messages(Prompt(case=record.case(), place=0), style)
+    return "\n".join([*(str(message.get("content") or "") for message in asked.messages), record.target_text()])

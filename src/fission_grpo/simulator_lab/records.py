@@ -46,11 +46,11 @@ class RecordOrigin(StrEnum):
     POLICY = "policy"
     """A policy made it, in a training run."""
     CORRUPTION = "corruption"
-    """A gold call, spoiled on purpose or made too early."""
+    """A gold call, corrupted on purpose or made too early."""
 
 
 _METHOD = re.compile(r"\b[A-Z]\w*\.(?=\w+\(\))")
-WORLD = "world"
+WORLD_TEACHER = "world"
 """The teacher of a diagnosis that is the world's own error text."""
 
 
@@ -79,13 +79,13 @@ class SimulatorRecord:
     def case(self) -> Case:
         """The failed call as its world saw it."""
         text = self.diagnosis if self.answer is None else self.answer
-        lived = self.answer is not None or self.teacher == WORLD
+        lived = self.answer is not None or self.teacher == WORLD_TEACHER
         return self._case((ToolOutcome(kind=self._kind(), text=text, error=self.error),) if lived else ())
 
-    def lesson(self) -> str:
+    def target_text(self) -> str:
         """The diagnosis as a model can learn it; ours.
 
-        The class that Python puts before a method is in no question, so it is left out. Where an argument is at fault
+        The class that Python puts before a method is in no prompt, so it is left out. Where an argument is at fault
         and the diagnosis names none, a hint says where to look: which one it is can be seen from the reference, what it
         should be is not said.
         """
@@ -116,13 +116,13 @@ class SimulatorRecord:
         return Case(failed=failed, reference=self.reference)
 
 
-def write_records(path: Path, records: Iterable[SimulatorRecord]) -> None:
+def write_simulator_records(path: Path, records: Iterable[SimulatorRecord]) -> None:
     """Write records, one a line, replacing the file as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(_plain(record), ensure_ascii=False) + "\n" for record in records))
 
 
-def read_records(path: Path, *, split: RecordSplit | None = None) -> list[SimulatorRecord]:
+def read_simulator_records(path: Path, *, split: RecordSplit | None = None) -> list[SimulatorRecord]:
     """The records of a sound file, or those of one split.
 
     Raises:
@@ -134,7 +134,7 @@ def read_records(path: Path, *, split: RecordSplit | None = None) -> list[Simula
     return [record for record in records if split in (None, record.split)]
 
 
-def check_records(path: Path) -> list[str]:
+def check_simulator_records(path: Path) -> list[str]:
     """Every problem of a file, each with its line; empty for a sound one."""
     return _scan(path)[1]
 

@@ -27,7 +27,7 @@ class Trial:
     feedback: Feedback | None
     """None where it broke."""
     leaks: tuple[Leak, ...]
-    """In what it hands out; a guarded simulator hands out none."""
+    """In what it hands out; a leak-guarded simulator hands out none."""
     seconds: float
     problem: str = ""
 
@@ -46,7 +46,7 @@ class Trial:
         yield from (f"    {line}" for text in one.texts for line in text.splitlines())
 
 
-def try_all(case: Case, simulators: Sequence[ErrorSimulator | ReferencedSimulator] = FREE) -> list[Trial]:
+def side_by_side(case: Case, simulators: Sequence[ErrorSimulator | ReferencedSimulator] = FREE) -> list[Trial]:
     """Ask each of them once; one that breaks is reported and stops nobody."""
     return [_trial(case, simulator) for simulator in simulators]
 

@@ -35,7 +35,7 @@ class Corruption(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spoiler:
+class CallCorrupter:
     """A right call with what it takes to make it wrong."""
 
     call: ToolCall
@@ -65,57 +65,57 @@ def corrupt(
 
     Args:
         call: the right call.
-        kind: in what way to spoil it.
+        kind: in what way to corrupt it.
         tools: the tools on offer.
         others: values that the task mentions elsewhere.
         rng: every choice is drawn from it.
     """
-    spoiled = _SPOILERS[kind](Spoiler(call=call, tools=tools, others=others, rng=rng))
-    return None if spoiled is None or spoiled == call else spoiled
+    corrupted = _CORRUPTERS[kind](CallCorrupter(call=call, tools=tools, others=others, rng=rng))
+    return None if corrupted is None or corrupted == call else corrupted
 
 
-def _unknown_name(spoiler: Spoiler) -> ToolCall | None:
-    name = spoiler.call.name
+def _unknown_name(corrupter: CallCorrupter) -> ToolCall | None:
+    name = corrupter.call.name
     verbs = ("do", "run", "make", "get")
-    guesses = [f"{spoiler.rng.choice(verbs)}_{name}", f"{name}_now", name.replace("_", "") + "s", name.swapcase()]
-    taken = {tool["function"]["name"] for tool in spoiler.tools}
+    guesses = [f"{corrupter.rng.choice(verbs)}_{name}", f"{name}_now", name.replace("_", "") + "s", name.swapcase()]
+    taken = {tool["function"]["name"] for tool in corrupter.tools}
     free = [guess for guess in guesses if guess not in taken]
-    return ToolCall(name=spoiler.rng.choice(free), arguments=spoiler.call.arguments)
+    return ToolCall(name=corrupter.rng.choice(free), arguments=corrupter.call.arguments)
 
 
-def _sibling_name(spoiler: Spoiler) -> ToolCall | None:
-    names = [tool["function"]["name"] for tool in spoiler.tools if tool["function"]["name"] != spoiler.call.name]
-    return ToolCall(name=spoiler.rng.choice(names), arguments=spoiler.call.arguments) if names else None
+def _sibling_name(corrupter: CallCorrupter) -> ToolCall | None:
+    names = [tool["function"]["name"] for tool in corrupter.tools if tool["function"]["name"] != corrupter.call.name]
+    return ToolCall(name=corrupter.rng.choice(names), arguments=corrupter.call.arguments) if names else None
 
 
-def _missing_argument(spoiler: Spoiler) -> ToolCall | None:
-    tool = find_tool(spoiler.call.name, spoiler.tools)
+def _missing_argument(corrupter: CallCorrupter) -> ToolCall | None:
+    tool = find_tool(corrupter.call.name, corrupter.tools)
     required = tool["function"]["parameters"].get("required", ()) if tool else ()
-    present = [name for name in required if name in spoiler.call.arguments]
+    present = [name for name in required if name in corrupter.call.arguments]
     if not present:
         return None
-    dropped = spoiler.rng.choice(present)
-    kept = {name: value for name, value in spoiler.call.arguments.items() if name != dropped}
-    return ToolCall(name=spoiler.call.name, arguments=kept)
+    dropped = corrupter.rng.choice(present)
+    kept = {name: value for name, value in corrupter.call.arguments.items() if name != dropped}
+    return ToolCall(name=corrupter.call.name, arguments=kept)
 
 
-def _unexpected_argument(spoiler: Spoiler) -> ToolCall | None:
-    name, value = spoiler.rng.choice((("verbose", True), ("force", True), ("confirm", "yes"), ("limit", 1)))
-    return None if name in spoiler.call.arguments else spoiler.having(name, value)
+def _unexpected_argument(corrupter: CallCorrupter) -> ToolCall | None:
+    name, value = corrupter.rng.choice((("verbose", True), ("force", True), ("confirm", "yes"), ("limit", 1)))
+    return None if name in corrupter.call.arguments else corrupter.having(name, value)
 
 
-def _renamed_argument(spoiler: Spoiler) -> ToolCall | None:
-    old = spoiler.argument()
+def _renamed_argument(corrupter: CallCorrupter) -> ToolCall | None:
+    old = corrupter.argument()
     if old is None:
         return None
-    new = spoiler.rng.choice((f"{old}_value", f"the_{old}", old[0], old.split("_")[-1] + "_name"))
-    arguments = {new if name == old else name: value for name, value in spoiler.call.arguments.items()}
-    return ToolCall(name=spoiler.call.name, arguments=arguments)
+    new = corrupter.rng.choice((f"{old}_value", f"the_{old}", old[0], old.split("_")[-1] + "_name"))
+    arguments = {new if name == old else name: value for name, value in corrupter.call.arguments.items()}
+    return ToolCall(name=corrupter.call.name, arguments=arguments)
 
 
-def _wrong_type(spoiler: Spoiler) -> ToolCall | None:
-    name = spoiler.argument()
-    return None if name is None else spoiler.having(name, _other_type(spoiler.call.arguments[name], spoiler.rng))
+def _wrong_type(corrupter: CallCorrupter) -> ToolCall | None:
+    name = corrupter.argument()
+    return None if name is None else corrupter.having(name, _other_type(corrupter.call.arguments[name], corrupter.rng))
 
 
 def _other_type(value: Any, rng: Random) -> Any:
@@ -126,35 +126,35 @@ def _other_type(value: Any, rng: Random) -> Any:
     return rng.choice((rng.randint(1, 99), [value])) if isinstance(value, str) else str(value)
 
 
-def _made_up_value(spoiler: Spoiler) -> ToolCall | None:
-    name = spoiler.argument((str, int, float))
+def _made_up_value(corrupter: CallCorrupter) -> ToolCall | None:
+    name = corrupter.argument((str, int, float))
     if name is None:
         return None
-    value = spoiler.call.arguments[name]
+    value = corrupter.call.arguments[name]
     if isinstance(value, str):
-        return spoiler.having(name, vocabulary.phrase(spoiler.rng, 1, 2))
-    return spoiler.having(name, spoiler.rng.choice((value + 1000, -value)))
+        return corrupter.having(name, vocabulary.phrase(corrupter.rng, 1, 2))
+    return corrupter.having(name, corrupter.rng.choice((value + 1000, -value)))
 
 
-def _other_value(spoiler: Spoiler) -> ToolCall | None:
-    name = spoiler.argument((str, int, float))
+def _other_value(corrupter: CallCorrupter) -> ToolCall | None:
+    name = corrupter.argument((str, int, float))
     if name is None:
         return None
-    value = spoiler.call.arguments[name]
-    fitting = [other for other in spoiler.others if type(other) is type(value) and other != value]
-    return spoiler.having(name, spoiler.rng.choice(fitting)) if fitting else None
+    value = corrupter.call.arguments[name]
+    fitting = [other for other in corrupter.others if type(other) is type(value) and other != value]
+    return corrupter.having(name, corrupter.rng.choice(fitting)) if fitting else None
 
 
-def _path(spoiler: Spoiler) -> ToolCall | None:
-    name = spoiler.argument(str)
+def _path(corrupter: CallCorrupter) -> ToolCall | None:
+    name = corrupter.argument(str)
     if name is None:
         return None
-    value = spoiler.call.arguments[name]
-    folder = spoiler.rng.choice(vocabulary.NOUNS)
-    return spoiler.having(name, spoiler.rng.choice((f"./{value}", f"{folder}/{value}", f"/{value}")))
+    value = corrupter.call.arguments[name]
+    folder = corrupter.rng.choice(vocabulary.NOUNS)
+    return corrupter.having(name, corrupter.rng.choice((f"./{value}", f"{folder}/{value}", f"/{value}")))
 
 
-_SPOILERS: Mapping[Corruption, Callable[[Spoiler], ToolCall | None]] = {
+_CORRUPTERS: Mapping[Corruption, Callable[[CallCorrupter], ToolCall | None]] = {
     Corruption.UNKNOWN_NAME: _unknown_name,
     Corruption.SIBLING_NAME: _sibling_name,
     Corruption.MISSING_ARGUMENT: _missing_argument,

@@ -1,4 +1,4 @@
-"""A task at every moment of its gold dialogue: what has been said and answered so far, and what is right next.
+"""A task at every decision position of its gold dialogue: what was said and answered so far, and what is right next.
 
 Tool results are the world's real texts. An error that was injected stays in the dialogue, as it would in life.
 """
@@ -21,7 +21,7 @@ _FOUND_TOO_EARLY = (ErrorClass.PRECONDITION, ErrorClass.NOT_FOUND, ErrorClass.CO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class DecisionPosition:
     """One place in the gold dialogue of a task where the assistant speaks."""
 
     turn: int
@@ -32,11 +32,11 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Injection:
-    """A task at a moment where a wrong call was just answered with an explicit error."""
+    """A task at a decision position where a wrong call was just answered with an explicit error."""
 
     task: Task
     """`messages` end with the wrong call and its real error text; `target` is what is right next."""
-    moment: Moment
+    position: DecisionPosition
     call: ToolCall
     """The wrong call."""
     error: ErrorClass
@@ -44,11 +44,11 @@ class Injection:
     """The error text."""
 
 
-def moments(task: Task) -> Iterator[Moment]:
+def decision_positions(task: Task) -> Iterator[DecisionPosition]:
     """All places where the assistant speaks, the final words of each turn included."""
     for turn, calls in enumerate(task.gold):
         for done in range(len(calls) + 1):
-            yield Moment(turn=turn, done=done)
+            yield DecisionPosition(turn=turn, done=done)
 
 
 def decision_points(task: Task, *, environment: Environment | None = None) -> list[Task]:
@@ -57,68 +57,72 @@ def decision_points(task: Task, *, environment: Environment | None = None) -> li
     The task must be at its beginning and have a world.
     """
     walk = _Walk(task, environment or BfclEnvironment())
-    return [walk.to(moment) for moment in moments(task)]
+    return [walk.to(position) for position in decision_positions(task)]
 
 
-def inject(task: Task, wrong: ToolCall, moment: Moment, *, environment: Environment | None = None) -> Injection | None:
+def inject(
+    task: Task, wrong: ToolCall, position: DecisionPosition, *, environment: Environment | None = None
+) -> Injection | None:
     """The task just after a wrong call; None unless the call gets an explicit error that harms nothing.
 
     Harms nothing: the gold calls that were still to come replay and satisfy the verdict.
     """
     environment = environment or BfclEnvironment()
     walk = _Walk(task, environment)
-    point = walk.to(moment)
+    point = walk.to(position)
     outcome = environment.execute(wrong)
-    if not outcome.is_error or outcome.error is None or not _still_solvable(environment, task, moment):
+    if not outcome.is_error or outcome.error is None or not _still_solvable(environment, task, position):
         return None
-    messages = (*point.messages, *exchange(wrong, outcome.text, f"error_{moment.turn}_{moment.done}"))
+    messages = (*point.messages, *exchange(wrong, outcome.text, f"error_{position.turn}_{position.done}"))
     return Injection(
         task=replace(point, id=f"{point.id}!", messages=messages),
-        moment=moment,
+        position=position,
         call=wrong,
         error=outcome.error,
         text=outcome.text,
     )
 
 
-def continuations(task: Task, wrong: ToolCall, moment: Moment, *, environment: Environment | None = None) -> list[Task]:
-    """The rest of the turn after an error and its fix: one task for each later moment.
+def continuations(
+    task: Task, wrong: ToolCall, position: DecisionPosition, *, environment: Environment | None = None
+) -> list[Task]:
+    """The rest of the turn after an error and its fix: one task for each later position.
 
     The first has the wrong call, its error and the right call behind it, and asks for the step after the fix. Empty
     when the wrong call is no injection (see `inject`), or when nothing was to be called.
     """
     environment = environment or BfclEnvironment()
-    injection = inject(task, wrong, moment, environment=environment)
-    calls = task.gold[moment.turn]
+    injection = inject(task, wrong, position, environment=environment)
+    calls = task.gold[position.turn]
     if injection is None:
         return []
     point = injection.task
     environment.reset(point)
     found: list[Task] = []
-    for done in range(moment.done, len(calls)):
+    for done in range(position.done, len(calls)):
         outcome = environment.execute(calls[done])
-        messages = (*point.messages, *exchange(calls[done], outcome.text, f"call_{moment.turn}_{done}"))
+        messages = (*point.messages, *exchange(calls[done], outcome.text, f"call_{position.turn}_{done}"))
         point = replace(point, messages=messages, target=calls[done + 1 : done + 2])
         found.append(replace(point, id=f"{injection.task.id}{done + 1}"))
     return found
 
 
-def premature_calls(task: Task, *, environment: Environment | None = None) -> list[tuple[Moment, ToolCall]]:
-    """Moments where a later gold call of the turn, made now, is told by the world that something is missing.
+def premature_calls(task: Task, *, environment: Environment | None = None) -> list[tuple[DecisionPosition, ToolCall]]:
+    """Positions where a later gold call of the turn, made now, is told by the world that something is missing.
 
-    For each such moment the nearest later call: its error text speaks of the very thing that is right next.
+    For each such position the nearest later call: its error text speaks of the very thing that is right next.
     """
     environment = environment or BfclEnvironment()
     walk = _Walk(task, environment)
-    found: list[tuple[Moment, ToolCall]] = []
-    for moment in moments(task):
-        walk.to(moment)
+    found: list[tuple[DecisionPosition, ToolCall]] = []
+    for position in decision_positions(task):
+        walk.to(position)
         before = environment.snapshot()
-        for call in task.gold[moment.turn][moment.done + 1 :]:
+        for call in task.gold[position.turn][position.done + 1 :]:
             outcome = environment.execute(call)
             environment.restore(before)
             if outcome.is_error and outcome.error in _FOUND_TOO_EARLY:
-                found.append((moment, call))
+                found.append((position, call))
                 break
     return found
 
@@ -141,18 +145,18 @@ class _Walk:
         self._task = task
         self._environment = environment
         self._messages: list[Message] = list(task.messages)
-        self._at = Moment(turn=0, done=0)
+        self._at = DecisionPosition(turn=0, done=0)
 
-    def to(self, moment: Moment) -> Task:
-        """The task at a moment that is not before the last one asked for."""
-        while self._at != moment:
+    def to(self, position: DecisionPosition) -> Task:
+        """The task at a position that is not before the last one asked for."""
+        while self._at != position:
             self._step()
         return replace(
             self._task,
-            id=f"{self._task.id}/{moment.turn}.{moment.done}",
+            id=f"{self._task.id}/{position.turn}.{position.done}",
             messages=tuple(self._messages),
-            target=self._task.gold[moment.turn][moment.done : moment.done + 1],
-            followups=self._task.followups[moment.turn :],
+            target=self._task.gold[position.turn][position.done : position.done + 1],
+            followups=self._task.followups[position.turn :],
         )
 
     def _step(self) -> None:
@@ -161,21 +165,21 @@ class _Walk:
         if done < len(calls):
             outcome: ToolOutcome = self._environment.execute(calls[done])
             self._messages += exchange(calls[done], outcome.text, f"call_{turn}_{done}")
-            self._at = Moment(turn=turn, done=done + 1)
+            self._at = DecisionPosition(turn=turn, done=done + 1)
             return
         self._messages += (
             {"role": "assistant", "content": DONE},
             {"role": "user", "content": self._task.followups[turn]},
         )
         self._environment.next_turn()
-        self._at = Moment(turn=turn + 1, done=0)
+        self._at = DecisionPosition(turn=turn + 1, done=0)
 
 
-def _still_solvable(environment: Environment, task: Task, moment: Moment) -> bool:
-    for turn in range(moment.turn, len(task.gold)):
-        if turn > moment.turn:
+def _still_solvable(environment: Environment, task: Task, position: DecisionPosition) -> bool:
+    for turn in range(position.turn, len(task.gold)):
+        if turn > position.turn:
             environment.next_turn()
-        for call in task.gold[turn][moment.done if turn == moment.turn else 0 :]:
+        for call in task.gold[turn][position.done if turn == position.turn else 0 :]:
             if environment.execute(call).is_error:  # a soft no can be the gold answer
                 return False
     return environment.score().ok

@@ -9,16 +9,15 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, TypeAlias
 
-from fission_grpo.environments.base import Environment
+from fission_grpo.environments.base import Environment, Worlds
 from fission_grpo.environments.schema import explain_problems
 from fission_grpo.errors import ConfigError, RolloutError
-from fission_grpo.types import Task, ToolCall
+from fission_grpo.types import Task, Tool, ToolCall
 
-Worlds: TypeAlias = Mapping[str, Callable[[], Environment]]
-"""Environment name -> how to make one."""
 Render: TypeAlias = Callable[[Task], object]
 """Raises `ConfigError` for a task that a chat template cannot carry."""
 Record: TypeAlias = Mapping[str, Any]
@@ -33,37 +32,57 @@ _KEYS: Mapping[str, type] = {
     "followups": list,
     "meta": dict,
 }
-_REQUIRED = ("id", "messages", "tools", "gold")
+_REQUIRED = ("id", "messages")
+_REQUIRED_WITHOUT_A_WORLD = ("tools", "gold")
+"""A world may know its tools itself, and judge by itself."""
+_NAME_HERE: Mapping[str, str] = {
+    **dict.fromkeys(("prompt", "prompts", "conversation", "conversations", "question", "query", "input"), "messages"),
+    **dict.fromkeys(("answer", "answers", "ground_truth", "solution", "label", "completion", "target"), "gold"),
+    **dict.fromkeys(("function", "functions", "tool_schemas"), "tools"),
+    **dict.fromkeys(("environment", "env", "env_class", "env_args", "reward_spec", "reward_model"), "world"),
+    **dict.fromkeys(("metadata", "info", "extra_info", "data_source", "ability"), "meta"),
+    **dict.fromkeys(("task_id", "uid", "index"), "id"),
+}
+"""What TRL, verl, SkyRL and their like call these keys: nearer by meaning than by spelling."""
 _ROLES = ("system", "user", "assistant", "tool")
 _KIND: Mapping[type, str] = {str: "text", list: "a list", dict: "an object"}
 
 
 def inspect_record(
     record: Record, task_of: Callable[[Record], Task], worlds: Worlds | None = None, render: Render | None = None
-) -> list[str]:
-    """Every problem of the first stage that finds any; empty for a sound record.
+) -> tuple[Task | None, list[str]]:
+    """The task of a sound record, or every problem of the first stage that finds any.
 
     Args:
         record: a parsed line, embedded JSON opened.
         task_of: makes the task of a record whose shape is right.
-        worlds: where gold calls can be executed; default `bfcl`.
+        worlds: where gold calls can be executed, and who is asked for the tools that a record leaves out; default
+            `bfcl`.
         render: see `Render`.
     """
-    found = list(_shape(record)) or list(_dialogue(record["messages"])) or list(_gold(record))
+    found = list(_shape(record)) or list(_dialogue(record["messages"]))
     if found:
-        return found
-    task = task_of(record)
-    return list(chain(_turn_counts(task), _executed(task, worlds), _rendered(task, render)))
+        return None, found
+    task, worlds = task_of(record), _default_worlds() if worlds is None else worlds
+    if task.world and not task.tools:
+        offered, found = _offered(task, worlds)
+        task = replace(task, tools=offered)
+    found = found or list(_gold(record, task.tools))
+    found = found or list(chain(_turn_counts(task), _executed(task, worlds), _rendered(task, render)))
+    return (None, found) if found else (task, [])
 
 
 def _shape(record: Record) -> Iterator[str]:
     for key, value in record.items():
-        if key not in _KEYS:
+        if key in _NAME_HERE:
+            yield f"unknown key {key!r}; the nearest by meaning is {_NAME_HERE[key]!r}"
+        elif key not in _KEYS:
             near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.0)[0]
             yield f"unknown key {key!r}; the nearest known key is {near!r}"
         elif not isinstance(value, _KEYS[key]):
             yield f"{key}: got {_json(value)}, expected {_KIND[_KEYS[key]]}"
-    yield from (f"missing key {key!r}" for key in _REQUIRED if key not in record)
+    required = _REQUIRED if "world" in record else (*_REQUIRED, *_REQUIRED_WITHOUT_A_WORLD)
+    yield from (f"missing key {key!r}" for key in required if key not in record)
     if "turns" in record and "world" not in record:
         yield "turns: gold calls per turn need a world; give `world` too, or only `gold`"
     yield from chain.from_iterable(_shape_of_items(record, key) for key in ("messages", "tools", "gold", "turns"))
@@ -181,12 +200,26 @@ def _arguments(function: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return arguments if isinstance(arguments, dict) else None
 
 
-def _gold(record: Record) -> Iterator[str]:
-    groups = [("gold", record["gold"])]
+def _offered(task: Task, worlds: Worlds) -> tuple[tuple[Tool, ...], list[str]]:
+    """The tools that the task's world has by itself, or why it cannot be asked."""
+    name = task.world.environment if task.world else ""
+    if name not in worlds:
+        return (), [f"missing key 'tools', and no environment {name!r} to ask for them; known: {', '.join(worlds)}"]
+    environment = worlds[name]()
+    try:
+        environment.reset(task)
+        tools = environment.tools
+    except (ConfigError, RolloutError) as error:
+        return (), [f"world: {error}"]
+    return tools, [] if tools else [f"missing key 'tools'; the environment {name!r} has none by itself"]
+
+
+def _gold(record: Record, tools: Sequence[Tool]) -> Iterator[str]:
+    groups = [("gold", record.get("gold", ()))]
     groups += [(f"turns[{i}]", turn) for i, turn in enumerate(record.get("turns", ()))]
     for where, calls in groups:
         for j, call in enumerate(calls):
-            wrong = explain_problems(ToolCall(name=call["name"], arguments=call.get("arguments", {})), record["tools"])
+            wrong = explain_problems(ToolCall(name=call["name"], arguments=call.get("arguments", {})), tools)
             if wrong:
                 yield f"{where}[{j}] ({call['name']}): {wrong}"
 
@@ -197,8 +230,8 @@ def _turn_counts(task: Task) -> Iterator[str]:
         yield f"turns: {len(task.gold)} for {users} user messages (those in messages and followups); expected one each"
 
 
-def _executed(task: Task, worlds: Worlds | None) -> Iterator[str]:
-    make = (_default_worlds() if worlds is None else worlds).get(task.world.environment) if task.world else None
+def _executed(task: Task, worlds: Worlds) -> Iterator[str]:
+    make = worlds.get(task.world.environment) if task.world else None
     if make is None:
         return
     try:

@@ -4,7 +4,8 @@
     {..., "world", "turns": [[call, ...], ...], "followups": [text]}  an episode; turns are gold calls per user turn
     {..., "meta": {...}}                                              slices for reports
 
-A world that judges itself needs no `turns`; `gold` is then empty, or what is right next if it is known.
+A world that judges itself needs no `turns`; `gold` is then left out, or what is right next if it is known. `tools` can
+be left out where the world has tools of its own, as a class of yours has: they are asked for.
 `tools`, `world`, `turns` and `meta` may be JSON text, as table formats want. Such formats also fill absent keys with
 null: those are dropped everywhere but in `world` and `meta`.
 """
@@ -14,11 +15,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from fission_grpo.environments.base import Worlds
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.errors import DataError
-from fission_grpo.tasks.inspection import Render, Worlds, inspect_record
+from fission_grpo.tasks.inspection import Render, inspect_record
 from fission_grpo.types import Message, Task, ToolCall, World
 
 _EMBEDDED = ("tools", "world", "turns", "meta")
@@ -47,9 +49,34 @@ def read_tasks(path: Path | str, *, worlds: Worlds | None = None, render: Render
     Raises:
         DataError: the file has problems (all of them are listed) or cannot be opened.
     """
-    tasks, problems = _scan(Path(path), worlds, render)
+    tasks, problems = _inspected(_lines(Path(path)), worlds, render)
+    if not tasks and not problems:
+        problems.append("holds no task; expected one JSON object a line")
     if problems:
         raise DataError(str(path), problems)
+    return tasks
+
+
+Given: TypeAlias = Sequence[Task | Mapping[str, Any]]
+"""Tasks of a program: as they are, or as objects with the keys of a line."""
+
+
+def tasks_from(given: Given, *, worlds: Worlds | None = None, render: Render | None = None) -> list[Task]:
+    """The tasks of a program, checked as those of a file are.
+
+    Args:
+        worlds, render: see `read_tasks`.
+
+    Raises:
+        DataError: some have problems; all of them are listed.
+    """
+    opened = ((record_of(one), []) if isinstance(one, Task) else _opened(one) for one in given)
+    records = ((f"task {number}", record, broken) for number, (record, broken) in enumerate(opened, 1))
+    tasks, problems = _inspected(records, worlds, render)
+    if not tasks and not problems:
+        problems.append("there is none; expected at least one")
+    if problems:
+        raise DataError("tasks", problems)
     return tasks
 
 
@@ -78,8 +105,8 @@ def task_of(record: Mapping[str, Any]) -> Task:
     return Task(
         id=record["id"],
         messages=messages,
-        tools=tuple(record["tools"]),
-        target=_calls(record["gold"]),
+        tools=tuple(record.get("tools", ())),
+        target=_calls(record.get("gold", ())),
         world=World(environment=world["environment"], config=world["config"]) if world else None,
         gold=tuple(_calls(turn) for turn in record.get("turns", ())),
         followups=tuple(record.get("followups", ())),
@@ -91,39 +118,46 @@ def _calls(records: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
     return tuple(ToolCall(name=record["name"], arguments=record.get("arguments", {})) for record in records)
 
 
-def _scan(path: Path, worlds: Worlds | None, render: Render | None) -> tuple[list[Task], list[str]]:
+_Placed: TypeAlias = tuple[str, dict[str, Any], list[str]]
+"""Where a record stands, the record with embedded JSON opened and null keys dropped, and what is broken about that."""
+
+
+def _inspected(
+    records: Iterable[_Placed], worlds: Worlds | None, render: Render | None
+) -> tuple[list[Task], list[str]]:
+    """All sound tasks, and all problems, each with its place."""
     tasks: list[Task] = []
     problems: list[str] = []
-    first_line: dict[str, int] = {}
-    try:
-        for number, line in _lines(path):
-            record, broken = _record(line)
-            found = broken or inspect_record(record, task_of, worlds, render)
-            if not broken and isinstance(record.get("id"), str):
-                earlier = first_line.setdefault(record["id"], number)
-                found += [f"id {record['id']!r} was used on line {earlier} already"] if earlier != number else []
-            problems += [f"line {number}: {problem}" for problem in found]
-            tasks += [] if found else [task_of(record)]
-    except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"cannot be read: {error}")
-    if not tasks and not problems:
-        problems.append("holds no task; expected one JSON object a line")
+    first: dict[str, str] = {}
+    for place, record, broken in records:
+        task, found = (None, broken) if broken else inspect_record(record, task_of, worlds, render)
+        if not broken and isinstance(record.get("id"), str):
+            earlier = first.setdefault(record["id"], place)
+            found += [f"id {record['id']!r} was used on {earlier} already"] if earlier != place else []
+        problems += [f"{place}: {problem}" for problem in found]
+        tasks += [] if task is None or found else [task]
     return tasks, problems
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield number, line
+def _lines(path: Path) -> Iterator[_Placed]:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield (f"line {number}", *_parsed(line))
+    except (OSError, UnicodeDecodeError) as error:
+        yield "the file", {}, [f"cannot be read: {error}"]
 
 
-def _record(line: str) -> tuple[dict[str, Any], list[str]]:
-    """The object of a line with embedded JSON opened and null keys dropped, or what is broken about it."""
+def _parsed(line: str) -> tuple[dict[str, Any], list[str]]:
     try:
         record = json.loads(line)
     except ValueError as error:
         return {}, [f"is no JSON: {error}"]
+    return _opened(record)
+
+
+def _opened(record: Any) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(record, dict):
         return {}, [f"holds {type(record).__name__}; expected a JSON object"]
     record = {key: value for key, value in record.items() if value is not None}

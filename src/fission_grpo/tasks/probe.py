@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.tasks.corruption import Corruption, corrupt
-from fission_grpo.tasks.dialogue import Injection, Moment, inject, moments, premature_calls
+from fission_grpo.tasks.dialogue import DecisionPosition, Injection, decision_positions, inject, premature_calls
 from fission_grpo.tasks.gold_chain import chain_of
 from fission_grpo.types import ErrorClass, Task, ToolCall
 
@@ -37,7 +37,7 @@ class ProbeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeItem:
-    """One question of the probe."""
+    """One task of the probe."""
 
     task: Task
     """`messages` end with the wrong call and its real error text; `target` is right next; world and gold stay."""
@@ -46,7 +46,7 @@ class ProbeItem:
     text: str
     """The world's own error text."""
     corruption: Corruption | None
-    """How the call was spoiled; None for a premature call."""
+    """How the call was corrupted; None for a premature call."""
 
 
 def probe_items(tasks: Sequence[Task], seed: int, kind: ProbeKind | str = ProbeKind.MIXED) -> Iterator[ProbeItem]:
@@ -61,20 +61,20 @@ def probe_items(tasks: Sequence[Task], seed: int, kind: ProbeKind | str = ProbeK
 
 
 def within_turn(item: ProbeItem) -> ProbeItem:
-    """The same question, over as soon as its user turn is: the world judges the turns so far, all gold but this one."""
+    """The same task, over as soon as its user turn is: the world judges the turns so far, all gold but this one."""
     turn = sum(message["role"] == "user" for message in item.task.messages)
     return replace(item, task=replace(item.task, gold=item.task.gold[:turn], followups=()))
 
 
-_Allowed: TypeAlias = Callable[[Moment], bool]
+_Allowed: TypeAlias = Callable[[DecisionPosition], bool]
 
 
-def _anywhere(moment: Moment) -> bool:
+def _anywhere(position: DecisionPosition) -> bool:
     return True
 
 
-def _first_of_turn(moment: Moment) -> bool:
-    return moment.done == 0
+def _first_of_turn(position: DecisionPosition) -> bool:
+    return position.done == 0
 
 
 def _mixed(tasks: Sequence[Task], seed: int, allowed: _Allowed = _anywhere) -> Iterator[ProbeItem]:
@@ -97,24 +97,25 @@ def _preconditions(tasks: Sequence[Task], seed: int) -> Iterator[ProbeItem]:
 
 
 def _corruptions(task: Task, rng: Random, environment: BfclEnvironment, allowed: _Allowed) -> Iterator[ProbeItem]:
-    """One explicit error for each kind of corruption, at a random moment."""
-    calling = [moment for moment in moments(task) if moment.done < len(task.gold[moment.turn]) and allowed(moment)]
+    """One explicit error for each kind of corruption, at a random position."""
+    positions = (position for position in decision_positions(task) if position.done < len(task.gold[position.turn]))
+    calling = [position for position in positions if allowed(position)]
     values = [value for call in chain_of(task) for value in call.arguments.values()]
     for kind in Corruption:
-        moment = rng.choice(calling)
-        right = task.gold[moment.turn][moment.done]
+        position = rng.choice(calling)
+        right = task.gold[position.turn][position.done]
         wrong = corrupt(right, kind, tools=task.tools, others=values, rng=rng)
-        injection = wrong and inject(task, wrong, moment, environment=environment)
+        injection = wrong and inject(task, wrong, position, environment=environment)
         if injection and injection.error is not ErrorClass.LIMIT:
             yield _item(injection, kind)
 
 
 def _premature(task: Task, rng: Random, environment: BfclEnvironment, allowed: _Allowed) -> Iterator[ProbeItem]:
-    """The premature call of one moment, if there is any."""
+    """The premature call of one position, if there is any."""
     found = [one for one in premature_calls(task, environment=environment) if allowed(one[0])]
     if found:
-        moment, call = rng.choice(found)
-        injection = inject(task, call, moment, environment=environment)
+        position, call = rng.choice(found)
+        injection = inject(task, call, position, environment=environment)
         if injection:
             yield _item(injection, None)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
+from fission_grpo.environments.base import Worlds
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
-from fission_grpo.rollout import Worlds
 from fission_grpo.settings import Settings
 from fission_grpo.tasks.dialogue import continuations, decision_points, premature_calls
 from fission_grpo.tasks.jsonl import read_tasks
@@ -43,9 +43,9 @@ class SyntheticSettings(Settings):
     two_apis: float = _DEFAULT.two_apis
     """Of the tasks with two requests: share that goes to two APIs."""
     unmet: float = _DEFAULT.unmet
-    """Share of the needs (a login, a folder, a running engine) that the world does not meet at first."""
+    """Share of the setups (a login, a folder, a running engine) that the world lacks at first."""
     moments: bool = False
-    """Also start from every later moment of the gold dialogue: the paper's decision points."""
+    """Also start from every later position of the gold dialogue: the paper's decision points."""
     continuations: bool = False
     """Also start behind an error and its fix, where the next step is due; ours."""
 
@@ -102,15 +102,15 @@ def _drawn(synthetic: SyntheticSettings) -> tuple[Task, ...]:
         mixture=synthetic.mixture,
         tools=synthetic.tools,
     )
-    later = _later_moments(drawn) if synthetic.moments else ()
+    later = _later_positions(drawn) if synthetic.moments else ()
     behind = _behind_fixes(drawn) if synthetic.continuations else ()
     return (*drawn, *later, *behind)
 
 
-def _later_moments(tasks: Sequence[Task]) -> Iterator[Task]:
-    """Every later place of the gold dialogues where a call is due.
+def _later_positions(tasks: Sequence[Task]) -> Iterator[Task]:
+    """Every later decision position of the gold dialogues where a call is due.
 
-    The first place is the task itself; where only words are due a group has nothing to learn from its siblings.
+    The first position is the task itself; where only words are due a group has nothing to learn from its siblings.
     """
     for task in tasks:
         yield from (point for point in decision_points(task)[1:] if point.target)
@@ -120,5 +120,5 @@ def _behind_fixes(tasks: Sequence[Task]) -> Iterator[Task]:
     """Continuations of every natural premature call."""
     environment = BfclEnvironment()
     for task in tasks:
-        for moment, call in premature_calls(task, environment=environment):
-            yield from continuations(task, call, moment, environment=environment)
+        for position, call in premature_calls(task, environment=environment):
+            yield from continuations(task, call, position, environment=environment)

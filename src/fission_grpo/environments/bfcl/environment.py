@@ -147,12 +147,15 @@ class BfclEnvironment:
         return self._task
 
     def _run(self, call: ToolCall, run: _Run = BfclWorld.call) -> str:
-        if call.name in self._offered:
+        if self._may_run(call.name):
             text = run(self._world, call.name, call.arguments, self._limits)
         else:
             text = unknown_name(call.name)
         self._results[-1].append(text)
         return text
+
+    def _may_run(self, name: str) -> bool:
+        return name in self._offered
 
     def _judge_turn(self) -> Judgement | None:
         turn = len(self._results) - 1

@@ -30,7 +30,7 @@ from fission_grpo.errors import ConfigError
 
 EXECUTION_ERROR = "Error during execution: "
 """How the official executor begins the text of every exception; so do our refusals."""
-LIMIT_ERROR = EXECUTION_ERROR + "call refused: "
+BFCL_LIMIT_ERROR = EXECUTION_ERROR + "call refused: "
 """How a call that hit one of our caps is answered (class E8)."""
 
 _FORBIDDEN = frozenset({"kill", "exit", "quit", "remove", "unlink", "popen", "Popen", "run"})
@@ -112,7 +112,7 @@ class BfclWorld:
         try:
             return self.call_in_time(name, arguments, limits)
         except CallTimeout:
-            return f"{LIMIT_ERROR}it took longer than {limits.seconds:g} s"
+            return f"{BFCL_LIMIT_ERROR}it took longer than {limits.seconds:g} s"
 
     def call_in_time(self, name: str, arguments: Mapping[str, Any], limits: CallLimits) -> str:
         """As `call`, for calls whose texts must not depend on how busy the machine is.
@@ -127,14 +127,14 @@ class BfclWorld:
         try:
             given = {key: bounded_copy(value, limits.depth) for key, value in arguments.items()}
             if (guard := GUARDS.get(name)) and (refusal := guard(given, instance)):
-                return f"{LIMIT_ERROR}{refusal}"
+                return f"{BFCL_LIMIT_ERROR}{refusal}"
             answer = _ANSWERS.get(owner, _answer)
             with _one_at_a_time, time_limit(limits.seconds):
                 text = answer(getattr(instance, name), {**self.defaults.get(name, {}), **given})
         except NestingError:
-            return f"{LIMIT_ERROR}arguments are nested deeper than {limits.depth} levels"
+            return f"{BFCL_LIMIT_ERROR}arguments are nested deeper than {limits.depth} levels"
         if len(text) > limits.characters:
-            return f"{LIMIT_ERROR}the answer has more than {limits.characters} characters"
+            return f"{BFCL_LIMIT_ERROR}the answer has more than {limits.characters} characters"
         return text
 
 

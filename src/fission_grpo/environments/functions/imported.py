@@ -34,30 +34,44 @@ def imported_worlds(places: Mapping[str, str]) -> dict[str, Callable[[], Environ
     Raises:
         ConfigError: a module cannot be imported, lacks the name, or what it holds can be no world.
     """
-    return {name: _factory(name, place) for name, place in places.items()}
+    return {name: _factory(f"worlds.{name}", name, place, _found(name, place)) for name, place in places.items()}
 
 
-def _factory(name: str, place: str) -> Callable[[], Environment]:
-    found = _found(name, place)
+def environments_of(kinds: Mapping[str, Any]) -> dict[str, Callable[[], Environment]]:
+    """Environment factories by name, of what a program holds in its hands.
+
+    Args:
+        kinds: name of the environment, as tasks give it -> a class of tools, or anything that makes an `Environment`.
+
+    Raises:
+        ConfigError: one of them can be no environment.
+    """
+    return {
+        name: _factory(f"environments[{name!r}]", name, getattr(kind, "__qualname__", repr(kind)), kind)
+        for name, kind in kinds.items()
+    }
+
+
+def _factory(setting: str, name: str, place: str, found: Any) -> Callable[[], Environment]:
     if not isinstance(found, type):
-        return _made_by(name, place, found)
+        return _made_by(setting, place, found)
     if all(hasattr(found, verb) for verb in _VERBS):
         return found
     try:
         FunctionEnvironment.from_class(found, name=name)
     except ConfigError as error:
-        raise ConfigError(f"worlds.{name}: {place}: {error}") from error
+        raise ConfigError(f"{setting}: {place}: {error}") from error
     return lambda: FunctionEnvironment.from_class(found, name=name)
 
 
-def _made_by(name: str, place: str, factory: Any) -> Callable[[], Environment]:
+def _made_by(setting: str, place: str, factory: Any) -> Callable[[], Environment]:
     """A function that makes environments, once it has shown that it does."""
     if not callable(factory):
-        raise ConfigError(f"worlds.{name}: {place} is {type(factory).__name__}; expected a class or a function")
-    made = _guarded(name, f"{place}()", factory)
+        raise ConfigError(f"{setting}: {place} is {type(factory).__name__}; expected a class or a function")
+    made = _guarded(setting, f"{place}()", factory)
     if lacking := [verb for verb in _VERBS if not hasattr(made, verb)]:
         raise ConfigError(
-            f"worlds.{name}: {place}() made {type(made).__name__} without {', '.join(lacking)}; "
+            f"{setting}: {place}() made {type(made).__name__} without {', '.join(lacking)}; "
             "expected an Environment, for instance FunctionEnvironment.from_class(YourClass, name=...)"
         )
     return factory  # type: ignore[no-any-return]  # it was just seen to make environments
@@ -70,16 +84,16 @@ def _found(name: str, place: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # last: a user's file never takes the place of an installed package
-    imported = _guarded(name, f"import {module}", lambda: import_module(module))
+    imported = _guarded(f"worlds.{name}", f"import {module}", lambda: import_module(module))
     if not hasattr(imported, attribute):
         raise ConfigError(f"worlds.{name}: {module} ({imported.__file__}) has no {attribute!r}")
     return getattr(imported, attribute)
 
 
-def _guarded(name: str, what: str, job: Callable[[], Any]) -> Any:
+def _guarded(setting: str, what: str, job: Callable[[], Any]) -> Any:
     """Whatever the user's code raises here is for the user to mend, before anything is spent."""
     try:
         with boundary(EnvironmentFault, what):
             return job()
     except EnvironmentFault as fault:
-        raise ConfigError(f"worlds.{name}: {fault}; correct it there, or the setting") from fault
+        raise ConfigError(f"{setting}: {fault}; correct it there, or the setting") from fault

@@ -21,7 +21,14 @@ from fission_grpo.environments.dialogue import recorded_turns
 from fission_grpo.environments.limits import CallLimits, CallTimeout
 from fission_grpo.environments.tau2.official import OfficialTask, official_task
 from fission_grpo.environments.tau2.outcomes import classify_tau2
-from fission_grpo.environments.tau2.world import STOP_TOOL, Tau2Answer, Tau2World, refusal, tau2_tools, unknown_tool
+from fission_grpo.environments.tau2.world import (
+    STOP_TOOL,
+    Tau2Answer,
+    Tau2World,
+    refused_call,
+    tau2_tools,
+    unknown_tool,
+)
 from fission_grpo.errors import ConfigError, EnvironmentFault, boundary
 from fission_grpo.types import Task, Tool, ToolCall, ToolOutcome, Verdict
 
@@ -96,7 +103,7 @@ class Tau2Environment:
         try:
             answer = self._run(call)
         except CallTimeout:
-            answer = refusal(f"it took longer than {self._limits.seconds:g} s")
+            answer = refused_call(f"it took longer than {self._limits.seconds:g} s")
         kind, error = classify_tau2(answer.text, error=answer.error)
         return ToolOutcome(kind=kind, text=answer.text, error=error, seconds=time.perf_counter() - began)
 

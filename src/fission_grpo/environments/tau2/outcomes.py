@@ -9,7 +9,7 @@ from fission_grpo.types import ErrorClass, OutcomeKind
 
 ERROR_PREFIX = "Error: "
 """How tau2 begins the text of every exception of a tool; so do our refusals."""
-LIMIT_ERROR = ERROR_PREFIX + "call refused: "
+TAU2_LIMIT_ERROR = ERROR_PREFIX + "call refused: "
 """How a call that hit one of our caps is answered (class E8)."""
 
 TAU2_ERROR_CLASSES: tuple[Pattern, ...] = (
@@ -48,7 +48,7 @@ def classify_tau2(text: str, *, error: bool) -> tuple[OutcomeKind, ErrorClass | 
     """
     if not error:
         return (OutcomeKind.SOFT_FAILURE, ErrorClass.SOFT) if _SOFT.match(text) else (OutcomeKind.SUCCESS, None)
-    if text.startswith(LIMIT_ERROR):
+    if text.startswith(TAU2_LIMIT_ERROR):
         return OutcomeKind.TIMEOUT, ErrorClass.LIMIT
     message = text.removeprefix(ERROR_PREFIX)
     return OutcomeKind.ERROR, next(kind for pattern, kind in TAU2_ERROR_CLASSES if pattern.search(message))

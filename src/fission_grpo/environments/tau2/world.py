@@ -16,7 +16,7 @@ from typing import Any
 
 from fission_grpo.environments.limits import CallLimits, NestingError, bounded_copy, time_limit
 from fission_grpo.environments.tau2.official import official_module, official_task
-from fission_grpo.environments.tau2.outcomes import ERROR_PREFIX, LIMIT_ERROR
+from fission_grpo.environments.tau2.outcomes import ERROR_PREFIX, TAU2_LIMIT_ERROR
 from fission_grpo.types import Tool, ToolCall
 
 STOP_TOOL = "done"
@@ -36,7 +36,7 @@ class Tau2Answer:
     @property
     def refused(self) -> bool:
         """One of our caps answered."""
-        return self.error and self.text.startswith(LIMIT_ERROR)
+        return self.error and self.text.startswith(TAU2_LIMIT_ERROR)
 
 
 @dataclass(slots=True)
@@ -82,13 +82,13 @@ class Tau2World:
             arguments = bounded_copy(dict(call.arguments), limits.depth)
             json.dumps([call.name, arguments], ensure_ascii=False).encode()
         except NestingError:
-            return refusal(f"arguments are nested deeper than {limits.depth} levels")
+            return refused_call(f"arguments are nested deeper than {limits.depth} levels")
         except UnicodeEncodeError:  # half a surrogate pair: the official message types cannot hold it
-            return refusal("it is no valid Unicode text")
+            return refused_call("it is no valid Unicode text")
         with time_limit(limits.seconds):
             answer = self._respond(call.name, arguments)
         if len(answer.text) > limits.characters:
-            return refusal(f"the answer has more than {limits.characters} characters")
+            return refused_call(f"the answer has more than {limits.characters} characters")
         return answer
 
     def holds(self, assertion: Any) -> bool:
@@ -125,9 +125,9 @@ def unknown_tool(name: str) -> Tau2Answer:
     return Tau2Answer(text=f"{ERROR_PREFIX}Tool '{writable}' not found.", error=True)
 
 
-def refusal(reason: str) -> Tau2Answer:
+def refused_call(reason: str) -> Tau2Answer:
     """How a call that hit one of our caps is answered."""
-    return Tau2Answer(text=f"{LIMIT_ERROR}{reason}", error=True)
+    return Tau2Answer(text=f"{TAU2_LIMIT_ERROR}{reason}", error=True)
 
 
 def done() -> str:

@@ -8,7 +8,7 @@ Qwen FC model of `bfcl_eval`, which decides only how texts are decoded.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ def export(records: Sequence[BfclRecord], folder: Path, *, model: str = EXPORT_M
     place.mkdir(parents=True, exist_ok=True)
     written = []
     for category in BfclCategory:
-        lines = [official_result(record) for record in _in_order(records, category)]
+        found = [record for record in records if record.category is category and record.end is not BfclEnd.FAULT]
+        lines = [official_result(record) for record in sorted(found, key=lambda record: record.scenario)]
         if lines:
             path = place / f"BFCL_v4_multi_turn_{category}_result.json"
             path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="ascii")
@@ -64,8 +65,3 @@ def stored_text(step: Step) -> str:
     if decode(said) == step.calls:
         return said
     return "\n".join(map(render_call, step.calls))
-
-
-def _in_order(records: Iterable[BfclRecord], category: BfclCategory) -> list[BfclRecord]:
-    found = (record for record in records if record.category is category and record.end is not BfclEnd.FAULT)
-    return sorted(found, key=lambda record: record.scenario)

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from fission_grpo.environments.bfcl.entries import BfclCategory
 from fission_grpo.environments.dialogue import call_record
-from fission_grpo.errors import DataError
-from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord
-from fission_grpo.types import (
-    EndReason,
-    ErrorClass,
-    FinishReason,
-    OutcomeKind,
-    ParseFailure,
-    ParseFailureKind,
-    ToolCall,
-    ToolOutcome,
-    Verdict,
-)
+from fission_grpo.evaluation.records import EpisodeRecord, Format, TurnRecord, read_lines
+from fission_grpo.types import EndReason, FinishReason, ParseFailure, ToolCall, ToolOutcome, Verdict
 
 
 class BfclEnd(StrEnum):
@@ -104,17 +95,14 @@ def as_episode(record: BfclRecord) -> EpisodeRecord:
     return EpisodeRecord(
         task=record.entry,
         turns=tuple(_turn_record(turn, step) for turn, step in steps),
-        end=_END.get(record.end) or _own_end(steps[-1][1]),
+        end=_END.get(record.end)
+        or (EndReason.ANSWERED if steps[-1][1].finish is FinishReason.STOP else EndReason.LENGTH),
         verdict=record.verdict,
         gold_calls=record.gold_calls,
         first_call_right=None,
         meta={"category": str(record.category), "scenario": record.scenario, "apis": record.apis},
         turn_ok=record.turn_ok,
     )
-
-
-def _own_end(last: Step) -> EndReason:
-    return EndReason.ANSWERED if last.finish is FinishReason.STOP else EndReason.LENGTH
 
 
 def _turn_record(user_turn: int, step: Step) -> TurnRecord:
@@ -129,60 +117,36 @@ def _turn_record(user_turn: int, step: Step) -> TurnRecord:
     )
 
 
-def to_line(record: BfclRecord) -> str:
+def bfcl_to_line(record: BfclRecord) -> str:
     """One JSON line, without the line break; ASCII, because a model may write half a surrogate pair."""
     verdict = None if record.verdict is None else asdict(record.verdict)
     turns = [list(map(_step_value, steps)) for steps in record.turns]
     return json.dumps({**_shallow(record), "verdict": verdict, "turns": turns})
 
 
-def from_line(line: str | bytes) -> BfclRecord:
-    """Inverse of `to_line`; keys it does not know are ignored.
+_ADAPTER = TypeAdapter(BfclRecord)
+
+
+def bfcl_from_line(line: str | bytes) -> BfclRecord:
+    """Inverse of `bfcl_to_line`; keys it does not know are ignored.
 
     Raises:
-        KeyError, TypeError, ValueError: no such record.
+        ValueError: no such record.
     """
-    value = json.loads(line)
-    verdict = value["verdict"]
-    return BfclRecord(
-        entry=value["entry"],
-        category=BfclCategory(value["category"]),
-        scenario=value["scenario"],
-        apis=tuple(value["apis"]),
-        turns=tuple(tuple(map(_step, steps)) for steps in value["turns"]),
-        end=BfclEnd(value["end"]),
-        reason=value["reason"],
-        verdict=None if verdict is None else Verdict(**verdict),
-        turn_ok=tuple(value["turn_ok"]),
-        gold_calls=value["gold_calls"],
-    )
+    return _ADAPTER.validate_python(json.loads(line))  # of JSON text pydantic refuses half a surrogate pair
 
 
-def write_records(path: Path, records: Iterable[BfclRecord]) -> None:
-    """One line an entry; replaces the file."""
-    path.write_text("".join(to_line(record) + "\n" for record in records), encoding="ascii")
+def read_bfcl(path: Path) -> tuple[BfclRecord, ...]:
+    """The records of a file, the last one of each entry, in order of first appearance; see `read_lines`."""
+    return tuple({record.entry: record for record in read_lines(path, bfcl_from_line)}.values())
 
 
-def read_records(path: Path) -> tuple[BfclRecord, ...]:
-    """The records of a file, the last one of each entry, in order of first appearance; a half-written last line is
-    passed over.
-
-    Raises:
-        DataError: with one entry for each line that is no record.
-    """
-    found: dict[str, BfclRecord] = {}
-    problems = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        if not line.endswith(b"\n"):
-            continue
-        try:
-            record = from_line(line)
-            found[record.entry] = record
-        except (KeyError, TypeError, ValueError) as error:
-            problems.append(f"line {number}: {type(error).__name__}: {error}")
-    if problems:
-        raise DataError(str(path), problems)
-    return tuple(found.values())
+BFCL_RECORDS: Format[BfclRecord] = Format(
+    key=lambda record: record.entry,
+    sound=lambda record: record.end is not BfclEnd.FAULT,
+    to_line=bfcl_to_line,
+    read=read_bfcl,
+)
 
 
 def _shallow(value: Any) -> dict[str, Any]:
@@ -194,26 +158,3 @@ def _step_value(step: Step) -> dict[str, Any]:
     calls = list(map(call_record, step.calls))
     failures, outcomes = list(map(_shallow, step.failures)), list(map(_shallow, step.outcomes))
     return {**_shallow(step), "calls": calls, "failures": failures, "outcomes": outcomes}
-
-
-def _step(value: Mapping[str, Any]) -> Step:
-    return Step(
-        text=value["text"],
-        calls=tuple(ToolCall(name=call["name"], arguments=call["arguments"]) for call in value["calls"]),
-        failures=tuple(map(_failure, value["failures"])),
-        outcomes=tuple(map(_outcome, value["outcomes"])),
-        finish=FinishReason(value["finish"]),
-        prompt_tokens=value["prompt_tokens"],
-        tokens=value["tokens"],
-        seconds=value["seconds"],
-    )
-
-
-def _failure(value: Mapping[str, Any]) -> ParseFailure:
-    kind = ParseFailureKind(value["kind"])
-    return ParseFailure(kind=kind, start=value["start"], text=value["text"], detail=value["detail"])
-
-
-def _outcome(value: Mapping[str, Any]) -> ToolOutcome:
-    error = None if value["error"] is None else ErrorClass(value["error"])
-    return ToolOutcome(kind=OutcomeKind(value["kind"]), text=value["text"], error=error, seconds=value["seconds"])

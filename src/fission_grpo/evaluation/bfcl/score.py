@@ -11,7 +11,7 @@ from typing import Any
 from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
 from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord
-from fission_grpo.evaluation.bfcl.world import replay
+from fission_grpo.evaluation.bfcl.world import JudgedWorld
 from fission_grpo.types import Task
 
 
@@ -64,24 +64,31 @@ class Score:
             str(category): {"accuracy": one.accuracy, "right": one.right, "judged": one.judged, "faults": one.faults}
             for category, one in self.categories.items()
         }
-        missing = list(map(str, self.missing))
         return {
             "overall": self.overall,
-            "counted_as_zero": missing,
+            "counted_as_zero": list(map(str, self.missing)),
             "complete": self.complete,
             "categories": categories,
         }
 
 
-def score(records: Iterable[BfclRecord]) -> Score:
+def score_entries(records: Iterable[BfclRecord]) -> Score:
     """Count the verdicts of records of different entries."""
-    by_category: dict[BfclCategory, list[BfclRecord]] = {category: [] for category in BfclCategory}
-    for record in records:
-        by_category[record.category].append(record)
-    return Score(categories=MappingProxyType({key: _category(key, found) for key, found in by_category.items()}))
+    found = tuple(records)
+    categories = {}
+    for category in BfclCategory:
+        played = [record for record in found if record.category is category]
+        verdicts = [record.verdict for record in played if record.verdict is not None]
+        categories[category] = CategoryScore(
+            right=sum(verdict.ok for verdict in verdicts),
+            judged=len(verdicts),
+            faults=len(played) - len(verdicts),
+            entries=len(bfcl_entries(category)),
+        )
+    return Score(categories=MappingProxyType(categories))
 
 
-def rescore(record: BfclRecord) -> BfclRecord:
+def judge_again(record: BfclRecord) -> BfclRecord:
     """The record with a verdict and turn tests made afresh from its calls; what it held before is not looked at.
 
     Raises:
@@ -90,25 +97,15 @@ def rescore(record: BfclRecord) -> BfclRecord:
     """
     if record.end is BfclEnd.FAULT:
         return record
-    world = replay(_entry(record), record.calls)
-    return replace(record, verdict=world.verdict(record.end, record.reason), turn_ok=world.turn_ok)
-
-
-def _category(category: BfclCategory, records: list[BfclRecord]) -> CategoryScore:
-    verdicts = [record.verdict for record in records if record.verdict is not None]
-    return CategoryScore(
-        right=sum(verdict.ok for verdict in verdicts),
-        judged=len(verdicts),
-        faults=len(records) - len(verdicts),
-        entries=len(bfcl_entries(category)),
-    )
-
-
-def _entry(record: BfclRecord) -> Task:
     entry = _by_id(record.category).get(record.entry)
     if entry is None:
         raise ConfigError(f"category {record.category} has no entry {record.entry!r}")
-    return entry
+    world = JudgedWorld(entry)
+    for calls in record.calls:
+        for call in calls:
+            world.replay(call)
+        world.next_turn()
+    return replace(record, verdict=world.verdict(record.end, record.reason), turn_ok=world.turn_ok)
 
 
 @cache

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Sequence
-
-from fission_grpo.environments.bfcl.outcomes import classify
-from fission_grpo.environments.bfcl.verdict import (
-    GoldTurn,
-    Judgement,
-    gold_key,
-    gold_turns,
-    judge,
-    replayed,
-    verdict,
-    world_key,
-)
-from fission_grpo.environments.bfcl.world import BfclWorld
+from fission_grpo.environments.bfcl.environment import BfclEnvironment
+from fission_grpo.environments.bfcl.verdict import replayed, verdict
 from fission_grpo.environments.limits import CallLimits
-from fission_grpo.errors import ConfigError, EnvironmentFault, boundary
+from fission_grpo.errors import EnvironmentFault, boundary
 from fission_grpo.evaluation.bfcl.records import BfclEnd
-from fission_grpo.types import Task, ToolCall, ToolOutcome, Verdict
+from fission_grpo.types import Task, ToolCall, Verdict
 
 FORCE_TERMINATED = "multi_turn:force_terminated"
 INFERENCE_ERROR = "multi_turn:inference_error"
@@ -30,7 +17,7 @@ LIMITS = CallLimits(seconds=30.0)
 """Officially a call has all the time in the world; a busy machine must not change a verdict."""
 
 
-class JudgedWorld:
+class JudgedWorld(BfclEnvironment):
     """Runs calls and judges each user turn as it ends.
 
     Like the official executor it runs every function of the entry's classes, whatever is on offer.
@@ -41,26 +28,10 @@ class JudgedWorld:
 
         Raises:
             ConfigError: the task has no BFCL world.
+            EnvironmentFault: the gold calls could not be replayed.
         """
-        if entry.world is None:
-            raise ConfigError(f"task {entry.id} has no world")
-        self._keys = world_key(entry.world.config), gold_key(entry.gold)
-        self._world = BfclWorld.initial(self._keys[0])
-        self._results: list[list[str]] = [[]]
-        self._judgements: list[Judgement | None] = []
-
-    def execute(self, call: ToolCall) -> ToolOutcome:
-        """Run one call.
-
-        Raises:
-            EnvironmentFault: our executor broke; what the official class raises is text for the model instead.
-        """
-        began = time.perf_counter()
-        with boundary(EnvironmentFault, f"call of {call.name}"):
-            text = self._world.call(call.name, call.arguments, LIMITS)
-            kind, error = classify(text)
-        self._results[-1].append(text)
-        return ToolOutcome(kind=kind, text=text, error=error, seconds=time.perf_counter() - began)
+        super().__init__(LIMITS)
+        self.reset(entry)
 
     def replay(self, call: ToolCall) -> None:
         """Run one recorded call again.
@@ -69,18 +40,10 @@ class JudgedWorld:
             EnvironmentFault: our executor broke, or was too slow to tell.
         """
         with boundary(EnvironmentFault, f"replay of {call.name}"):
-            self._results[-1].append(replayed(self._world, call.name, call.arguments, LIMITS))
+            self._run(call, replayed)
 
-    def end_turn(self) -> None:
-        """Judge the user turn; calls from here on belong to the next one.
-
-        Raises:
-            EnvironmentFault: the judge broke, or the gold calls could not be replayed.
-        """
-        gold = self._gold()[len(self._judgements)]
-        with boundary(EnvironmentFault, "judging a turn"):
-            self._judgements.append(judge(gold, self._world.instances, self._results))
-        self._results.append([])
+    def _may_run(self, name: str) -> bool:
+        return True
 
     @property
     def turn_ok(self) -> tuple[bool | None, ...]:
@@ -96,30 +59,12 @@ class JudgedWorld:
             return None
         if end is BfclEnd.INFERENCE_ERROR:
             return self._failed(INFERENCE_ERROR, reason)
-        if len(self._judgements) < len(self._gold()):
-            ended = f"{len(self._judgements)} of {len(self._gold())} user turns were played"
+        if len(self._judgements) < len(self._gold):
+            ended = f"{len(self._judgements)} of {len(self._gold)} user turns were played"
             return self._failed(FORCE_TERMINATED, ended)
         return verdict(self._judgements)
 
-    def _gold(self) -> tuple[GoldTurn, ...]:
-        return gold_turns(*self._keys, LIMITS)
-
     def _failed(self, error: str, detail: str) -> Verdict:
-        judged = sum(bool(turn.results) for turn in self._gold())
+        judged = sum(bool(turn.results) for turn in self._gold)
         right = sum(ok is True for ok in self.turn_ok)
         return Verdict(ok=False, error_type=error, detail=detail, matched=right / judged)
-
-
-def replay(entry: Task, turns: Iterable[Sequence[ToolCall]]) -> JudgedWorld:
-    """The world after recorded calls, all of its turns judged.
-
-    Raises:
-        ConfigError: the task has no BFCL world.
-        EnvironmentFault: our executor broke.
-    """
-    world = JudgedWorld(entry)
-    for calls in turns:
-        for call in calls:
-            world.replay(call)
-        world.end_turn()
-    return world

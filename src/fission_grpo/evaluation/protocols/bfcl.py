@@ -11,24 +11,23 @@ from collections.abc import Generator, Mapping
 from enum import StrEnum
 from typing import TypeAlias
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.environments.bfcl.entries import BfclCategory
 from fission_grpo.environments.bfcl.official import bfcl_documents
 from fission_grpo.errors import EnvironmentFault
 from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord, Step
 from fission_grpo.evaluation.bfcl.world import JudgedWorld
-from fission_grpo.evaluation.replies import tool_replies
-from fission_grpo.types import Message, Task, Tool, Verdict
+from fission_grpo.evaluation.interleave import Played
+from fission_grpo.types import Message, Task, Verdict
 
 STEP_LIMIT = 20
 """Messages with calls that one user turn may have."""
 
-Steps: TypeAlias = Generator[Dialogue, Answer | AgentFault, tuple[BfclEnd, str]]
-Episode: TypeAlias = Generator[Dialogue, Answer | AgentFault, BfclRecord]
+Steps: TypeAlias = Generator[Conversation, Answer | AgentFault, tuple[BfclEnd, str]]
 
 
-class Handover(StrEnum):
-    """How a Miss Func entry gives functions back."""
+class ToolRelease(StrEnum):
+    """How a Miss Func entry gives back the functions that it withheld."""
 
     TOOLS = "tools"
     """They join the tools on offer; the official way for models behind an API."""
@@ -37,7 +36,7 @@ class Handover(StrEnum):
     models, `official-qwen-fc` among them."""
 
 
-def play_entry(entry: Task, *, handover: Handover) -> Episode:
+def play_entry(entry: Task, *, release: ToolRelease) -> Played[BfclRecord]:
     """Play one of `bfcl_entries`.
 
     A fault of the agent's machinery or of our executor ends the entry without a verdict.
@@ -45,8 +44,9 @@ def play_entry(entry: Task, *, handover: Handover) -> Episode:
     Raises:
         ConfigError: no BFCL entry.
     """
-    play, world = _Play(entry, handover), JudgedWorld(entry)
+    play = _Play(entry, release)
     try:
+        world = JudgedWorld(entry)
         end, reason = yield from play.to_the_end(world)
     except EnvironmentFault as fault:
         return play.record(BfclEnd.FAULT, str(fault))
@@ -56,9 +56,9 @@ def play_entry(entry: Task, *, handover: Handover) -> Episode:
 class _Play:
     """What is known in the middle of an entry."""
 
-    def __init__(self, entry: Task, handover: Handover) -> None:
+    def __init__(self, entry: Task, release: ToolRelease) -> None:
         self._entry = entry
-        self._handover = handover
+        self._release = release
         self._withheld: Mapping[str, list[str]] = entry.meta["missed_function"]
         hidden = {name for names in self._withheld.values() for name in names}
         self._tools = [tool for tool in entry.tools if tool["function"]["name"] not in hidden]
@@ -67,10 +67,10 @@ class _Play:
 
     def to_the_end(self, world: JudgedWorld) -> Steps:
         """All user turns, or as many as there are before something ends the entry."""
-        for turn, text in enumerate(_user_texts(self._entry)):
+        for turn, text in enumerate((str(self._entry.messages[-1]["content"]), *self._entry.followups)):
             self._open_turn(turn, text)
             end, reason = yield from self._turn(world)
-            world.end_turn()
+            world.next_turn()
             if end is not BfclEnd.COMPLETE:
                 return end, reason
         return BfclEnd.COMPLETE, ""
@@ -95,19 +95,20 @@ class _Play:
     def _open_turn(self, turn: int, text: str) -> None:
         """The user speaks, and gives functions back where it is time."""
         names = self._withheld.get(str(turn), [])
-        if names and self._handover is Handover.TEXT:
+        if names and self._release is ToolRelease.TEXT:
             text = f"{[bfcl_documents()[name] for name in names]}\n{text}"
         elif names:
-            self._tools += [_tool(self._entry, name) for name in names]
+            self._tools += [tool for name in names for tool in self._entry.tools if tool["function"]["name"] == name]
         self._messages.append({"role": "user", "content": text})
         self._turns.append([])
 
     def _turn(self, world: JudgedWorld) -> Steps:
         """Ask until the model stops calling; COMPLETE means that this turn is."""
         for _ in range(STEP_LIMIT + 1):
-            answer = yield Dialogue(messages=tuple(self._messages), tools=tuple(self._tools))
+            answer = yield Conversation(messages=tuple(self._messages), tools=tuple(self._tools))
             if isinstance(answer, AgentFault):
-                return _ENDS[answer.kind], answer.reason
+                fault = answer.kind is FaultKind.MACHINERY
+                return BfclEnd.FAULT if fault else BfclEnd.INFERENCE_ERROR, answer.reason
             self._take(answer, world)
             if not answer.calls:
                 return BfclEnd.COMPLETE, ""
@@ -116,7 +117,7 @@ class _Play:
     def _take(self, answer: Answer, world: JudgedWorld) -> None:
         outcomes = tuple(map(world.execute, answer.calls))
         self._messages.append(answer.message)
-        self._messages += tool_replies(answer, outcomes)
+        self._messages += answer.replies(outcomes)
         self._turns[-1].append(
             Step(
                 text=answer.text,
@@ -129,17 +130,3 @@ class _Play:
                 seconds=answer.seconds,
             )
         )
-
-
-_ENDS: Mapping[FaultKind, BfclEnd] = {
-    FaultKind.MACHINERY: BfclEnd.FAULT,
-    FaultKind.DIALOGUE: BfclEnd.INFERENCE_ERROR,
-}
-
-
-def _user_texts(entry: Task) -> tuple[str, ...]:
-    return (str(entry.messages[-1]["content"]), *entry.followups)
-
-
-def _tool(entry: Task, name: str) -> Tool:
-    return next(tool for tool in entry.tools if tool["function"]["name"] == name)

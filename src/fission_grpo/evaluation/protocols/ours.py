@@ -5,24 +5,15 @@ Unlike the official protocol it answers a malformed message with an error in the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator
 
-from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.environments.base import Environment
-from fission_grpo.errors import ConfigError, EnvironmentFault
-from fission_grpo.evaluation.interleave import Played, fly
+from fission_grpo.errors import EnvironmentFault
+from fission_grpo.evaluation.interleave import Played
 from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord
-from fission_grpo.evaluation.replies import tool_replies
-from fission_grpo.rollout import Worlds, malformed_reply, new_world
-from fission_grpo.types import (
-    EndReason,
-    FinishReason,
-    Message,
-    Task,
-    ToolOutcome,
-    Verdict,
-)
+from fission_grpo.rollout import malformed_reply
+from fission_grpo.types import EndReason, FinishReason, Message, Task, ToolOutcome
 
 MAX_STEPS = 20
 """Most messages with calls in one user turn."""
@@ -35,78 +26,64 @@ def play_task(task: Task, environment: Environment, *, max_steps: int = MAX_STEP
         ConfigError: the task has no world of this kind.
     """
     play = _Play(task, environment)
+    first_turn = play.user_turn
     try:
         environment.reset(task)
         end = yield from play.turns(max_steps)
         verdict = environment.score() if end is not EndReason.HARNESS_FAULT else None
     except EnvironmentFault:
         end, verdict = EndReason.HARNESS_FAULT, None
-    return play.record(end, verdict)
+    return EpisodeRecord(
+        task=task.id,
+        turns=tuple(play.records),
+        end=end,
+        verdict=verdict,
+        gold_calls=sum(map(len, task.gold[first_turn:])),
+        first_call_right=None,
+        meta=task.meta,
+    )
 
 
-def play_tasks(
-    tasks: Sequence[Task],
-    agent: Agent,
-    *,
-    worlds: Worlds,
-    seed: int = 0,
-    max_steps: int = MAX_STEPS,
-    report: Callable[[int], None] = lambda done: None,
-) -> list[EpisodeRecord]:
-    """One record for each task, in order; `agent.width` of them are under way side by side.
-
-    Args:
-        report: told how many more are done.
-    Raises:
-        PolicyError, ConfigError: the agent cannot go on.
-    """
-    episodes = (play_task(task, _world(task, worlds), max_steps=max_steps) for task in tasks)
-    records: dict[str, EpisodeRecord] = {}
-    for record in fly(episodes, agent, purpose="tasks", seed=seed):
-        records[record.task] = record
-        report(1)
-    return [records[task.id] for task in tasks]
-
-
-def _world(task: Task, worlds: Worlds) -> Environment:
-    environment = new_world(task, worlds)
-    if environment is None:
-        raise ConfigError(f"task {task.id} has no world; expected one that can judge it")
-    return environment
-
-
-@dataclass
 class _Play:
     """What is known in the middle of a task."""
 
-    task: Task
-    environment: Environment
-
-    def __post_init__(self) -> None:
-        self.messages: list[Message] = list(self.task.messages)
-        self.user_turn = sum(message["role"] == "user" for message in self.messages) - 1
-        self.first_turn = self.user_turn
+    def __init__(self, task: Task, environment: Environment) -> None:
+        self.user_turn = sum(message["role"] == "user" for message in task.messages) - 1
         self.records: list[TurnRecord] = []
+        self._followups = task.followups
+        self._messages: list[Message] = list(task.messages)
+        self._environment = environment
 
-    def turns(self, max_steps: int) -> Generator[Dialogue, Answer | AgentFault, EndReason]:
+    def turns(self, max_steps: int) -> Generator[Conversation, Answer | AgentFault, EndReason]:
         """All user turns from here on."""
         end = yield from self._turn(max_steps)
-        for text in self.task.followups:
+        for text in self._followups:
             if end is not EndReason.ANSWERED:
                 return end
-            self.messages.append({"role": "user", "content": text})
-            self.environment.next_turn()
+            self._messages.append({"role": "user", "content": text})
+            self._environment.next_turn()
             self.user_turn += 1
             end = yield from self._turn(max_steps)
         return end
 
-    def _turn(self, max_steps: int) -> Generator[Dialogue, Answer | AgentFault, EndReason]:
+    def _turn(self, max_steps: int) -> Generator[Conversation, Answer | AgentFault, EndReason]:
         for _ in range(max_steps):
-            answer = yield Dialogue(messages=tuple(self.messages), tools=self.environment.tools)
+            answer = yield Conversation(messages=tuple(self._messages), tools=self._environment.tools)
             if isinstance(answer, AgentFault):
-                return _FAULTS[answer.kind]
+                return EndReason.HARNESS_FAULT if answer.kind is FaultKind.MACHINERY else EndReason.CONTEXT
             outcomes = self._outcomes(answer)
-            self._note(answer, outcomes)
+            self.records.append(
+                TurnRecord(
+                    user_turn=self.user_turn,
+                    text=answer.text,
+                    calls=answer.calls,
+                    failures=() if answer.calls else answer.failures,
+                    outcomes=outcomes,
+                    finish=answer.finish,
+                    tokens=answer.tokens,
+                )
+            )
+            self._messages += [answer.message, *answer.replies(outcomes)]
             if answer.finish is FinishReason.LENGTH:
                 return EndReason.LENGTH
             if not outcomes:
@@ -116,35 +93,4 @@ class _Play:
     def _outcomes(self, answer: Answer) -> tuple[ToolOutcome, ...]:
         if answer.failures and not answer.calls:
             return (malformed_reply(answer.failures),)
-        return tuple(map(self.environment.execute, answer.calls))
-
-    def _note(self, answer: Answer, outcomes: Sequence[ToolOutcome]) -> None:
-        self.records.append(
-            TurnRecord(
-                user_turn=self.user_turn,
-                text=answer.text,
-                calls=answer.calls,
-                failures=() if answer.calls else answer.failures,
-                outcomes=tuple(outcomes),
-                finish=answer.finish,
-                tokens=answer.tokens,
-            )
-        )
-        self.messages += [answer.message, *tool_replies(answer, outcomes)]
-
-    def record(self, end: EndReason, verdict: Verdict | None) -> EpisodeRecord:
-        return EpisodeRecord(
-            task=self.task.id,
-            turns=tuple(self.records),
-            end=end,
-            verdict=verdict,
-            gold_calls=sum(map(len, self.task.gold[self.first_turn :])),
-            first_call_right=None,
-            meta=self.task.meta,
-        )
-
-
-_FAULTS: Mapping[FaultKind, EndReason] = {
-    FaultKind.MACHINERY: EndReason.HARNESS_FAULT,
-    FaultKind.DIALOGUE: EndReason.CONTEXT,
-}
+        return tuple(map(self._environment.execute, answer.calls))

@@ -12,19 +12,17 @@ import json
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.environments.limits import CallLimits
 from fission_grpo.environments.tau2.entries import solo_prompt
 from fission_grpo.environments.tau2.environment import Tau2Environment
 from fission_grpo.environments.tau2.world import STOP_TOOL
 from fission_grpo.errors import EnvironmentFault
+from fission_grpo.evaluation.interleave import Played
 from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord
-from fission_grpo.evaluation.replies import tool_replies
 from fission_grpo.types import EndReason, FinishReason, Message, Task, ToolCall, ToolOutcome, Verdict
-
-Episode: TypeAlias = Generator[Dialogue, Answer | AgentFault, EpisodeRecord]
 
 
 class SoloPrompt(StrEnum):
@@ -63,7 +61,7 @@ def play_ticket(
     prompt: SoloPrompt = SoloPrompt.OFFICIAL,
     limits: SoloLimits | None = None,
     call_limits: CallLimits | None = None,
-) -> Episode:
+) -> Played[EpisodeRecord]:
     """Play one of `tau2_entries`.
 
     A fault of the agent's machinery or of our executor ends the episode without a verdict, and its reason stands in
@@ -112,12 +110,14 @@ class _Play:
         self._limits = limits
         self._errors = 0
 
-    def until_it_ends(self) -> Generator[Dialogue, Answer | AgentFault, _Ended]:
+    def until_it_ends(self) -> Generator[Conversation, Answer | AgentFault, _Ended]:
         """Ask until the model stops, or is stopped."""
         while True:
-            answer = yield Dialogue(messages=tuple(self._messages), tools=self._world.tools)
+            answer = yield Conversation(messages=tuple(self._messages), tools=self._world.tools)
             if isinstance(answer, AgentFault):
-                return _unanswered(answer)
+                if answer.kind is FaultKind.DIALOGUE:
+                    return _Ended(EndReason.CONTEXT, Tau2End.AGENT_ERROR, answer.reason)
+                return _Ended(EndReason.HARNESS_FAULT, detail=answer.reason)
             if answer.failures or not answer.calls:
                 return self._not_allowed(answer)
             if any(call.name == STOP_TOOL for call in answer.calls):
@@ -137,7 +137,7 @@ class _Play:
     def _execute(self, answer: Answer) -> None:
         outcomes = tuple(map(self._world.execute, answer.calls))
         self._errors += sum(outcome.is_error for outcome in outcomes)
-        self._messages += (answer.message, *tool_replies(answer, outcomes))
+        self._messages += (answer.message, *answer.replies(outcomes))
         self._note(answer, calls=answer.calls, outcomes=outcomes)
 
     def _limit(self) -> Tau2End | None:
@@ -174,12 +174,6 @@ class _Play:
                 tokens=answer.tokens,
             )
         )
-
-
-def _unanswered(fault: AgentFault) -> _Ended:
-    if fault.kind is FaultKind.DIALOGUE:
-        return _Ended(EndReason.CONTEXT, Tau2End.AGENT_ERROR, fault.reason)
-    return _Ended(EndReason.HARNESS_FAULT, detail=fault.reason)
 
 
 def _writable(value: Any) -> Any:

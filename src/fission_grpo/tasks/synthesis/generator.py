@@ -23,8 +23,8 @@ from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment, bf
 from fission_grpo.errors import ConfigError
 from fission_grpo.tasks.gold_chain import canonical, chain_of, proves_itself, texts_of
 from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS, SEEN_APIS
-from fission_grpo.tasks.synthesis.families.family import Family, Part, Scene, Unfit, literal
-from fission_grpo.tasks.synthesis.overlap import CALLS, official_index
+from fission_grpo.tasks.synthesis.families.family import Draw, InitialState, RejectedDraw, RequestGenerator, literal
+from fission_grpo.tasks.synthesis.overlap import SHORTEST_CHAIN, official_index
 from fission_grpo.types import Task, Tool, ToolCall, World
 
 OPENINGS = ("", "please ", "now ", "I want you to do this: ", "here is what I need: ", "could you do this: ")
@@ -35,7 +35,7 @@ LENGTHS = (range(1, 2), range(2, 3), range(3, 5))
 """What the shares of `Mixture.calls` stand for."""
 
 TRIES = 150
-"""Rejected drawings after which the plan of a task gives way to a wider one."""
+"""Rejected draws after which the shape of a task gives way to a wider one."""
 
 
 class Split(StrEnum):
@@ -74,7 +74,7 @@ class Mixture:
     two_apis: float = 0.3
     """Of the tasks with two requests: those that go to two different APIs, where two are allowed."""
     unmet: float = 0.5
-    """Of the needs: those that the initial world does not meet."""
+    """Of the setups (a login, a folder, a running engine): those that the initial world lacks."""
 
     def __post_init__(self) -> None:
         shares = (*self.calls, *self.two_parts, self.two_turns, self.two_apis, self.unmet)
@@ -107,11 +107,11 @@ def synthesise(
     """
     split = Split(split)
     _check_apis(apis, split)
-    studio = _Studio(seed=seed, split=split, apis=tuple(apis), mixture=mixture or Mixture(), tools=tools)
+    generator = _TaskGenerator(seed=seed, split=split, apis=tuple(apis), mixture=mixture or Mixture(), tools=tools)
     seen: set[str] = set()
     tasks: list[Task] = []
     for index in range(count):
-        task = studio.task(index, seen)
+        task = generator.task(index, seen)
         seen.add(_text_of(task))
         tasks.append(task)
     return tasks
@@ -127,8 +127,8 @@ def _check_apis(apis: Sequence[str], split: Split) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """The shape of one task, decided before any drawing so that rejections cannot shift the mixture."""
+class _Shape:
+    """The shape of one task, decided before anything is drawn, so that rejections cannot shift the mixture."""
 
     lengths: range
     """Gold calls that its longest turn may take."""
@@ -138,18 +138,18 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """One family in one task, drawn."""
+    """What one generator asks for in one task."""
 
     api: str
-    family: Family
-    part: Part
+    generator: RequestGenerator
+    draw: Draw
     wording: int
     clause: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Meeting:
-    """What it takes to get the world ready for one request."""
+class _Preparation:
+    """What it takes to get the world ready for one request: its setups, arranged."""
 
     fixes: tuple[ToolCall, ...]
     notes: tuple[str, ...]
@@ -157,7 +157,7 @@ class _Meeting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Studio:
+class _TaskGenerator:
     """Draws the tasks of one `synthesise`."""
 
     seed: int
@@ -167,14 +167,14 @@ class _Studio:
     tools: tuple[int, int]
 
     def task(self, index: int, seen: set[str]) -> Task:
-        """The `index`-th task: the first drawing that proves itself and is nobody else's."""
+        """The `index`-th task: the first draw that proves itself and is nobody else's."""
         environment = BfclEnvironment()
-        plans = self._plans(Random(f"{self.split}/{self.seed}/{index}"))
-        for attempt, plan in enumerate(plan for plan in plans for _ in range(TRIES)):
+        shapes = self._shapes(Random(f"{self.split}/{self.seed}/{index}"))
+        for attempt, shape in enumerate(shape for shape in shapes for _ in range(TRIES)):
             rng = Random(f"{self.split}/{self.seed}/{index}/{attempt}")
             try:
-                task = self._draw(rng, plan, f"{self.split}-{self.seed}-{index:05d}")
-            except Unfit:
+                task = self._draw(rng, shape, f"{self.split}-{self.seed}-{index:05d}")
+            except RejectedDraw:
                 continue
             if _text_of(task) not in seen and self._is_ours(task) and proves_itself(environment, task):
                 return task
@@ -185,41 +185,41 @@ class _Studio:
 
     def _is_ours(self, task: Task) -> bool:
         chain = chain_of(task)
-        if len(chain) >= CALLS and _bucket(canonical(chain)) not in _CHAINS[self.split]:
+        if len(chain) >= SHORTEST_CHAIN and _bucket(canonical(chain)) not in _CHAINS[self.split]:
             return False
         return _bucket(_text_of(task)) in _TEXTS[self.split] and not official_index().offences(task)
 
-    def _plans(self, rng: Random) -> Iterator[_Plan]:
+    def _shapes(self, rng: Random) -> Iterator[_Shape]:
         """What to try: first what the mixture says, then what comes near it where an API cannot give that."""
         (size,) = rng.choices(range(3), self.mixture.calls)
         two_turns = rng.random() < self.mixture.two_turns
         two_parts = rng.random() < (0.0, *self.mixture.two_parts)[size]
-        first = _Plan(lengths=LENGTHS[size], turns=1 + two_turns, requests=2 if two_turns or two_parts else 1)
+        first = _Shape(lengths=LENGTHS[size], turns=1 + two_turns, requests=2 if two_turns or two_parts else 1)
         yield first
         yield replace(first, requests=2)
         yield replace(first, requests=2, lengths=range(1, 5))
 
-    def _draw(self, rng: Random, plan: _Plan, name: str) -> Task:
-        scenes = _scenes(rng, self._choose_apis(rng, plan.requests))
-        requests = self._requests(rng, scenes, plan.requests)
-        turns = [requests] if plan.turns == 1 else [[request] for request in requests]
-        return self._assemble(rng, plan, name, scenes, turns)
+    def _draw(self, rng: Random, shape: _Shape, name: str) -> Task:
+        states = _initial_states(rng, self._choose_apis(rng, shape.requests))
+        requests = self._requests(rng, states, shape.requests)
+        turns = [requests] if shape.turns == 1 else [[request] for request in requests]
+        return self._assemble(rng, shape, name, states, turns)
 
     def _choose_apis(self, rng: Random, count: int) -> list[str]:
         apart = count == 2 and len(self.apis) > 1 and rng.random() < self.mixture.two_apis
         return rng.sample(self.apis, 2) if apart else [rng.choice(self.apis)] * count
 
-    def _requests(self, rng: Random, scenes: Mapping[str, Scene], count: int) -> list[_Request]:
+    def _requests(self, rng: Random, states: Mapping[str, InitialState], count: int) -> list[_Request]:
         requests: list[_Request] = []
-        names = list(scenes) if len(scenes) == count else list(scenes) * count
+        names = list(states) if len(states) == count else list(states) * count
         topics: set[str] = set()
         for api in names:
-            free = [f for f in APIS[api].families if (f.topic or f.name) not in topics]
-            (family,) = rng.choices(free, [f.weight for f in free])
-            topics.add(family.topic or family.name)
-            part = family.draw(scenes[api])
-            wording, template = family.wordings.draw(rng, self._kinds(api))
-            requests.append(_Request(api, family, part, wording, _fill(template, part)))
+            free = [f for f in APIS[api].generators if (f.topic or f.name) not in topics]
+            (generator,) = rng.choices(free, [f.weight for f in free])
+            topics.add(generator.topic or generator.name)
+            draw = generator.draw(states[api])
+            wording, template = generator.wordings.draw(rng, self._kinds(api))
+            requests.append(_Request(api, generator, draw, wording, _fill(template, draw)))
         return requests
 
     def _kinds(self, api: str) -> tuple[str, ...]:
@@ -228,40 +228,48 @@ class _Studio:
         return ("heldout",) if self.split is Split.HELDOUT else ("train",)
 
     def _assemble(
-        self, rng: Random, plan: _Plan, name: str, scenes: Mapping[str, Scene], turns: list[list[_Request]]
+        self, rng: Random, shape: _Shape, name: str, states: Mapping[str, InitialState], turns: list[list[_Request]]
     ) -> Task:
         arranged: set[str] = set()
-        meetings = [[self._meet(rng, scenes[r.api], r, arranged) for r in turn] for turn in turns]
-        gold = tuple(_gold(turn, met) for turn, met in zip(turns, meetings, strict=True))
-        if max(map(len, gold)) not in plan.lengths:
-            raise Unfit
-        first, *later = (_text(rng, i, turn, met) for i, (turn, met) in enumerate(zip(turns, meetings, strict=True)))
+        preparations = [[self._prepare(rng, states[r.api], r, arranged) for r in turn] for turn in turns]
+        gold = tuple(_gold(turn, prepared) for turn, prepared in zip(turns, preparations, strict=True))
+        if max(map(len, gold)) not in shape.lengths:
+            raise RejectedDraw
+        first, *later = (
+            _text(rng, i, turn, prepared) for i, (turn, prepared) in enumerate(zip(turns, preparations, strict=True))
+        )
         requests = [request for turn in turns for request in turn]
-        initial = {api: scene.state for api, scene in scenes.items()}
         return Task(
             id=name,
             messages=({"role": "user", "content": first},),
             tools=_offer(rng, requests, self.tools),
             target=gold[0][:1],
-            world=World(environment=BFCL, config={"classes": list(scenes), "initial": initial}),
+            world=World(
+                environment=BFCL,
+                config={"classes": list(states), "initial": {api: initial.state for api, initial in states.items()}},
+            ),
             gold=gold,
             followups=tuple(later),
-            meta=self._meta(requests, [fix for met in meetings for part in met for fix in part.fixes], gold),
+            meta=self._meta(
+                requests,
+                [fix for prepared in preparations for preparation in prepared for fix in preparation.fixes],
+                gold,
+            ),
         )
 
-    def _meet(self, rng: Random, scene: Scene, request: _Request, arranged: set[str]) -> _Meeting:
-        """Arrange the needs that no earlier request arranged."""
+    def _prepare(self, rng: Random, initial: InitialState, request: _Request, arranged: set[str]) -> _Preparation:
+        """Arrange the setups that no earlier request arranged."""
         fixes: list[ToolCall] = []
         notes: list[str] = []
-        for need in request.family.needs:
-            if need.name in arranged:
+        for setup in request.generator.setups:
+            if setup.name in arranged:
                 continue
-            arranged.add(need.name)
-            fix = need.arrange(scene, request.part, rng.random() < self.mixture.unmet)
-            _, template = need.notes.draw(rng, self._kinds(request.api))
+            arranged.add(setup.name)
+            fix = setup.arrange(initial, request.draw, rng.random() < self.mixture.unmet)
+            _, template = setup.notes.draw(rng, self._kinds(request.api))
             fixes += fix.calls
             notes.append(_fill(template, fix))
-        return _Meeting(tuple(fixes), tuple(notes))
+        return _Preparation(tuple(fixes), tuple(notes))
 
     def _meta(
         self, requests: Sequence[_Request], fixes: Sequence[ToolCall], gold: Sequence[Sequence[ToolCall]]
@@ -269,7 +277,7 @@ class _Studio:
         apis = sorted({request.api for request in requests})
         return {
             "apis": apis,
-            "family": "+".join(request.family.name for request in requests),
+            "family": "+".join(request.generator.name for request in requests),
             "split": str(self.split),
             "slice": "heldout_api" if any(api in HELDOUT_APIS for api in apis) else "seen_api",
             "wording": requests[0].wording,
@@ -283,25 +291,25 @@ def _tools(api: str) -> Mapping[str, Tool]:
     return {tool["function"]["name"]: tool for tool in bfcl_tools((api,))}
 
 
-def _scenes(rng: Random, apis: Sequence[str]) -> dict[str, Scene]:
-    return {api: Scene(rng=rng, state=APIS[api].scene(rng)) for api in dict.fromkeys(apis)}
+def _initial_states(rng: Random, apis: Sequence[str]) -> dict[str, InitialState]:
+    return {api: InitialState(rng=rng, state=APIS[api].initial_state(rng)) for api in dict.fromkeys(apis)}
 
 
-def _fill(template: str, part: Part) -> str:
-    return template.format(**{key: literal(value) for key, value in part.slots.items()})
+def _fill(template: str, draw: Draw) -> str:
+    return template.format(**{key: literal(value) for key, value in draw.slots.items()})
 
 
-def _gold(turn: Sequence[_Request], meetings: Sequence[_Meeting]) -> tuple[ToolCall, ...]:
-    pairs = zip(turn, meetings, strict=True)
-    return tuple(call for request, meeting in pairs for call in (*meeting.fixes, *request.part.calls))
+def _gold(turn: Sequence[_Request], preparations: Sequence[_Preparation]) -> tuple[ToolCall, ...]:
+    pairs = zip(turn, preparations, strict=True)
+    return tuple(call for request, preparation in pairs for call in (*preparation.fixes, *request.draw.calls))
 
 
-def _text(rng: Random, turn: int, requests: Sequence[_Request], meetings: Sequence[_Meeting]) -> str:
+def _text(rng: Random, turn: int, requests: Sequence[_Request], preparations: Sequence[_Preparation]) -> str:
     """One user message: the request with its opening, and what else the user says before or after it."""
     clauses = [request.clause for request in requests]
     request = clauses[0] if len(clauses) == 1 else rng.choice(JOINERS).format(first=clauses[0], second=clauses[1])
     asked = [rng.choice(FOLLOWUP_OPENINGS if turn else OPENINGS) + request]
-    notes = [note for meeting in meetings for note in meeting.notes]
+    notes = [note for preparation in preparations for note in preparation.notes]
     sentences = [*notes, *asked] if rng.random() < 0.3 else [*asked, *notes]
     return " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences)
 
@@ -309,8 +317,8 @@ def _text(rng: Random, turn: int, requests: Sequence[_Request], meetings: Sequen
 def _offer(rng: Random, requests: Sequence[_Request], size: tuple[int, int]) -> tuple[Tool, ...]:
     """The needed tools, those that repairs may take, and seeded others of the same APIs, in random order."""
     known = {name: tool for request in requests for name, tool in _tools(request.api).items()}
-    needed = {call.name for request in requests for call in request.part.calls}
-    needed |= {fixer for request in requests for need in request.family.needs for fixer in need.fixers}
+    needed = {call.name for request in requests for call in request.draw.calls}
+    needed |= {fixer for request in requests for setup in request.generator.setups for fixer in setup.fixers}
     others = sorted(set(known) - needed)
     more = max(0, rng.randint(*size) - len(needed))
     names = sorted(needed) + rng.sample(others, min(more, len(others)))

@@ -18,7 +18,7 @@ from fission_grpo.types import Task
 
 WORDS = 8
 """Length of the compared runs of words."""
-CALLS = 3
+SHORTEST_CHAIN = 3
 """Shortest gold chain that is compared."""
 
 _WORD = re.compile(r"\w+")
@@ -73,7 +73,7 @@ def marks(task: Task) -> Iterator[tuple[Shared, str]]:
         yield from ((Shared.WORLD, fingerprint([api, state])) for api, state in states.items() if state)
     for text in texts_of(task):
         yield from ((Shared.TEXT, run) for run in _runs(text))
-    chains = [chain for chain in (chain_of(task), *task.gold) if len(chain) >= CALLS]
+    chains = [chain for chain in (chain_of(task), *task.gold) if len(chain) >= SHORTEST_CHAIN]
     yield from ((Shared.CHAIN, fingerprint(chain)) for chain in chains)
 
 

@@ -9,117 +9,125 @@ from random import Random
 from typing import Any
 
 from fission_grpo.tasks.synthesis.families import vocabulary
-from fission_grpo.tasks.synthesis.families.family import Api, Family, Part, Scene, Wordings, call, one_call
+from fission_grpo.tasks.synthesis.families.family import (
+    Api,
+    Draw,
+    InitialState,
+    RequestGenerator,
+    Wordings,
+    call,
+    one_call,
+)
 
-LENGTHS = ("km", "m", "cm", "mm", "um", "nm")
+LENGTH_UNITS = ("km", "m", "cm", "mm", "um", "nm")
 """What the official class converts among themselves."""
 
 IMPERIAL = (("cm", "in"), ("m", "ft"), ("m", "yd"), ("km", "miles"), ("kg", "lb"), ("celsius", "fahrenheit"))
 """What it converts into each other, either way; any other pair is an error."""
 
 
-def _scene(rng: Random) -> dict[str, Any]:
+def _initial_state(rng: Random) -> dict[str, Any]:
     return {}
 
 
-def _number(scene: Scene) -> float:
+def _number(initial: InitialState) -> float:
     """A whole number or one in quarters."""
-    return vocabulary.price(scene.rng, 2, 900) if scene.rng.random() < 0.4 else scene.rng.randint(2, 900)
+    return vocabulary.price(initial.rng, 2, 900) if initial.rng.random() < 0.4 else initial.rng.randint(2, 900)
 
 
-def _numbers(scene: Scene, count: int | None = None) -> list[int]:
-    return scene.rng.sample(range(2, 300), count or scene.rng.randint(3, 6))
+def _numbers(initial: InitialState, count: int | None = None) -> list[int]:
+    return initial.rng.sample(range(2, 300), count or initial.rng.randint(3, 6))
 
 
-def _precision(scene: Scene) -> int:
-    return scene.rng.randint(3, 12)
+def _precision(initial: InitialState) -> int:
+    return initial.rng.randint(3, 12)
 
 
-def _mean(scene: Scene) -> Part:
-    return one_call("mean", numbers=_numbers(scene))
+def _mean(initial: InitialState) -> Draw:
+    return one_call("mean", numbers=_numbers(initial))
 
 
-def _deviation(scene: Scene) -> Part:
-    return one_call("standard_deviation", numbers=_numbers(scene))
+def _deviation(initial: InitialState) -> Draw:
+    return one_call("standard_deviation", numbers=_numbers(initial))
 
 
-def _logarithm(scene: Scene) -> Part:
-    return one_call("logarithm", value=_number(scene), base=scene.rng.randint(2, 20), precision=_precision(scene))
+def _logarithm(initial: InitialState) -> Draw:
+    return one_call("logarithm", value=_number(initial), base=initial.rng.randint(2, 20), precision=_precision(initial))
 
 
-def _root(scene: Scene) -> Part:
-    return one_call("square_root", number=_number(scene), precision=_precision(scene))
+def _root(initial: InitialState) -> Draw:
+    return one_call("square_root", number=_number(initial), precision=_precision(initial))
 
 
-def _power(scene: Scene) -> Part:
-    return one_call("power", base=scene.rng.randint(2, 30), exponent=scene.rng.randint(2, 6))
+def _power(initial: InitialState) -> Draw:
+    return one_call("power", base=initial.rng.randint(2, 30), exponent=initial.rng.randint(2, 6))
 
 
-def _percentage(scene: Scene) -> Part:
-    return one_call("percentage", part=_number(scene), whole=_number(scene))
+def _percentage(initial: InitialState) -> Draw:
+    return one_call("percentage", part=_number(initial), whole=_number(initial))
 
 
-def _divide(scene: Scene) -> Part:
-    return one_call("divide", a=_number(scene), b=_number(scene))
+def _divide(initial: InitialState) -> Draw:
+    return one_call("divide", a=_number(initial), b=_number(initial))
 
 
-def _absolute(scene: Scene) -> Part:
-    return one_call("absolute_value", number=-_number(scene))
+def _absolute(initial: InitialState) -> Draw:
+    return one_call("absolute_value", number=-_number(initial))
 
 
-def _round(scene: Scene) -> Part:
-    number = scene.rng.randint(10_000, 9_999_999) / 10_000
-    return one_call("round_number", number=number, decimal_places=scene.rng.randint(1, 3))
+def _round(initial: InitialState) -> Draw:
+    number = initial.rng.randint(10_000, 9_999_999) / 10_000
+    return one_call("round_number", number=number, decimal_places=initial.rng.randint(1, 3))
 
 
-def _si(scene: Scene) -> Part:
-    unit_in, unit_out = vocabulary.several(scene.rng, LENGTHS, 2, 2)
-    return one_call("si_unit_conversion", value=_number(scene), unit_in=unit_in, unit_out=unit_out)
+def _si(initial: InitialState) -> Draw:
+    unit_in, unit_out = vocabulary.several(initial.rng, LENGTH_UNITS, 2, 2)
+    return one_call("si_unit_conversion", value=_number(initial), unit_in=unit_in, unit_out=unit_out)
 
 
-def _imperial(scene: Scene) -> Part:
-    unit_in, unit_out = vocabulary.several(scene.rng, scene.rng.choice(IMPERIAL), 2, 2)
-    return one_call("imperial_si_conversion", value=_number(scene), unit_in=unit_in, unit_out=unit_out)
+def _imperial(initial: InitialState) -> Draw:
+    unit_in, unit_out = vocabulary.several(initial.rng, initial.rng.choice(IMPERIAL), 2, 2)
+    return one_call("imperial_si_conversion", value=_number(initial), unit_in=unit_in, unit_out=unit_out)
 
 
-def _by_metres(scene: Scene) -> Part:
+def _by_metres(initial: InitialState) -> Draw:
     """Nothing converts this pair at once: the error says so, and metres lie between."""
-    value, unit_out = scene.rng.randint(2, 900), scene.rng.choice(("ft", "yd"))
+    value, unit_out = initial.rng.randint(2, 900), initial.rng.choice(("ft", "yd"))
     calls = (
         call("si_unit_conversion", value=value, unit_in="km", unit_out="m"),
         call("imperial_si_conversion", value=value * 1000.0, unit_in="m", unit_out=unit_out),
     )
-    return Part(slots={"value": value, "unit_in": "km", "unit_out": unit_out}, calls=calls)
+    return Draw(slots={"value": value, "unit_in": "km", "unit_out": unit_out}, calls=calls)
 
 
-def _share(scene: Scene) -> Part:
-    numbers = _numbers(scene)
+def _share(initial: InitialState) -> Draw:
+    numbers = _numbers(initial)
     calls = (call("sum_values", numbers=numbers), call("percentage", part=numbers[0], whole=sum(numbers)))
-    return Part(slots={"numbers": numbers, "part": numbers[0]}, calls=calls)
+    return Draw(slots={"numbers": numbers, "part": numbers[0]}, calls=calls)
 
 
-def _spread(scene: Scene) -> Part:
-    numbers = _numbers(scene)
+def _spread(initial: InitialState) -> Draw:
+    numbers = _numbers(initial)
     highest, lowest = max(numbers), min(numbers)
     look = (call("max_value", numbers=numbers), call("min_value", numbers=numbers))
-    return Part(slots={"numbers": numbers}, calls=(*look, call("subtract", a=highest, b=lowest)))
+    return Draw(slots={"numbers": numbers}, calls=(*look, call("subtract", a=highest, b=lowest)))
 
 
-def _rounded_mean(scene: Scene) -> Part:
-    numbers = _numbers(scene, count=4)
+def _rounded_mean(initial: InitialState) -> Draw:
+    numbers = _numbers(initial, count=4)
     calls = (call("mean", numbers=numbers), call("round_number", number=sum(numbers) / 4, decimal_places=1))
-    return Part(slots={"numbers": numbers, "decimal_places": 1}, calls=calls)
+    return Draw(slots={"numbers": numbers, "decimal_places": 1}, calls=calls)
 
 
-def _side(scene: Scene) -> Part:
-    a, b, precision = scene.rng.randint(2, 90), scene.rng.randint(2, 90), _precision(scene)
+def _side(initial: InitialState) -> Draw:
+    a, b, precision = initial.rng.randint(2, 90), initial.rng.randint(2, 90), _precision(initial)
     calls = (call("multiply", a=a, b=b), call("square_root", number=a * b, precision=precision))
-    return Part(slots={"a": a, "b": b, "precision": precision}, calls=calls)
+    return Draw(slots={"a": a, "b": b, "precision": precision}, calls=calls)
 
 
-def _split(scene: Scene) -> Part:
-    a, b, heads = _number(scene), _number(scene), scene.rng.randint(2, 12)
-    return Part(slots={"a": a, "b": b, "heads": heads}, calls=(call("add", a=a, b=b), call("divide", a=a + b, b=heads)))
+def _split(initial: InitialState) -> Draw:
+    a, b, heads = _number(initial), _number(initial), initial.rng.randint(2, 12)
+    return Draw(slots={"a": a, "b": b, "heads": heads}, calls=(call("add", a=a, b=b), call("divide", a=a + b, b=heads)))
 
 
 CONVERT = Wordings(
@@ -137,12 +145,12 @@ CONVERT = Wordings(
 
 MATH = Api(
     name="MathAPI",
-    scene=_scene,
-    families=(
-        Family(name="si", draw=_si, topic="units", wordings=CONVERT),
-        Family(name="imperial", draw=_imperial, topic="units", weight=1.5, wordings=CONVERT),
-        Family(name="by_metres", draw=_by_metres, topic="units", weight=2.0, wordings=CONVERT),
-        Family(
+    initial_state=_initial_state,
+    generators=(
+        RequestGenerator(name="si", draw=_si, topic="units", wordings=CONVERT),
+        RequestGenerator(name="imperial", draw=_imperial, topic="units", weight=1.5, wordings=CONVERT),
+        RequestGenerator(name="by_metres", draw=_by_metres, topic="units", weight=2.0, wordings=CONVERT),
+        RequestGenerator(
             name="mean",
             draw=_mean,
             topic="mean",
@@ -158,7 +166,7 @@ MATH = Api(
                 heldout=("find the mean of {numbers}", "take the numbers {numbers} and compute their average"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="deviation",
             draw=_deviation,
             wordings=Wordings(
@@ -176,7 +184,7 @@ MATH = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="logarithm",
             draw=_logarithm,
             wordings=Wordings(
@@ -194,7 +202,7 @@ MATH = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="root",
             draw=_root,
             wordings=Wordings(
@@ -212,7 +220,7 @@ MATH = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="power",
             draw=_power,
             wordings=Wordings(
@@ -227,7 +235,7 @@ MATH = Api(
                 heldout=("give me {base} raised to the power {exponent}", "take {base} to the power of {exponent}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="percentage",
             draw=_percentage,
             wordings=Wordings(
@@ -245,7 +253,7 @@ MATH = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="divide",
             draw=_divide,
             wordings=Wordings(
@@ -260,7 +268,7 @@ MATH = Api(
                 heldout=("give me {a} divided by {b}", "compute {a} over {b}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="absolute",
             draw=_absolute,
             weight=0.5,
@@ -276,7 +284,7 @@ MATH = Api(
                 heldout=("find the absolute value of {number}", "I need {number} without the sign"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="round",
             draw=_round,
             weight=0.7,
@@ -295,7 +303,7 @@ MATH = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="share",
             draw=_share,
             wordings=Wordings(
@@ -313,7 +321,7 @@ MATH = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="spread",
             draw=_spread,
             wordings=Wordings(
@@ -331,7 +339,7 @@ MATH = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="rounded_mean",
             draw=_rounded_mean,
             topic="mean",
@@ -350,7 +358,7 @@ MATH = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="side",
             draw=_side,
             wordings=Wordings(
@@ -368,7 +376,7 @@ MATH = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="split",
             draw=_split,
             wordings=Wordings(

@@ -1,7 +1,8 @@
-"""What a request family is: something a user may ask of one API, and how to draw it.
+"""A request generator: one kind of thing that a user may ask of one API, and how to draw it.
 
-A family draws a `Part`: the values that its wordings name, and the gold calls that fetch what is asked. What the world
-must be like first is a `Need`: half of the time it is not met, and nothing in the prompt tells.
+A generator makes a `Draw`: the values that its wordings name, and the gold calls that fetch what is asked. What the
+world must be like first is a `Setup`: half of the time it is lacking, and nothing in the prompt tells. The generators
+of one API are a family, which has a module of its own.
 """
 
 from __future__ import annotations
@@ -13,40 +14,40 @@ from typing import Any, TypeVar
 
 from fission_grpo.types import ToolCall
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True, kw_only=True)
-class Scene:
-    """The initial state of one API while it is being drawn."""
+class InitialState:
+    """The initial state of one API while a task is being drawn."""
 
     rng: Random
     state: dict[str, Any]
     """Becomes `World.config["initial"][api]`."""
     taken: set[Any] = field(default_factory=set)
-    """Things that a part already talks about: another part must not."""
+    """Things that one request already talks about: another must not."""
 
-    def take(self, things: Sequence[T]) -> T:
-        """One of `things` that nothing in this scene talks about yet.
+    def take(self, things: Sequence[_T]) -> _T:
+        """One of `things` that no request talks about yet.
 
         Raises:
-            Unfit: all of them are taken.
+            RejectedDraw: all of them are taken.
         """
         free = [thing for thing in things if thing not in self.taken]
         if not free:
-            raise Unfit
+            raise RejectedDraw
         thing = self.rng.choice(free)
         self.taken.add(thing)
         return thing
 
 
-class Unfit(Exception):  # noqa: N818 - a signal between a family and the synthesiser, never anyone's error
-    """This drawing does not work out (nothing left to talk about, wrong length): draw another."""
+class RejectedDraw(Exception):  # noqa: N818 - a signal between a generator and the synthesis, never anyone's error
+    """This draw does not work out (nothing left to talk about, wrong length): draw again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One thing that the user asks for, or one thing that must be done first."""
+class Draw:
+    """One thing that the user asks for, or one thing that must be done first, as drawn."""
 
     slots: Mapping[str, Any]
     """Values that the wording names."""
@@ -59,9 +60,9 @@ def call(name: str, /, **arguments: Any) -> ToolCall:
     return ToolCall(name=name, arguments=arguments)
 
 
-def one_call(name: str, /, **arguments: Any) -> Part:
-    """A part that is one call and whose wording names all its arguments."""
-    return Part(slots=arguments, calls=(call(name, **arguments),))
+def one_call(name: str, /, **arguments: Any) -> Draw:
+    """A draw that is one call and whose wording names all its arguments."""
+    return Draw(slots=arguments, calls=(call(name, **arguments),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,40 +81,40 @@ class Wordings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
-    """What the world must be like before a part can succeed."""
+class Setup:
+    """What the world must be like before a request can succeed."""
 
     name: str
     notes: Wordings
     """Sentences that tell whatever a repair takes: always in the prompt, whether or not it is needed."""
     fixers: tuple[str, ...]
     """Tools that a repair may take: always on offer."""
-    arrange: Callable[[Scene, Part, bool], Part]
-    """Make the need met or (True) unmet in the scene; the part is what has to be done first."""
+    arrange: Callable[[InitialState, Draw, bool], Draw]
+    """Make the initial state meet it, or (True) lack it, for the request drawn; returns what has to be done first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
+class RequestGenerator:
     """One kind of request."""
 
     name: str
     wordings: Wordings
-    draw: Callable[[Scene], Part]
-    needs: tuple[Need, ...] = ()
+    draw: Callable[[InitialState], Draw]
+    setups: tuple[Setup, ...] = ()
     topic: str = ""
-    """Families of one topic get in each other's way and never meet in one task; empty: its own name."""
+    """Generators of one topic get in each other's way and never meet in one task; empty: its own name."""
     weight: float = 1.0
     """How often it is drawn, relative to its siblings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
-    """All families over one official class."""
+    """All requests over one official class."""
 
     name: str
-    scene: Callable[[Random], dict[str, Any]]
+    initial_state: Callable[[Random], dict[str, Any]]
     """A random initial state from our own vocabulary."""
-    families: tuple[Family, ...]
+    generators: tuple[RequestGenerator, ...]
 
 
 def literal(value: object) -> str:

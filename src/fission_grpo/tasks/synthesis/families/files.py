@@ -7,11 +7,21 @@ from random import Random
 from typing import Any
 
 from fission_grpo.tasks.synthesis.families import vocabulary
-from fission_grpo.tasks.synthesis.families.family import Api, Family, Need, Part, Scene, Unfit, Wordings, call, one_call
+from fission_grpo.tasks.synthesis.families.family import (
+    Api,
+    Draw,
+    InitialState,
+    RejectedDraw,
+    RequestGenerator,
+    Setup,
+    Wordings,
+    call,
+    one_call,
+)
 from fission_grpo.types import ToolCall
 
 HERE = "here"
-"""Name of the working folder until a need renames it."""
+"""Name of the working folder until a setup renames it."""
 
 
 def _file(content: str) -> dict[str, Any]:
@@ -26,69 +36,69 @@ def _lines(rng: Random) -> str:
     return "\n".join(vocabulary.phrase(rng, 1, 3) for _ in range(rng.randint(2, 4)))
 
 
-def _scene(rng: Random) -> dict[str, Any]:
+def _initial_state(rng: Random) -> dict[str, Any]:
     names = {vocabulary.file_name(rng) for _ in range(6)}
     contents = {name: _file(_lines(rng)) for name in sorted(names)}
     return {"root": {HERE: _folder(contents)}}
 
 
-def _contents(scene: Scene) -> dict[str, Any]:
-    ((_, folder),) = scene.state["root"].items()
+def _contents(initial: InitialState) -> dict[str, Any]:
+    ((_, folder),) = initial.state["root"].items()
     contents: dict[str, Any] = folder["contents"]
     return contents
 
 
-def _take_file(scene: Scene) -> str:
-    return scene.take(sorted(name for name, item in _contents(scene).items() if item["type"] == "file"))
+def _take_file(initial: InitialState) -> str:
+    return initial.take(sorted(name for name, item in _contents(initial).items() if item["type"] == "file"))
 
 
-def _new_name(scene: Scene) -> str:
-    name = vocabulary.file_name(scene.rng)
-    if name in _contents(scene) or name in scene.taken:
-        raise Unfit
-    scene.taken.add(name)
+def _new_name(initial: InitialState) -> str:
+    name = vocabulary.file_name(initial.rng)
+    if name in _contents(initial) or name in initial.taken:
+        raise RejectedDraw
+    initial.taken.add(name)
     return name
 
 
-def _folder_names(scene: Scene, count: int) -> list[str]:
-    contents = _contents(scene)
+def _folder_names(initial: InitialState, count: int) -> list[str]:
+    contents = _contents(initial)
     free = [noun for noun in vocabulary.NOUNS if noun not in contents]
-    return scene.rng.sample(free, count)
+    return initial.rng.sample(free, count)
 
 
-def _neighbours(scene: Scene, names: list[str]) -> dict[str, Any]:
+def _neighbours(initial: InitialState, names: list[str]) -> dict[str, Any]:
     """What stands beside the working folder: nothing with the name of any file in it."""
     return {name: _folder({}) for name in names}
 
 
-def _in_folder(scene: Scene, part: Part, unmet: bool) -> Part:
-    folder, parent, *beside = _folder_names(scene, 4)
-    inside = _contents(scene)
+def _in_folder(initial: InitialState, request: Draw, unmet: bool) -> Draw:
+    folder, parent, *beside = _folder_names(initial, 4)
+    inside = _contents(initial)
     slots = {"folder": folder}
     if not unmet:
-        scene.state["root"] = {folder: _folder(inside)}
-        return Part(slots=slots, calls=())
-    scene.state["root"] = {parent: _folder({**_neighbours(scene, beside), folder: _folder(inside)})}
-    return Part(slots=slots, calls=(call("cd", folder=folder),))
+        initial.state["root"] = {folder: _folder(inside)}
+        return Draw(slots=slots, calls=())
+    initial.state["root"] = {parent: _folder({**_neighbours(initial, beside), folder: _folder(inside)})}
+    return Draw(slots=slots, calls=(call("cd", folder=folder),))
 
 
-def _in_nested_folder(scene: Scene, part: Part, unmet: bool) -> Part:
-    folder, outer, parent, beside = _folder_names(scene, 4)
-    inside = _contents(scene)
+def _in_nested_folder(initial: InitialState, request: Draw, unmet: bool) -> Draw:
+    folder, outer, parent, beside = _folder_names(initial, 4)
+    inside = _contents(initial)
     slots = {"folder": folder, "outer": outer}
     if not unmet:
-        scene.state["root"] = {folder: _folder(inside)}
-        return Part(slots=slots, calls=())
-    tree = {outer: _folder({**_neighbours(scene, [beside]), folder: _folder(inside)})}
+        initial.state["root"] = {folder: _folder(inside)}
+        return Draw(slots=slots, calls=())
+    tree = {outer: _folder({**_neighbours(initial, [beside]), folder: _folder(inside)})}
     calls: tuple[ToolCall, ...] = (call("cd", folder=outer), call("cd", folder=folder))
-    if scene.rng.random() < 0.4:  # one step on the way already
-        scene.state["root"], calls = tree, calls[1:]
+    if initial.rng.random() < 0.4:  # one step on the way already
+        initial.state["root"], calls = tree, calls[1:]
     else:
-        scene.state["root"] = {parent: _folder(tree)}
-    return Part(slots=slots, calls=calls)
+        initial.state["root"] = {parent: _folder(tree)}
+    return Draw(slots=slots, calls=calls)
 
 
-FOLDER = Need(
+FOLDER = Setup(
     name="folder",
     fixers=("cd",),
     arrange=_in_folder,
@@ -105,7 +115,7 @@ FOLDER = Need(
     ),
 )
 
-NESTED = Need(
+NESTED = Setup(
     name="folder",
     fixers=("cd",),
     arrange=_in_nested_folder,
@@ -123,66 +133,66 @@ NESTED = Need(
 )
 
 
-def _cat(scene: Scene) -> Part:
-    return one_call("cat", file_name=_take_file(scene))
+def _cat(initial: InitialState) -> Draw:
+    return one_call("cat", file_name=_take_file(initial))
 
 
-def _rm(scene: Scene) -> Part:
-    return one_call("rm", file_name=_take_file(scene))
+def _rm(initial: InitialState) -> Draw:
+    return one_call("rm", file_name=_take_file(initial))
 
 
-def _sort(scene: Scene) -> Part:
-    return one_call("sort", file_name=_take_file(scene))
+def _sort(initial: InitialState) -> Draw:
+    return one_call("sort", file_name=_take_file(initial))
 
 
-def _grep(scene: Scene) -> Part:
-    name = _take_file(scene)
-    pattern = scene.rng.choice(_contents(scene)[name]["content"].split())
+def _grep(initial: InitialState) -> Draw:
+    name = _take_file(initial)
+    pattern = initial.rng.choice(_contents(initial)[name]["content"].split())
     return one_call("grep", file_name=name, pattern=pattern)
 
 
-def _wc(scene: Scene) -> Part:
-    mode = scene.rng.choice(("l", "w", "c"))
-    return one_call("wc", file_name=_take_file(scene), mode=mode)
+def _wc(initial: InitialState) -> Draw:
+    mode = initial.rng.choice(("l", "w", "c"))
+    return one_call("wc", file_name=_take_file(initial), mode=mode)
 
 
-def _tail(scene: Scene) -> Part:
-    return one_call("tail", file_name=_take_file(scene), lines=scene.rng.randint(1, 3))
+def _tail(initial: InitialState) -> Draw:
+    return one_call("tail", file_name=_take_file(initial), lines=initial.rng.randint(1, 3))
 
 
-def _rename(scene: Scene) -> Part:
-    return one_call("mv", source=_take_file(scene), destination=_new_name(scene))
+def _rename(initial: InitialState) -> Draw:
+    return one_call("mv", source=_take_file(initial), destination=_new_name(initial))
 
 
-def _move(scene: Scene) -> Part:
-    source, (target,) = _take_file(scene), _folder_names(scene, 1)
-    _contents(scene)[target] = _folder({})
+def _move(initial: InitialState) -> Draw:
+    source, (target,) = _take_file(initial), _folder_names(initial, 1)
+    _contents(initial)[target] = _folder({})
     return one_call("mv", source=source, destination=target)
 
 
-def _copy(scene: Scene) -> Part:
-    return one_call("cp", source=_take_file(scene), destination=_new_name(scene))
+def _copy(initial: InitialState) -> Draw:
+    return one_call("cp", source=_take_file(initial), destination=_new_name(initial))
 
 
-def _diff(scene: Scene) -> Part:
-    return one_call("diff", file_name1=_take_file(scene), file_name2=_take_file(scene))
+def _diff(initial: InitialState) -> Draw:
+    return one_call("diff", file_name1=_take_file(initial), file_name2=_take_file(initial))
 
 
-def _write(scene: Scene) -> Part:
-    return one_call("echo", content=vocabulary.phrase(scene.rng), file_name=_take_file(scene))
+def _write(initial: InitialState) -> Draw:
+    return one_call("echo", content=vocabulary.phrase(initial.rng), file_name=_take_file(initial))
 
 
-def _rmdir(scene: Scene) -> Part:
-    (target,) = _folder_names(scene, 1)
-    _contents(scene)[target] = _folder({})
+def _rmdir(initial: InitialState) -> Draw:
+    (target,) = _folder_names(initial, 1)
+    _contents(initial)[target] = _folder({})
     return one_call("rmdir", dir_name=target)
 
 
 _FLAT = (
-    Family(
+    RequestGenerator(
         name="cat",
         draw=_cat,
-        needs=(FOLDER,),
+        setups=(FOLDER,),
         weight=1.3,
         wordings=Wordings(
             train=(
@@ -196,10 +206,10 @@ _FLAT = (
             heldout=("display the file {file_name}", "show me the content of {file_name}"),
         ),
     ),
-    Family(
+    RequestGenerator(
         name="rm",
         draw=_rm,
-        needs=(FOLDER,),
+        setups=(FOLDER,),
         wordings=Wordings(
             train=(
                 "remove the file {file_name}",
@@ -212,10 +222,10 @@ _FLAT = (
             heldout=("delete the file {file_name}", "get rid of the file {file_name}, it is not needed"),
         ),
     ),
-    Family(
+    RequestGenerator(
         name="sort",
         draw=_sort,
-        needs=(FOLDER,),
+        setups=(FOLDER,),
         wordings=Wordings(
             train=(
                 "sort the file {file_name}",
@@ -228,10 +238,10 @@ _FLAT = (
             heldout=("show the sorted lines of {file_name}", "sort the file {file_name} by line"),
         ),
     ),
-    Family(
+    RequestGenerator(
         name="grep",
         draw=_grep,
-        needs=(FOLDER,),
+        setups=(FOLDER,),
         weight=1.2,
         wordings=Wordings(
             train=(
@@ -248,10 +258,10 @@ _FLAT = (
             ),
         ),
     ),
-    Family(
+    RequestGenerator(
         name="wc",
         draw=_wc,
-        needs=(FOLDER,),
+        setups=(FOLDER,),
         wordings=Wordings(
             train=(
                 "count {file_name} with mode {mode}",
@@ -264,10 +274,10 @@ _FLAT = (
             heldout=("use wc in mode {mode} on the file {file_name}", "give me a count of {file_name}, mode {mode}"),
         ),
     ),
-    Family(
+    RequestGenerator(
         name="tail",
         draw=_tail,
-        needs=(FOLDER,),
+        setups=(FOLDER,),
         wordings=Wordings(
             train=(
                 "show the last {lines} lines of {file_name}",
@@ -283,10 +293,10 @@ _FLAT = (
             ),
         ),
     ),
-    Family(
+    RequestGenerator(
         name="rename",
         draw=_rename,
-        needs=(FOLDER,),
+        setups=(FOLDER,),
         topic="move",
         wordings=Wordings(
             train=(
@@ -303,10 +313,10 @@ _FLAT = (
             ),
         ),
     ),
-    Family(
+    RequestGenerator(
         name="move",
         draw=_move,
-        needs=(FOLDER,),
+        setups=(FOLDER,),
         wordings=Wordings(
             train=(
                 "move {source} into {destination}",
@@ -319,10 +329,10 @@ _FLAT = (
             heldout=("move the file {source} into {destination}", "put {source} into the place {destination}"),
         ),
     ),
-    Family(
+    RequestGenerator(
         name="copy",
         draw=_copy,
-        needs=(FOLDER,),
+        setups=(FOLDER,),
         wordings=Wordings(
             train=(
                 "copy {source} to {destination}",
@@ -338,10 +348,10 @@ _FLAT = (
             ),
         ),
     ),
-    Family(
+    RequestGenerator(
         name="diff",
         draw=_diff,
-        needs=(FOLDER,),
+        setups=(FOLDER,),
         wordings=Wordings(
             train=(
                 "compare {file_name1} with {file_name2}",
@@ -357,10 +367,10 @@ _FLAT = (
             ),
         ),
     ),
-    Family(
+    RequestGenerator(
         name="write",
         draw=_write,
-        needs=(FOLDER,),
+        setups=(FOLDER,),
         wordings=Wordings(
             train=(
                 "write {content} into {file_name}",
@@ -373,10 +383,10 @@ _FLAT = (
             heldout=("put {content} into the file {file_name}", "write {content} to the file {file_name}"),
         ),
     ),
-    Family(
+    RequestGenerator(
         name="rmdir",
         draw=_rmdir,
-        needs=(FOLDER,),
+        setups=(FOLDER,),
         weight=0.7,
         wordings=Wordings(
             train=(
@@ -393,9 +403,9 @@ _FLAT = (
 )
 
 _NESTED = tuple(
-    replace(family, name=f"{family.name}_nested", topic=family.name, needs=(NESTED,), weight=0.8)
-    for family in _FLAT
-    if family.name in {"cat", "grep", "sort", "tail", "write"}
+    replace(flat, name=f"{flat.name}_nested", topic=flat.name, setups=(NESTED,), weight=0.8)
+    for flat in _FLAT
+    if flat.name in {"cat", "grep", "sort", "tail", "write"}
 )
 
-FILES = Api(name="GorillaFileSystem", scene=_scene, families=_FLAT + _NESTED)
+FILES = Api(name="GorillaFileSystem", initial_state=_initial_state, generators=_FLAT + _NESTED)

@@ -6,10 +6,19 @@ from random import Random
 from typing import Any
 
 from fission_grpo.tasks.synthesis.families import vocabulary
-from fission_grpo.tasks.synthesis.families.family import Api, Family, Need, Part, Scene, Wordings, call, one_call
+from fission_grpo.tasks.synthesis.families.family import (
+    Api,
+    Draw,
+    InitialState,
+    RequestGenerator,
+    Setup,
+    Wordings,
+    call,
+    one_call,
+)
 
 
-def _scene(rng: Random) -> dict[str, Any]:
+def _initial_state(rng: Random) -> dict[str, Any]:
     people = [name.title() for name in rng.sample(vocabulary.PEOPLE, 5)]
     first = rng.randint(10, 800)
     ids = [f"USR{first + i:03d}" for i in range(5)]
@@ -23,14 +32,14 @@ def _scene(rng: Random) -> dict[str, Any]:
     }
 
 
-def _login(scene: Scene, part: Part, unmet: bool) -> Part:
-    slots = {"user_id": scene.state["current_user"]}
+def _login(initial: InitialState, request: Draw, unmet: bool) -> Draw:
+    slots = {"user_id": initial.state["current_user"]}
     if unmet:
-        scene.state["current_user"] = None
-    return Part(slots=slots, calls=(call("message_login", **slots),) if unmet else ())
+        initial.state["current_user"] = None
+    return Draw(slots=slots, calls=(call("message_login", **slots),) if unmet else ())
 
 
-LOGIN = Need(
+MESSAGE_LOGIN = Setup(
     name="message_login",
     fixers=("message_login",),
     arrange=_login,
@@ -48,55 +57,55 @@ LOGIN = Need(
 )
 
 
-def _others(scene: Scene) -> list[str]:
-    own = scene.state["current_user"]
-    return [name for name, user in scene.state["user_map"].items() if user != own]
+def _others(initial: InitialState) -> list[str]:
+    own = initial.state["current_user"]
+    return [name for name, user in initial.state["user_map"].items() if user != own]
 
 
-def _send(scene: Scene) -> Part:
-    receiver = scene.state["user_map"][scene.take(_others(scene))]
-    return one_call("send_message", receiver_id=receiver, message=vocabulary.phrase(scene.rng, 2, 4))
+def _send(initial: InitialState) -> Draw:
+    receiver = initial.state["user_map"][initial.take(_others(initial))]
+    return one_call("send_message", receiver_id=receiver, message=vocabulary.phrase(initial.rng, 2, 4))
 
 
-def _send_by_name(scene: Scene) -> Part:
-    name, message = scene.take(_others(scene)), vocabulary.phrase(scene.rng, 2, 4)
-    send = call("send_message", receiver_id=scene.state["user_map"][name], message=message)
-    return Part(slots={"user": name, "message": message}, calls=(call("get_user_id", user=name), send))
+def _send_by_name(initial: InitialState) -> Draw:
+    name, message = initial.take(_others(initial)), vocabulary.phrase(initial.rng, 2, 4)
+    send = call("send_message", receiver_id=initial.state["user_map"][name], message=message)
+    return Draw(slots={"user": name, "message": message}, calls=(call("get_user_id", user=name), send))
 
 
-def _delete(scene: Scene) -> Part:
-    receivers = [receiver for message in scene.state["inbox"] for receiver in message]
-    return one_call("delete_message", receiver_id=scene.take(receivers))
+def _delete(initial: InitialState) -> Draw:
+    receivers = [receiver for message in initial.state["inbox"] for receiver in message]
+    return one_call("delete_message", receiver_id=initial.take(receivers))
 
 
-def _sent(scene: Scene) -> Part:
+def _sent(initial: InitialState) -> Draw:
     return one_call("view_messages_sent")
 
 
-def _search(scene: Scene) -> Part:
-    ((_, text),) = scene.rng.choice(scene.state["inbox"]).items()
-    return one_call("search_messages", keyword=scene.rng.choice(text.split()))
+def _search(initial: InitialState) -> Draw:
+    ((_, text),) = initial.rng.choice(initial.state["inbox"]).items()
+    return one_call("search_messages", keyword=initial.rng.choice(text.split()))
 
 
-def _add(scene: Scene) -> Part:
-    known = scene.state["user_map"]
+def _add(initial: InitialState) -> Draw:
+    known = initial.state["user_map"]
     return one_call(
-        "add_contact", user_name=scene.take([p.title() for p in vocabulary.PEOPLE if p.title() not in known])
+        "add_contact", user_name=initial.take([p.title() for p in vocabulary.PEOPLE if p.title() not in known])
     )
 
 
-def _user_id(scene: Scene) -> Part:
-    return one_call("get_user_id", user=scene.take(_others(scene)))
+def _user_id(initial: InitialState) -> Draw:
+    return one_call("get_user_id", user=initial.take(_others(initial)))
 
 
 MESSAGES = Api(
     name="MessageAPI",
-    scene=_scene,
-    families=(
-        Family(
+    initial_state=_initial_state,
+    generators=(
+        RequestGenerator(
             name="send",
             draw=_send,
-            needs=(LOGIN,),
+            setups=(MESSAGE_LOGIN,),
             weight=1.5,
             wordings=Wordings(
                 train=(
@@ -113,10 +122,10 @@ MESSAGES = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="send_by_name",
             draw=_send_by_name,
-            needs=(LOGIN,),
+            setups=(MESSAGE_LOGIN,),
             topic="lookup",
             weight=1.2,
             wordings=Wordings(
@@ -134,10 +143,10 @@ MESSAGES = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="delete",
             draw=_delete,
-            needs=(LOGIN,),
+            setups=(MESSAGE_LOGIN,),
             topic="inbox",
             wordings=Wordings(
                 train=(
@@ -154,10 +163,10 @@ MESSAGES = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="sent",
             draw=_sent,
-            needs=(LOGIN,),
+            setups=(MESSAGE_LOGIN,),
             topic="inbox",
             weight=0.7,
             wordings=Wordings(
@@ -172,10 +181,10 @@ MESSAGES = Api(
                 heldout=("show my sent messages", "list all messages I sent"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="search",
             draw=_search,
-            needs=(LOGIN,),
+            setups=(MESSAGE_LOGIN,),
             topic="inbox",
             wordings=Wordings(
                 train=(
@@ -189,7 +198,7 @@ MESSAGES = Api(
                 heldout=("search the messages for the word {keyword}", "find my messages with the keyword {keyword}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="add_contact",
             draw=_add,
             weight=0.7,
@@ -205,7 +214,7 @@ MESSAGES = Api(
                 heldout=("create the new contact {user_name}", "add a contact named {user_name}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="user_id",
             draw=_user_id,
             topic="lookup",

@@ -6,7 +6,16 @@ from random import Random
 from typing import Any
 
 from fission_grpo.tasks.synthesis.families import vocabulary
-from fission_grpo.tasks.synthesis.families.family import Api, Family, Need, Part, Scene, Wordings, call, one_call
+from fission_grpo.tasks.synthesis.families.family import (
+    Api,
+    Draw,
+    InitialState,
+    RequestGenerator,
+    Setup,
+    Wordings,
+    call,
+    one_call,
+)
 
 
 def _ticket(rng: Random, number: int, author: str, status: str) -> dict[str, Any]:
@@ -20,7 +29,7 @@ def _ticket(rng: Random, number: int, author: str, status: str) -> dict[str, Any
     }
 
 
-def _scene(rng: Random) -> dict[str, Any]:
+def _initial_state(rng: Random) -> dict[str, Any]:
     user, other = vocabulary.user_name(rng), vocabulary.user_name(rng)
     first = rng.randint(200, 9000)
     numbers = sorted(rng.sample(range(first, first + 90), 4))
@@ -30,14 +39,14 @@ def _scene(rng: Random) -> dict[str, Any]:
     return {"ticket_queue": queue, "ticket_counter": first + 100, "current_user": user}
 
 
-def _login(scene: Scene, part: Part, unmet: bool) -> Part:
-    slots = {"username": scene.state["current_user"], "password": vocabulary.password(scene.rng)}
+def _login(initial: InitialState, request: Draw, unmet: bool) -> Draw:
+    slots = {"username": initial.state["current_user"], "password": vocabulary.password(initial.rng)}
     if unmet:
-        scene.state["current_user"] = None
-    return Part(slots=slots, calls=(call("ticket_login", **slots),) if unmet else ())
+        initial.state["current_user"] = None
+    return Draw(slots=slots, calls=(call("ticket_login", **slots),) if unmet else ())
 
 
-LOGIN = Need(
+TICKET_LOGIN = Setup(
     name="ticket_login",
     fixers=("ticket_login",),
     arrange=_login,
@@ -58,59 +67,59 @@ LOGIN = Need(
 )
 
 
-def _number(scene: Scene) -> int:
-    return scene.take([int(ticket["id"]) for ticket in scene.state["ticket_queue"]])
+def _number(initial: InitialState) -> int:
+    return initial.take([int(ticket["id"]) for ticket in initial.state["ticket_queue"]])
 
 
-def _create(scene: Scene) -> Part:
+def _create(initial: InitialState) -> Draw:
     return one_call(
         "create_ticket",
-        title=vocabulary.phrase(scene.rng, 1, 2),
-        description=vocabulary.phrase(scene.rng, 2, 3),
-        priority=scene.rng.randint(1, 5),
+        title=vocabulary.phrase(initial.rng, 1, 2),
+        description=vocabulary.phrase(initial.rng, 2, 3),
+        priority=initial.rng.randint(1, 5),
     )
 
 
-def _mine(scene: Scene) -> Part:
-    user = scene.state["current_user"]
-    statuses = [ticket["status"] for ticket in scene.state["ticket_queue"] if ticket["created_by"] == user]
-    return one_call("get_user_tickets", status=scene.rng.choice(statuses))
+def _mine(initial: InitialState) -> Draw:
+    user = initial.state["current_user"]
+    statuses = [ticket["status"] for ticket in initial.state["ticket_queue"] if ticket["created_by"] == user]
+    return one_call("get_user_tickets", status=initial.rng.choice(statuses))
 
 
-def _get(scene: Scene) -> Part:
-    return one_call("get_ticket", ticket_id=_number(scene))
+def _get(initial: InitialState) -> Draw:
+    return one_call("get_ticket", ticket_id=_number(initial))
 
 
-def _close(scene: Scene) -> Part:
-    return one_call("close_ticket", ticket_id=_number(scene))
+def _close(initial: InitialState) -> Draw:
+    return one_call("close_ticket", ticket_id=_number(initial))
 
 
-def _resolve(scene: Scene) -> Part:
-    return one_call("resolve_ticket", ticket_id=_number(scene), resolution=vocabulary.phrase(scene.rng))
+def _resolve(initial: InitialState) -> Draw:
+    return one_call("resolve_ticket", ticket_id=_number(initial), resolution=vocabulary.phrase(initial.rng))
 
 
-def _prioritise(scene: Scene) -> Part:
-    number = _number(scene)
-    (old,) = (ticket["priority"] for ticket in scene.state["ticket_queue"] if ticket["id"] == number)
-    priority = scene.rng.choice([level for level in range(1, 6) if level != old])
+def _prioritise(initial: InitialState) -> Draw:
+    number = _number(initial)
+    (old,) = (ticket["priority"] for ticket in initial.state["ticket_queue"] if ticket["id"] == number)
+    priority = initial.rng.choice([level for level in range(1, 6) if level != old])
     edit = call("edit_ticket", ticket_id=number, updates={"priority": priority})
-    return Part(slots={"ticket_id": number, "priority": priority}, calls=(edit,))
+    return Draw(slots={"ticket_id": number, "priority": priority}, calls=(edit,))
 
 
-def _retitle(scene: Scene) -> Part:
-    number, title = _number(scene), vocabulary.phrase(scene.rng)
+def _retitle(initial: InitialState) -> Draw:
+    number, title = _number(initial), vocabulary.phrase(initial.rng)
     edit = call("edit_ticket", ticket_id=number, updates={"title": title})
-    return Part(slots={"ticket_id": number, "title": title}, calls=(edit,))
+    return Draw(slots={"ticket_id": number, "title": title}, calls=(edit,))
 
 
 TICKETS = Api(
     name="TicketAPI",
-    scene=_scene,
-    families=(
-        Family(
+    initial_state=_initial_state,
+    generators=(
+        RequestGenerator(
             name="create_ticket",
             draw=_create,
-            needs=(LOGIN,),
+            setups=(TICKET_LOGIN,),
             topic="login",
             weight=3.0,
             wordings=Wordings(
@@ -128,10 +137,10 @@ TICKETS = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="my_tickets",
             draw=_mine,
-            needs=(LOGIN,),
+            setups=(TICKET_LOGIN,),
             topic="login",
             weight=2.5,
             wordings=Wordings(
@@ -146,7 +155,7 @@ TICKETS = Api(
                 heldout=("list all my tickets with status {status}", "show me my tickets that are {status}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="get_ticket",
             draw=_get,
             wordings=Wordings(
@@ -161,7 +170,7 @@ TICKETS = Api(
                 heldout=("look up the ticket with id {ticket_id}", "show me the details of ticket number {ticket_id}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="close_ticket",
             draw=_close,
             wordings=Wordings(
@@ -176,7 +185,7 @@ TICKETS = Api(
                 heldout=("mark the ticket with id {ticket_id} as closed", "close the ticket number {ticket_id}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="resolve_ticket",
             draw=_resolve,
             weight=1.2,
@@ -195,7 +204,7 @@ TICKETS = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="prioritise",
             draw=_prioritise,
             wordings=Wordings(
@@ -213,7 +222,7 @@ TICKETS = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="retitle",
             draw=_retitle,
             wordings=Wordings(

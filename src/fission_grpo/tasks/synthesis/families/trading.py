@@ -6,9 +6,18 @@ from random import Random
 from typing import Any
 
 from fission_grpo.tasks.synthesis.families import vocabulary
-from fission_grpo.tasks.synthesis.families.family import Api, Family, Need, Part, Scene, Wordings, call, one_call
+from fission_grpo.tasks.synthesis.families.family import (
+    Api,
+    Draw,
+    InitialState,
+    RequestGenerator,
+    Setup,
+    Wordings,
+    call,
+    one_call,
+)
 
-LISTED = {
+COMPANIES = {
     "Zeta Corp": "ZETA",
     "Alpha Tech": "ALPH",
     "Omega Industries": "OMEG",
@@ -41,8 +50,8 @@ def _order(rng: Random, number: int, symbol: str, status: str) -> dict[str, Any]
     }
 
 
-def _scene(rng: Random) -> dict[str, Any]:
-    symbols = rng.sample(vocabulary.TICKERS, 4) + rng.sample(sorted(LISTED.values()), 2)
+def _initial_state(rng: Random) -> dict[str, Any]:
+    symbols = rng.sample(vocabulary.TICKERS, 4) + rng.sample(sorted(COMPANIES.values()), 2)
     first = rng.randint(2000, 90000)
     numbers = sorted(rng.sample(range(first, first + 400), 3))
     statuses = rng.sample(("Open", "Pending", "Completed"), 3)
@@ -63,23 +72,23 @@ def _scene(rng: Random) -> dict[str, Any]:
     }
 
 
-def _login(scene: Scene, part: Part, unmet: bool) -> Part:
-    scene.state["authenticated"] = not unmet
-    slots = {"username": vocabulary.user_name(scene.rng), "password": vocabulary.password(scene.rng)}
-    return Part(slots=slots, calls=(call("trading_login", **slots),) if unmet else ())
+def _login(initial: InitialState, request: Draw, unmet: bool) -> Draw:
+    initial.state["authenticated"] = not unmet
+    slots = {"username": vocabulary.user_name(initial.rng), "password": vocabulary.password(initial.rng)}
+    return Draw(slots=slots, calls=(call("trading_login", **slots),) if unmet else ())
 
 
-def _funds(scene: Scene, part: Part, unmet: bool) -> Part:
-    order = part.calls[-1].arguments
+def _funds(initial: InitialState, request: Draw, unmet: bool) -> Draw:
+    order = request.calls[-1].arguments
     cost = order["price"] * order["amount"]
-    topup = scene.rng.randint(4, 40) * 50.0
-    margin = vocabulary.price(scene.rng, 2, 45)
-    scene.state["account_info"]["balance"] = cost - margin if unmet else cost + margin
+    topup = initial.rng.randint(4, 40) * 50.0
+    margin = vocabulary.price(initial.rng, 2, 45)
+    initial.state["account_info"]["balance"] = cost - margin if unmet else cost + margin
     slots = {"topup": topup}
-    return Part(slots=slots, calls=(call("fund_account", amount=topup),) if unmet else ())
+    return Draw(slots=slots, calls=(call("fund_account", amount=topup),) if unmet else ())
 
 
-LOGIN = Need(
+TRADING_LOGIN = Setup(
     name="login",
     fixers=("trading_login",),
     arrange=_login,
@@ -99,7 +108,7 @@ LOGIN = Need(
     ),
 )
 
-FUNDS = Need(
+FUNDS = Setup(
     name="funds",
     fixers=("fund_account",),
     arrange=_funds,
@@ -120,94 +129,94 @@ FUNDS = Need(
 )
 
 
-def _place_order(scene: Scene) -> Part:
-    symbol = scene.take(sorted(scene.state["stocks"]))
+def _place_order(initial: InitialState) -> Draw:
+    symbol = initial.take(sorted(initial.state["stocks"]))
     return one_call(
         "place_order",
-        order_type=scene.rng.choice(("Buy", "Sell")),
+        order_type=initial.rng.choice(("Buy", "Sell")),
         symbol=symbol,
-        price=vocabulary.price(scene.rng, 8, 90),
-        amount=scene.rng.randint(2, 60),
+        price=vocabulary.price(initial.rng, 8, 90),
+        amount=initial.rng.randint(2, 60),
     )
 
 
-def _buy(scene: Scene) -> Part:
-    symbol = scene.take(sorted(scene.state["stocks"]))
-    price, amount = vocabulary.price(scene.rng, 20, 90), scene.rng.randint(10, 60)
+def _buy(initial: InitialState) -> Draw:
+    symbol = initial.take(sorted(initial.state["stocks"]))
+    price, amount = vocabulary.price(initial.rng, 20, 90), initial.rng.randint(10, 60)
     return one_call("place_order", order_type="Buy", symbol=symbol, price=price, amount=amount)
 
 
-def _buy_by_name(scene: Scene) -> Part:
-    names = [name for name, symbol in LISTED.items() if symbol in scene.state["stocks"]]
-    company = scene.take(names)
-    price, amount = vocabulary.price(scene.rng, 8, 90), scene.rng.randint(2, 60)
-    order = call("place_order", order_type="Buy", symbol=LISTED[company], price=price, amount=amount)
+def _buy_by_name(initial: InitialState) -> Draw:
+    names = [name for name, symbol in COMPANIES.items() if symbol in initial.state["stocks"]]
+    company = initial.take(names)
+    price, amount = vocabulary.price(initial.rng, 8, 90), initial.rng.randint(2, 60)
+    order = call("place_order", order_type="Buy", symbol=COMPANIES[company], price=price, amount=amount)
     slots = {"company": company, "order_type": "Buy", "price": price, "amount": amount}
-    return Part(slots=slots, calls=(call("get_symbol_by_name", name=company), order))
+    return Draw(slots=slots, calls=(call("get_symbol_by_name", name=company), order))
 
 
-def _watch_by_name(scene: Scene) -> Part:
-    watched = scene.state["watch_list"]
-    names = [name for name, symbol in LISTED.items() if symbol in scene.state["stocks"] and symbol not in watched]
-    company = scene.take(names)
-    calls = (call("get_symbol_by_name", name=company), call("add_to_watchlist", stock=LISTED[company]))
-    return Part(slots={"company": company}, calls=calls)
+def _watch_by_name(initial: InitialState) -> Draw:
+    watched = initial.state["watch_list"]
+    names = [name for name, symbol in COMPANIES.items() if symbol in initial.state["stocks"] and symbol not in watched]
+    company = initial.take(names)
+    calls = (call("get_symbol_by_name", name=company), call("add_to_watchlist", stock=COMPANIES[company]))
+    return Draw(slots={"company": company}, calls=calls)
 
 
-def _symbol(scene: Scene) -> Part:
-    return one_call("get_symbol_by_name", name=scene.take(sorted(LISTED)))
+def _symbol(initial: InitialState) -> Draw:
+    return one_call("get_symbol_by_name", name=initial.take(sorted(COMPANIES)))
 
 
-def _fund(scene: Scene) -> Part:
-    return one_call("fund_account", amount=vocabulary.price(scene.rng, 20, 4000))
+def _fund(initial: InitialState) -> Draw:
+    return one_call("fund_account", amount=vocabulary.price(initial.rng, 20, 4000))
 
 
-def _withdraw(scene: Scene) -> Part:
-    return one_call("withdraw_funds", amount=vocabulary.price(scene.rng, 20, 4000))
+def _withdraw(initial: InitialState) -> Draw:
+    return one_call("withdraw_funds", amount=vocabulary.price(initial.rng, 20, 4000))
 
 
-def _account(scene: Scene) -> Part:
+def _account(initial: InitialState) -> Draw:
     return one_call("get_account_info")
 
 
-def _unwatch(scene: Scene) -> Part:
-    return one_call("remove_stock_from_watchlist", symbol=scene.take(scene.state["watch_list"]))
+def _unwatch(initial: InitialState) -> Draw:
+    return one_call("remove_stock_from_watchlist", symbol=initial.take(initial.state["watch_list"]))
 
 
-def _watchlist(scene: Scene) -> Part:
+def _watchlist(initial: InitialState) -> Draw:
     return one_call("get_watchlist")
 
 
-def _watch(scene: Scene) -> Part:
-    unwatched = [s for s in sorted(scene.state["stocks"]) if s not in scene.state["watch_list"]]
-    return one_call("add_to_watchlist", stock=scene.take(unwatched))
+def _watch(initial: InitialState) -> Draw:
+    unwatched = [s for s in sorted(initial.state["stocks"]) if s not in initial.state["watch_list"]]
+    return one_call("add_to_watchlist", stock=initial.take(unwatched))
 
 
-def _cancel(scene: Scene) -> Part:
-    pending = [n for n, order in scene.state["orders"].items() if order["status"] != "Completed"]
-    return one_call("cancel_order", order_id=int(scene.take(pending)))
+def _cancel(initial: InitialState) -> Draw:
+    pending = [n for n, order in initial.state["orders"].items() if order["status"] != "Completed"]
+    return one_call("cancel_order", order_id=int(initial.take(pending)))
 
 
-def _order_details(scene: Scene) -> Part:
-    return one_call("get_order_details", order_id=int(scene.take(sorted(scene.state["orders"]))))
+def _order_details(initial: InitialState) -> Draw:
+    return one_call("get_order_details", order_id=int(initial.take(sorted(initial.state["orders"]))))
 
 
-def _stock_info(scene: Scene) -> Part:
-    return one_call("get_stock_info", symbol=scene.take(sorted(scene.state["stocks"])))
+def _stock_info(initial: InitialState) -> Draw:
+    return one_call("get_stock_info", symbol=initial.take(sorted(initial.state["stocks"])))
 
 
-def _history(scene: Scene) -> Part:
+def _history(initial: InitialState) -> Draw:
     return one_call("get_order_history")
 
 
 TRADING = Api(
     name="TradingBot",
-    scene=_scene,
-    families=(
-        Family(
+    initial_state=_initial_state,
+    generators=(
+        RequestGenerator(
             name="place_order",
             draw=_place_order,
-            needs=(LOGIN,),
+            setups=(TRADING_LOGIN,),
             weight=1.5,
             wordings=Wordings(
                 train=(
@@ -224,10 +233,10 @@ TRADING = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="buy_with_funds",
             draw=_buy,
-            needs=(LOGIN, FUNDS),
+            setups=(TRADING_LOGIN, FUNDS),
             topic="money",
             wordings=Wordings(
                 train=(
@@ -244,10 +253,10 @@ TRADING = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="buy_by_name",
             draw=_buy_by_name,
-            needs=(LOGIN,),
+            setups=(TRADING_LOGIN,),
             wordings=Wordings(
                 train=(
                     "find the symbol of {company} and place a {order_type} order for {amount} shares at {price}",
@@ -263,7 +272,7 @@ TRADING = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="watch_by_name",
             draw=_watch_by_name,
             topic="watch",
@@ -282,7 +291,7 @@ TRADING = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="symbol",
             draw=_symbol,
             topic="symbol",
@@ -299,10 +308,10 @@ TRADING = Api(
                 heldout=("look up the symbol for {name}", "tell me the stock symbol of the company {name}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="fund",
             draw=_fund,
-            needs=(LOGIN,),
+            setups=(TRADING_LOGIN,),
             topic="money",
             wordings=Wordings(
                 train=(
@@ -316,10 +325,10 @@ TRADING = Api(
                 heldout=("deposit {amount} into the trading account", "fund my trading balance with {amount}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="withdraw",
             draw=_withdraw,
-            needs=(LOGIN,),
+            setups=(TRADING_LOGIN,),
             topic="money",
             wordings=Wordings(
                 train=(
@@ -333,10 +342,10 @@ TRADING = Api(
                 heldout=("withdraw {amount} from my trading account", "take {amount} out of my balance"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="account",
             draw=_account,
-            needs=(LOGIN,),
+            setups=(TRADING_LOGIN,),
             topic="money",
             wordings=Wordings(
                 train=(
@@ -350,10 +359,10 @@ TRADING = Api(
                 heldout=("get my trading account information", "show me the info of the account"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="unwatch",
             draw=_unwatch,
-            needs=(LOGIN,),
+            setups=(TRADING_LOGIN,),
             topic="watch",
             wordings=Wordings(
                 train=(
@@ -367,10 +376,10 @@ TRADING = Api(
                 heldout=("delete {symbol} from the watchlist", "take the stock {symbol} off my watchlist"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="watchlist",
             draw=_watchlist,
-            needs=(LOGIN,),
+            setups=(TRADING_LOGIN,),
             topic="watch",
             wordings=Wordings(
                 train=(
@@ -384,7 +393,7 @@ TRADING = Api(
                 heldout=("get the stocks on my watchlist", "tell me which stocks I watch"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="watch",
             draw=_watch,
             topic="watch",
@@ -401,7 +410,7 @@ TRADING = Api(
                 heldout=("put the stock {stock} on my watchlist", "start to watch {stock}, add it to the list"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="cancel",
             draw=_cancel,
             topic="order",
@@ -418,7 +427,7 @@ TRADING = Api(
                 heldout=("cancel my order with id {order_id}", "call off the order number {order_id}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="order_details",
             draw=_order_details,
             topic="order",
@@ -435,7 +444,7 @@ TRADING = Api(
                 heldout=("look up the details of order {order_id}", "tell me the details for order number {order_id}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="stock_info",
             draw=_stock_info,
             weight=0.7,
@@ -451,10 +460,10 @@ TRADING = Api(
                 heldout=("look up the price of the stock {symbol}", "show me the stock info for {symbol}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="history",
             draw=_history,
-            needs=(LOGIN,),
+            setups=(TRADING_LOGIN,),
             topic="order",
             weight=0.7,
             wordings=Wordings(

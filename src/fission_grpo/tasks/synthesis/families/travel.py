@@ -6,7 +6,15 @@ from itertools import combinations
 from typing import Any
 
 from fission_grpo.tasks.synthesis.families import vocabulary
-from fission_grpo.tasks.synthesis.families.family import Api, Family, Part, Scene, Wordings, call, one_call
+from fission_grpo.tasks.synthesis.families.family import (
+    Api,
+    Draw,
+    InitialState,
+    RequestGenerator,
+    Wordings,
+    call,
+    one_call,
+)
 from fission_grpo.tasks.synthesis.families.travel_world import (
     AIRPORTS,
     BOOKING,
@@ -14,8 +22,8 @@ from fission_grpo.tasks.synthesis.families.travel_world import (
     CARD_ID,
     FLIGHT_BUDGET,
     INSURANCE_BUDGET,
-    LOGIN,
     ROUTES,
+    TRAVEL_LOGIN,
     date,
     digits,
     flight,
@@ -32,123 +40,123 @@ ACCOUNT = "account"
 """Topic of all requests with a token: two of them would arrange it twice, or shift each other's ids."""
 
 
-def _account(scene: Scene, name: str, /, **told: Any) -> Part:
+def _account(initial: InitialState, name: str, /, **told: Any) -> Draw:
     """One call with the account's token, which a note tells; so are cards that pay."""
-    return Part(slots=told, calls=(call(name, access_token=scene.state["access_token"], **told),))
+    return Draw(slots=told, calls=(call(name, access_token=initial.state["access_token"], **told),))
 
 
-def _any_card(scene: Scene) -> str:
-    cards: dict[str, Any] = scene.state["credit_card_list"]
-    return scene.rng.choice(sorted(cards))
+def _any_card(initial: InitialState) -> str:
+    cards: dict[str, Any] = initial.state["credit_card_list"]
+    return initial.rng.choice(sorted(cards))
 
 
-def _any_booking(scene: Scene) -> str:
-    bookings: dict[str, Any] = scene.state["booking_record"]
-    return scene.take(sorted(bookings))
+def _any_booking(initial: InitialState) -> str:
+    bookings: dict[str, Any] = initial.state["booking_record"]
+    return initial.take(sorted(bookings))
 
 
-def _balance_of(scene: Scene) -> Part:
-    return _account(scene, "get_credit_card_balance", card_id=_any_card(scene))
+def _balance_of(initial: InitialState) -> Draw:
+    return _account(initial, "get_credit_card_balance", card_id=_any_card(initial))
 
 
-def _balance_by_holder(scene: Scene) -> Part:
-    card_id = _any_card(scene)
-    holder = scene.state["credit_card_list"][card_id]["cardholder_name"]
-    look = _account(scene, "get_credit_card_balance", card_id=card_id)
-    return Part(slots={"holder": holder}, calls=(call("get_all_credit_cards"), *look.calls))
+def _balance_by_holder(initial: InitialState) -> Draw:
+    card_id = _any_card(initial)
+    holder = initial.state["credit_card_list"][card_id]["cardholder_name"]
+    look = _account(initial, "get_credit_card_balance", card_id=card_id)
+    return Draw(slots={"holder": holder}, calls=(call("get_all_credit_cards"), *look.calls))
 
 
-def _set_budget(scene: Scene) -> Part:
-    return _account(scene, "set_budget_limit", budget_limit=vocabulary.price(scene.rng, 300, 9000))
+def _set_budget(initial: InitialState) -> Draw:
+    return _account(initial, "set_budget_limit", budget_limit=vocabulary.price(initial.rng, 300, 9000))
 
 
-def _budget_by_currency(scene: Scene) -> Part:
-    currency, dollars = scene.rng.choice(sorted(DOLLAR)), scene.rng.randint(300, 9000)
+def _budget_by_currency(initial: InitialState) -> Draw:
+    currency, dollars = initial.rng.choice(sorted(DOLLAR)), initial.rng.randint(300, 9000)
     value = dollars * DOLLAR[currency]
     exchange = one_call("compute_exchange_rate", base_currency=currency, target_currency="USD", value=value)
-    limit = _account(scene, "set_budget_limit", budget_limit=float(dollars))
-    return Part(slots=exchange.slots, calls=(*exchange.calls, *limit.calls))
+    limit = _account(initial, "set_budget_limit", budget_limit=float(dollars))
+    return Draw(slots=exchange.slots, calls=(*exchange.calls, *limit.calls))
 
 
-def _invoice(scene: Scene) -> Part:
-    return _account(scene, "retrieve_invoice", booking_id=_any_booking(scene))
+def _invoice(initial: InitialState) -> Draw:
+    return _account(initial, "retrieve_invoice", booking_id=_any_booking(initial))
 
 
-def _cancel(scene: Scene) -> Part:
-    return _account(scene, "cancel_booking", booking_id=_any_booking(scene))
+def _cancel(initial: InitialState) -> Draw:
+    return _account(initial, "cancel_booking", booking_id=_any_booking(initial))
 
 
-def _cancel_by_route(scene: Scene) -> Part:
-    booking_id = _any_booking(scene)
-    booking: dict[str, Any] = scene.state["booking_record"][booking_id]
-    look, cancel = _account(scene, "get_booking_history"), _account(scene, "cancel_booking", booking_id=booking_id)
-    return Part(slots=booking, calls=(*look.calls, *cancel.calls))
+def _cancel_by_route(initial: InitialState) -> Draw:
+    booking_id = _any_booking(initial)
+    booking: dict[str, Any] = initial.state["booking_record"][booking_id]
+    look, cancel = _account(initial, "get_booking_history"), _account(initial, "cancel_booking", booking_id=booking_id)
+    return Draw(slots=booking, calls=(*look.calls, *cancel.calls))
 
 
-def _verify(scene: Scene) -> Part:
+def _verify(initial: InitialState) -> Draw:
     return one_call(
         "verify_traveler_information",
-        first_name=scene.state["user_first_name"],
-        last_name=scene.state["user_last_name"],
-        date_of_birth=date(scene.rng, 1950, 2001),
-        passport_number=f"US{digits(scene.rng, 7)}",
+        first_name=initial.state["user_first_name"],
+        last_name=initial.state["user_last_name"],
+        date_of_birth=date(initial.rng, 1950, 2001),
+        passport_number=f"US{digits(initial.rng, 7)}",
     )
 
 
-def _book(scene: Scene) -> Part:
-    return _booking(scene, next_id(scene, CARD_ID))
+def _book(initial: InitialState) -> Draw:
+    return _booking(initial, next_id(initial, CARD_ID))
 
 
-def _book_on_budget(scene: Scene) -> Part:
-    return _booking(scene, _any_card(scene))
+def _book_on_budget(initial: InitialState) -> Draw:
+    return _booking(initial, _any_card(initial))
 
 
-def _booking(scene: Scene, card_id: str) -> Part:
-    told = flight(scene.rng, scene.rng.choice(ROUTES))
-    return _account(scene, "book_flight", card_id=card_id, **told)
+def _booking(initial: InitialState, card_id: str) -> Draw:
+    told = flight(initial.rng, initial.rng.choice(ROUTES))
+    return _account(initial, "book_flight", card_id=card_id, **told)
 
 
-def _insure(scene: Scene) -> Part:
-    return _insurance(scene, _any_card(scene), booking_id=_any_booking(scene))
+def _insure(initial: InitialState) -> Draw:
+    return _insurance(initial, _any_card(initial), booking_id=_any_booking(initial))
 
 
-def _book_and_insure(scene: Scene) -> Part:
-    card_id = _any_card(scene)
-    book = _booking(scene, card_id)
-    insure = _insurance(scene, card_id, booking_id=next_id(scene, BOOKING))
-    return Part(slots={**book.slots, **insure.slots}, calls=(*book.calls, *insure.calls))
+def _book_and_insure(initial: InitialState) -> Draw:
+    card_id = _any_card(initial)
+    book = _booking(initial, card_id)
+    insure = _insurance(initial, card_id, booking_id=next_id(initial, BOOKING))
+    return Draw(slots={**book.slots, **insure.slots}, calls=(*book.calls, *insure.calls))
 
 
-def _insurance(scene: Scene, card_id: str, booking_id: str) -> Part:
-    kind = scene.rng.choice(("basic", "full", "medical", "luggage"))
-    told = {"booking_id": booking_id, "insurance_type": kind, "insurance_cost": vocabulary.price(scene.rng, 40, 400)}
-    return _account(scene, "purchase_insurance", card_id=card_id, **told)
+def _insurance(initial: InitialState, card_id: str, booking_id: str) -> Draw:
+    kind = initial.rng.choice(("basic", "full", "medical", "luggage"))
+    told = {"booking_id": booking_id, "insurance_type": kind, "insurance_cost": vocabulary.price(initial.rng, 40, 400)}
+    return _account(initial, "purchase_insurance", card_id=card_id, **told)
 
 
-def _flight_cost(scene: Scene) -> Part:
-    return one_call("get_flight_cost", **flight(scene.rng, scene.rng.choice(ROUTES)))
+def _flight_cost(initial: InitialState) -> Draw:
+    return one_call("get_flight_cost", **flight(initial.rng, initial.rng.choice(ROUTES)))
 
 
-def _cost_by_city(scene: Scene) -> Part:
-    start, goal = scene.rng.choice(CITIES)
-    told = flight(scene.rng, (AIRPORTS[start], AIRPORTS[goal]))
+def _cost_by_city(initial: InitialState) -> Draw:
+    start, goal = initial.rng.choice(CITIES)
+    told = flight(initial.rng, (AIRPORTS[start], AIRPORTS[goal]))
     looks = (call("get_nearest_airport_by_city", location=city) for city in (start, goal))
-    return Part(slots={"start": start, "goal": goal, **told}, calls=(*looks, call("get_flight_cost", **told)))
+    return Draw(slots={"start": start, "goal": goal, **told}, calls=(*looks, call("get_flight_cost", **told)))
 
 
-def _airport(scene: Scene) -> Part:
-    return one_call("get_nearest_airport_by_city", location=scene.take(sorted(AIRPORTS)))
+def _airport(initial: InitialState) -> Draw:
+    return one_call("get_nearest_airport_by_city", location=initial.take(sorted(AIRPORTS)))
 
 
-def _exchange(scene: Scene) -> Part:
-    pair = vocabulary.several(scene.rng, ("USD", scene.rng.choice(sorted(DOLLAR))), 2, 2)
-    value = vocabulary.price(scene.rng, 20, 4000)
+def _exchange(initial: InitialState) -> Draw:
+    pair = vocabulary.several(initial.rng, ("USD", initial.rng.choice(sorted(DOLLAR))), 2, 2)
+    value = vocabulary.price(initial.rng, 20, 4000)
     return one_call("compute_exchange_rate", base_currency=pair[0], target_currency=pair[1], value=value)
 
 
-def _support(scene: Scene) -> Part:
+def _support(initial: InitialState) -> Draw:
     return one_call(
-        "contact_customer_support", booking_id=_any_booking(scene), message=vocabulary.phrase(scene.rng, 2, 4)
+        "contact_customer_support", booking_id=_any_booking(initial), message=vocabulary.phrase(initial.rng, 2, 4)
     )
 
 
@@ -169,12 +177,12 @@ BOOK = Wordings(
 
 TRAVEL = Api(
     name="TravelAPI",
-    scene=traveller,
-    families=(
-        Family(
+    initial_state=traveller,
+    generators=(
+        RequestGenerator(
             name="balance",
             draw=_balance_of,
-            needs=(LOGIN,),
+            setups=(TRAVEL_LOGIN,),
             topic=ACCOUNT,
             weight=1.5,
             wordings=Wordings(
@@ -189,10 +197,10 @@ TRAVEL = Api(
                 heldout=("look up the balance of the card {card_id}", "tell me how much is left on card {card_id}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="balance_by_holder",
             draw=_balance_by_holder,
-            needs=(LOGIN,),
+            setups=(TRAVEL_LOGIN,),
             topic=ACCOUNT,
             wordings=Wordings(
                 train=(
@@ -209,10 +217,10 @@ TRAVEL = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="set_budget",
             draw=_set_budget,
-            needs=(LOGIN,),
+            setups=(TRAVEL_LOGIN,),
             topic=ACCOUNT,
             weight=1.5,
             wordings=Wordings(
@@ -227,10 +235,10 @@ TRAVEL = Api(
                 heldout=("put the travel budget limit to {budget_limit}", "set a limit of {budget_limit} on my budget"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="budget_by_currency",
             draw=_budget_by_currency,
-            needs=(LOGIN,),
+            setups=(TRAVEL_LOGIN,),
             topic=ACCOUNT,
             wordings=Wordings(
                 train=(
@@ -247,10 +255,10 @@ TRAVEL = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="invoice",
             draw=_invoice,
-            needs=(LOGIN,),
+            setups=(TRAVEL_LOGIN,),
             topic=ACCOUNT,
             wordings=Wordings(
                 train=(
@@ -267,10 +275,10 @@ TRAVEL = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="cancel",
             draw=_cancel,
-            needs=(LOGIN,),
+            setups=(TRAVEL_LOGIN,),
             topic=ACCOUNT,
             wordings=Wordings(
                 train=(
@@ -284,10 +292,10 @@ TRAVEL = Api(
                 heldout=("call off my booking with id {booking_id}", "I do not need booking {booking_id}, cancel it"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="cancel_by_route",
             draw=_cancel_by_route,
-            needs=(LOGIN,),
+            setups=(TRAVEL_LOGIN,),
             topic=ACCOUNT,
             wordings=Wordings(
                 train=(
@@ -304,10 +312,10 @@ TRAVEL = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="verify",
             draw=_verify,
-            needs=(LOGIN,),
+            setups=(TRAVEL_LOGIN,),
             topic=ACCOUNT,
             weight=0.7,
             wordings=Wordings(
@@ -328,19 +336,19 @@ TRAVEL = Api(
                 ),
             ),
         ),
-        Family(name="book", draw=_book, needs=(CARD,), topic=ACCOUNT, weight=2.0, wordings=BOOK),
-        Family(
+        RequestGenerator(name="book", draw=_book, setups=(CARD,), topic=ACCOUNT, weight=2.0, wordings=BOOK),
+        RequestGenerator(
             name="book_on_budget",
             draw=_book_on_budget,
-            needs=(FLIGHT_BUDGET,),
+            setups=(FLIGHT_BUDGET,),
             topic=ACCOUNT,
             weight=1.5,
             wordings=BOOK,
         ),
-        Family(
+        RequestGenerator(
             name="insure",
             draw=_insure,
-            needs=(INSURANCE_BUDGET,),
+            setups=(INSURANCE_BUDGET,),
             topic=ACCOUNT,
             weight=1.5,
             wordings=Wordings(
@@ -358,10 +366,10 @@ TRAVEL = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="book_and_insure",
             draw=_book_and_insure,
-            needs=(FLIGHT_BUDGET,),
+            setups=(FLIGHT_BUDGET,),
             topic=ACCOUNT,
             wordings=Wordings(
                 train=(
@@ -386,7 +394,7 @@ TRAVEL = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="flight_cost",
             draw=_flight_cost,
             weight=0.7,
@@ -405,7 +413,7 @@ TRAVEL = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="cost_by_city",
             draw=_cost_by_city,
             wordings=Wordings(
@@ -430,7 +438,7 @@ TRAVEL = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="airport",
             draw=_airport,
             weight=0.5,
@@ -446,7 +454,7 @@ TRAVEL = Api(
                 heldout=("get the nearest airport for {location}", "look up the airport of the city {location}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="exchange",
             draw=_exchange,
             weight=0.5,
@@ -465,7 +473,7 @@ TRAVEL = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="support",
             draw=_support,
             weight=0.5,

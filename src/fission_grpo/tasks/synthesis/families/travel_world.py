@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from fission_grpo.tasks.synthesis.families import vocabulary
-from fission_grpo.tasks.synthesis.families.family import Need, Part, Scene, Wordings, call
+from fission_grpo.tasks.synthesis.families.family import Draw, InitialState, Setup, Wordings, call
 
 AIRPORTS = {
     "San Francisco": "SFO",
@@ -46,9 +46,9 @@ def digits(rng: Random, count: int) -> str:
     return str(rng.randint(10 ** (count - 1), 10**count - 1))
 
 
-def next_id(scene: Scene, count: int) -> str:
+def next_id(initial: InitialState, count: int) -> str:
     """The first id that the world will draw, if it is one of so many digits."""
-    return digits(Random(scene.state["random_seed"]), count)
+    return digits(Random(initial.state["random_seed"]), count)
 
 
 def date(rng: Random, first: int, last: int) -> str:
@@ -106,9 +106,9 @@ def _booking(rng: Random, route: tuple[str, str], card_id: str) -> dict[str, Any
     return {**flight(rng, route), "card_id": card_id, "travel_cost": cost, "transaction_id": transaction}
 
 
-def _login(scene: Scene, part: Part, unmet: bool) -> Part:
-    """The token of the part's calls is the one that a login gives; unmet, the user still has an older one."""
-    rng, state = scene.rng, scene.state
+def _login(initial: InitialState, request: Draw, unmet: bool) -> Draw:
+    """The token of the request's calls is the one that a login gives; unmet, the user still has an older one."""
+    rng, state = initial.rng, initial.state
     login = {
         "client_id": vocabulary.user_name(rng),
         "client_secret": vocabulary.password(rng),
@@ -118,48 +118,48 @@ def _login(scene: Scene, part: Part, unmet: bool) -> Part:
         "user_last_name": state["user_last_name"],
     }
     if not unmet:
-        return Part(slots={**login, "access_token": state["access_token"]}, calls=())
+        return Draw(slots={**login, "access_token": state["access_token"]}, calls=())
     old = digits(rng, TOKEN)
     state |= dict.fromkeys(("token_type", "token_scope", "user_first_name", "user_last_name"))
     state["access_token"], state["token_expires_in"] = rng.choice(((old, 0), (None, None)))  # expired, or never given
-    return Part(slots={**login, "access_token": old}, calls=(call("authenticate_travel", **login),))
+    return Draw(slots={**login, "access_token": old}, calls=(call("authenticate_travel", **login),))
 
 
-def _known_card(scene: Scene, part: Part, unmet: bool) -> Part:
-    """The card of the part's calls is the one that registering gives; unmet, the user only has its printed number."""
-    token, card_id = (part.calls[0].arguments[key] for key in ("access_token", "card_id"))
-    number = digits(scene.rng, CARD_ID) if unmet else card_id
-    card = _card(scene.rng, number, scene.state["user_first_name"])
+def _known_card(initial: InitialState, request: Draw, unmet: bool) -> Draw:
+    """The card of the request's calls is the one that registering gives; unmet, only its printed number is known."""
+    token, card_id = (request.calls[0].arguments[key] for key in ("access_token", "card_id"))
+    number = digits(initial.rng, CARD_ID) if unmet else card_id
+    card = _card(initial.rng, number, initial.state["user_first_name"])
     if not unmet:
-        scene.state["credit_card_list"][number] = {**card, "balance": _balance(scene.rng)}
+        initial.state["credit_card_list"][number] = {**card, "balance": _balance(initial.rng)}
     register = call("register_credit_card", access_token=token, **card)
-    return Part(slots={**card, "access_token": token}, calls=(register,) if unmet else ())
+    return Draw(slots={**card, "access_token": token}, calls=(register,) if unmet else ())
 
 
-def _flight_budget(scene: Scene, part: Part, unmet: bool) -> Part:
+def _flight_budget(initial: InitialState, request: Draw, unmet: bool) -> Draw:
     """No flight is booked on a card that holds less than the budget limit."""
-    balance = scene.state["credit_card_list"][part.calls[0].arguments["card_id"]]["balance"]
-    margin = vocabulary.price(scene.rng, 2, 900)
-    return _limited(scene, part, balance + margin if unmet else balance - margin, unmet)
+    balance = initial.state["credit_card_list"][request.calls[0].arguments["card_id"]]["balance"]
+    margin = vocabulary.price(initial.rng, 2, 900)
+    return _limited(initial, request, balance + margin if unmet else balance - margin, unmet)
 
 
-def _insurance_budget(scene: Scene, part: Part, unmet: bool) -> Part:
+def _insurance_budget(initial: InitialState, request: Draw, unmet: bool) -> Draw:
     """No insurance is bought that costs more than the budget limit."""
-    cost = part.calls[0].arguments["insurance_cost"]
-    margin = vocabulary.price(scene.rng, 2, 30)
-    return _limited(scene, part, cost - margin if unmet else cost + margin, unmet)
+    cost = request.calls[0].arguments["insurance_cost"]
+    margin = vocabulary.price(initial.rng, 2, 30)
+    return _limited(initial, request, cost - margin if unmet else cost + margin, unmet)
 
 
-def _limited(scene: Scene, part: Part, now: float, unmet: bool) -> Part:
-    scene.state["budget_limit"] = now
-    token, card_id = (part.calls[0].arguments[key] for key in ("access_token", "card_id"))
-    limit = vocabulary.price(scene.rng, 500, 3000)  # above every insurance, below every balance
+def _limited(initial: InitialState, request: Draw, now: float, unmet: bool) -> Draw:
+    initial.state["budget_limit"] = now
+    token, card_id = (request.calls[0].arguments[key] for key in ("access_token", "card_id"))
+    limit = vocabulary.price(initial.rng, 500, 3000)  # above every insurance, below every balance
     change = call("set_budget_limit", access_token=token, budget_limit=limit)
     slots = {"access_token": token, "card_id": card_id, "budget_limit": limit}
-    return Part(slots=slots, calls=(change,) if unmet else ())
+    return Draw(slots=slots, calls=(change,) if unmet else ())
 
 
-LOGIN = Need(
+TRAVEL_LOGIN = Setup(
     name="travel_login",
     fixers=("authenticate_travel",),
     arrange=_login,
@@ -191,7 +191,7 @@ LOGIN = Need(
     ),
 )
 
-CARD = Need(
+CARD = Setup(
     name="travel_card",
     fixers=("register_credit_card",),
     arrange=_known_card,
@@ -242,5 +242,5 @@ _BUDGET_NOTES = Wordings(
     ),
 )
 
-FLIGHT_BUDGET = Need(name="budget", fixers=("set_budget_limit",), arrange=_flight_budget, notes=_BUDGET_NOTES)
-INSURANCE_BUDGET = Need(name="budget", fixers=("set_budget_limit",), arrange=_insurance_budget, notes=_BUDGET_NOTES)
+FLIGHT_BUDGET = Setup(name="budget", fixers=("set_budget_limit",), arrange=_flight_budget, notes=_BUDGET_NOTES)
+INSURANCE_BUDGET = Setup(name="budget", fixers=("set_budget_limit",), arrange=_insurance_budget, notes=_BUDGET_NOTES)

@@ -6,7 +6,16 @@ from random import Random
 from typing import Any
 
 from fission_grpo.tasks.synthesis.families import vocabulary
-from fission_grpo.tasks.synthesis.families.family import Api, Family, Need, Part, Scene, Wordings, call, one_call
+from fission_grpo.tasks.synthesis.families.family import (
+    Api,
+    Draw,
+    InitialState,
+    RequestGenerator,
+    Setup,
+    Wordings,
+    call,
+    one_call,
+)
 
 
 def _tweet(rng: Random, number: int, author: str) -> dict[str, Any]:
@@ -19,7 +28,7 @@ def _tweet(rng: Random, number: int, author: str) -> dict[str, Any]:
     }
 
 
-def _scene(rng: Random) -> dict[str, Any]:
+def _initial_state(rng: Random) -> dict[str, Any]:
     first = rng.randint(100, 9000)
     numbers = sorted(rng.sample(range(first, first + 60), 4))
     tweets = {str(n): _tweet(rng, n, rng.choice(vocabulary.PEOPLE)) for n in numbers}
@@ -36,13 +45,13 @@ def _scene(rng: Random) -> dict[str, Any]:
     }
 
 
-def _login(scene: Scene, part: Part, unmet: bool) -> Part:
-    scene.state["authenticated"] = not unmet
-    slots = {"username": scene.state["username"], "password": scene.state["password"]}
-    return Part(slots=slots, calls=(call("authenticate_twitter", **slots),) if unmet else ())
+def _login(initial: InitialState, request: Draw, unmet: bool) -> Draw:
+    initial.state["authenticated"] = not unmet
+    slots = {"username": initial.state["username"], "password": initial.state["password"]}
+    return Draw(slots=slots, calls=(call("authenticate_twitter", **slots),) if unmet else ())
 
 
-LOGIN = Need(
+TWITTER_LOGIN = Setup(
     name="twitter_login",
     fixers=("authenticate_twitter",),
     arrange=_login,
@@ -63,57 +72,57 @@ LOGIN = Need(
 )
 
 
-def _number(scene: Scene) -> int:
-    return int(scene.take(sorted(scene.state["tweets"])))
+def _number(initial: InitialState) -> int:
+    return int(initial.take(sorted(initial.state["tweets"])))
 
 
-def _post(scene: Scene) -> Part:
-    return one_call("post_tweet", content=vocabulary.phrase(scene.rng, 2, 4))
+def _post(initial: InitialState) -> Draw:
+    return one_call("post_tweet", content=vocabulary.phrase(initial.rng, 2, 4))
 
 
-def _post_tagged(scene: Scene) -> Part:
-    tags = [f"#{noun}" for noun in vocabulary.several(scene.rng, vocabulary.NOUNS, 1, 2)]
-    return one_call("post_tweet", content=vocabulary.phrase(scene.rng, 2, 4), tags=tags)
+def _post_tagged(initial: InitialState) -> Draw:
+    tags = [f"#{noun}" for noun in vocabulary.several(initial.rng, vocabulary.NOUNS, 1, 2)]
+    return one_call("post_tweet", content=vocabulary.phrase(initial.rng, 2, 4), tags=tags)
 
 
-def _retweet(scene: Scene) -> Part:
-    return one_call("retweet", tweet_id=_number(scene))
+def _retweet(initial: InitialState) -> Draw:
+    return one_call("retweet", tweet_id=_number(initial))
 
 
-def _comment(scene: Scene) -> Part:
-    return one_call("comment", tweet_id=_number(scene), comment_content=vocabulary.phrase(scene.rng))
+def _comment(initial: InitialState) -> Draw:
+    return one_call("comment", tweet_id=_number(initial), comment_content=vocabulary.phrase(initial.rng))
 
 
-def _follow(scene: Scene) -> Part:
-    strangers = [person for person in vocabulary.PEOPLE if person not in scene.state["following_list"]]
-    return one_call("follow_user", username_to_follow=scene.take(strangers))
+def _follow(initial: InitialState) -> Draw:
+    strangers = [person for person in vocabulary.PEOPLE if person not in initial.state["following_list"]]
+    return one_call("follow_user", username_to_follow=initial.take(strangers))
 
 
-def _unfollow(scene: Scene) -> Part:
-    return one_call("unfollow_user", username_to_unfollow=scene.take(scene.state["following_list"]))
+def _unfollow(initial: InitialState) -> Draw:
+    return one_call("unfollow_user", username_to_unfollow=initial.take(initial.state["following_list"]))
 
 
-def _following(scene: Scene) -> Part:
+def _following(initial: InitialState) -> Draw:
     return one_call("list_all_following")
 
 
-def _mention(scene: Scene) -> Part:
-    people = vocabulary.several(scene.rng, vocabulary.PEOPLE, 1, 2)
-    return one_call("mention", tweet_id=_number(scene), mentioned_usernames=people)
+def _mention(initial: InitialState) -> Draw:
+    people = vocabulary.several(initial.rng, vocabulary.PEOPLE, 1, 2)
+    return one_call("mention", tweet_id=_number(initial), mentioned_usernames=people)
 
 
-def _get(scene: Scene) -> Part:
-    return one_call("get_tweet", tweet_id=_number(scene))
+def _get(initial: InitialState) -> Draw:
+    return one_call("get_tweet", tweet_id=_number(initial))
 
 
 TWITTER = Api(
     name="TwitterAPI",
-    scene=_scene,
-    families=(
-        Family(
+    initial_state=_initial_state,
+    generators=(
+        RequestGenerator(
             name="post",
             draw=_post,
-            needs=(LOGIN,),
+            setups=(TWITTER_LOGIN,),
             wordings=Wordings(
                 train=(
                     "post a tweet saying {content}",
@@ -126,10 +135,10 @@ TWITTER = Api(
                 heldout=("publish the tweet {content}", "post a tweet with the content {content}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="post_tagged",
             draw=_post_tagged,
-            needs=(LOGIN,),
+            setups=(TWITTER_LOGIN,),
             topic="post",
             wordings=Wordings(
                 train=(
@@ -146,10 +155,10 @@ TWITTER = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="retweet",
             draw=_retweet,
-            needs=(LOGIN,),
+            setups=(TWITTER_LOGIN,),
             wordings=Wordings(
                 train=(
                     "retweet tweet {tweet_id}",
@@ -162,10 +171,10 @@ TWITTER = Api(
                 heldout=("make a retweet of the tweet with id {tweet_id}", "retweet tweet number {tweet_id}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="comment",
             draw=_comment,
-            needs=(LOGIN,),
+            setups=(TWITTER_LOGIN,),
             weight=1.3,
             wordings=Wordings(
                 train=(
@@ -182,10 +191,10 @@ TWITTER = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="follow",
             draw=_follow,
-            needs=(LOGIN,),
+            setups=(TWITTER_LOGIN,),
             wordings=Wordings(
                 train=(
                     "follow {username_to_follow}",
@@ -198,10 +207,10 @@ TWITTER = Api(
                 heldout=("start following the user {username_to_follow}", "I want to follow user {username_to_follow}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="unfollow",
             draw=_unfollow,
-            needs=(LOGIN,),
+            setups=(TWITTER_LOGIN,),
             wordings=Wordings(
                 train=(
                     "unfollow {username_to_unfollow}",
@@ -217,10 +226,10 @@ TWITTER = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="following",
             draw=_following,
-            needs=(LOGIN,),
+            setups=(TWITTER_LOGIN,),
             weight=0.6,
             wordings=Wordings(
                 train=(
@@ -234,7 +243,7 @@ TWITTER = Api(
                 heldout=("show my following list", "get the list of all users that I follow"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="mention",
             draw=_mention,
             weight=0.8,
@@ -253,7 +262,7 @@ TWITTER = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="get_tweet",
             draw=_get,
             weight=0.8,

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
 
 from fission_grpo.tasks.synthesis.families import vocabulary
-from fission_grpo.tasks.synthesis.families.family import Api, Family, Need, Part, Scene, Wordings, call, one_call
-
-DOORS = ("driver", "passenger", "rear_left", "rear_right")
+from fission_grpo.tasks.synthesis.families.family import (
+    Api,
+    Draw,
+    InitialState,
+    RequestGenerator,
+    Wordings,
+    call,
+    one_call,
+)
+from fission_grpo.tasks.synthesis.families.vehicle_world import DOORS, IGNITION, RUNNING, parked_car
 
 ZIPCODES = {
     "Rivermist": "83214",
@@ -25,7 +31,7 @@ ZIPCODES = {
 }
 """The cities that the official class knows."""
 
-ROUTES = (
+NEIGHBOURING_CITIES = (
     ("Rivermist", "Stonebrook"),
     ("Maplecrest", "Silverpine"),
     ("Shadowridge", "Sunset Valley"),
@@ -41,195 +47,107 @@ ROUTES = (
 TIRE_SHOP = "456 Oakwood Avenue, Rivermist, 83214"
 
 
-def _scene(rng: Random) -> dict[str, Any]:
-    return {
-        "random_seed": rng.randint(1, 10**6),
-        "fuelLevel": vocabulary.price(rng, 4, 25),
-        "batteryVoltage": rng.randint(110, 138) / 10,
-        "engineState": "stopped",
-        "doorStatus": dict.fromkeys(DOORS, "locked"),
-        "acTemperature": rng.randint(32, 52) / 2,
-        "fanSpeed": rng.randint(10, 90),
-        "acMode": rng.choice(("auto", "cool", "heat", "defrost")),
-        "humidityLevel": rng.randint(60, 160) / 2,
-        "headLightStatus": "off",
-        "parkingBrakeStatus": "released",
-        "brakePedalStatus": "released",
-        "brakePedalForce": 0.0,
-        "distanceToNextVehicle": float(rng.randint(40, 200)),
-        "cruiseStatus": "inactive",
-        "destination": "None",
-        "frontLeftTirePressure": rng.randint(56, 68) / 2,
-        "frontRightTirePressure": rng.randint(56, 68) / 2,
-        "rearLeftTirePressure": rng.randint(56, 68) / 2,
-        "rearRightTirePressure": rng.randint(56, 68) / 2,
-    }
-
-
-def _ignition(scene: Scene, part: Part, unmet: bool) -> Part:
-    """Unmet: the doors are open, the brake is not pressed, or both; the engine itself is the part's business."""
-    doors, brake = scene.rng.choice(((True, False), (False, True), (True, True))) if unmet else (False, False)
-    if doors:
-        scene.state["doorStatus"] = dict.fromkeys(DOORS, "unlocked")
-    if not brake:
-        scene.state["brakePedalStatus"], scene.state["brakePedalForce"] = "pressed", 1000.0
-    lock = (call("lockDoors", unlock=False, door=list(DOORS)),) if doors else ()
-    press = (call("pressBrakePedal", pedalPosition=1.0),) if brake else ()
-    return Part(slots={"pedal": 1.0}, calls=lock + press)
-
-
-def _running(scene: Scene, part: Part, unmet: bool) -> Part:
-    """Unmet: the engine is off; then the doors or the brake may be in the way as well."""
-    if not unmet:
-        scene.state["engineState"] = "running"
-        return Part(slots={"mode": "START", "pedal": 1.0}, calls=())
-    ready = _ignition(scene, part, unmet=scene.rng.random() < 0.5)
-    start = call("startEngine", ignitionMode="START")
-    return Part(slots={"mode": "START", "pedal": 1.0}, calls=(*ready.calls, start))
-
-
-IGNITION = Need(
-    name="ignition",
-    fixers=("lockDoors", "pressBrakePedal", "startEngine"),
-    arrange=_ignition,
-    notes=Wordings(
-        train=(
-            "lock the doors and press the brake to {pedal} if the car asks for it",
-            "if needed, lock all doors and press the brake pedal to {pedal}",
-            "the brake pedal goes to {pedal} and the doors get locked if the car needs it",
-            "all doors may be locked and the brake pressed to {pedal}",
-            "if the car needs it, press the brake to {pedal} or lock the doors",
-            "you may press the brake pedal to {pedal} and lock all doors if needed",
-        ),
-        heldout=(
-            "if the car asks for it, press the brake pedal to {pedal} and lock all doors",
-            "you may lock the doors and press the brake to {pedal} if the car needs it",
-        ),
-    ),
-)
-
-RUNNING = Need(
-    name="running",
-    fixers=("lockDoors", "pressBrakePedal", "startEngine"),
-    arrange=_running,
-    notes=Wordings(
-        train=(
-            "if the engine is off, start it with {mode}, with the brake at {pedal} and the doors locked",
-            "the engine may be off: then lock the doors, press the brake to {pedal} and use {mode}",
-            "start the engine with {mode} if needed, brake pedal at {pedal}, all doors locked",
-            "if needed, lock all doors, press the brake to {pedal} and start the engine with {mode}",
-            "use {mode} to start the engine if it is off, with locked doors and the pedal at {pedal}",
-            "when the engine is off, use {mode}, press the pedal to {pedal} and lock the doors",
-        ),
-        heldout=(
-            "if the engine is off, lock all doors, press the brake pedal to {pedal} and use {mode}",
-            "when needed, start the engine with {mode}, with the doors locked and the brake at {pedal}",
-        ),
-    ),
-)
-
-
-def _start(scene: Scene) -> Part:
+def _start(initial: InitialState) -> Draw:
     return one_call("startEngine", ignitionMode="START")
 
 
-def _cruise(scene: Scene) -> Part:
+def _cruise(initial: InitialState) -> Draw:
     return one_call(
         "setCruiseControl",
-        speed=scene.rng.randint(4, 24) * 5,
+        speed=initial.rng.randint(4, 24) * 5,
         activate=True,
-        distanceToNextVehicle=scene.rng.randint(20, 200),
+        distanceToNextVehicle=initial.rng.randint(20, 200),
     )
 
 
-def _fuel(scene: Scene) -> Part:
-    return one_call("fillFuelTank", fuelAmount=scene.rng.randint(2, 48) / 2)
+def _fuel(initial: InitialState) -> Draw:
+    return one_call("fillFuelTank", fuelAmount=initial.rng.randint(2, 48) / 2)
 
 
-def _climate(scene: Scene) -> Part:
+def _climate(initial: InitialState) -> Draw:
     return one_call(
         "adjustClimateControl",
-        temperature=scene.rng.randint(34, 54) / 2,
+        temperature=initial.rng.randint(34, 54) / 2,
         unit="celsius",
-        fanSpeed=scene.rng.randint(2, 98),
-        mode=scene.rng.choice(("auto", "cool", "heat", "defrost")),
+        fanSpeed=initial.rng.randint(2, 98),
+        mode=initial.rng.choice(("auto", "cool", "heat", "defrost")),
     )
 
 
-def _lights(scene: Scene) -> Part:
-    scene.state["headLightStatus"] = scene.rng.choice(("on", "off"))
-    return one_call("setHeadlights", mode=scene.rng.choice(("on", "off", "auto")))
+def _lights(initial: InitialState) -> Draw:
+    initial.state["headLightStatus"] = initial.rng.choice(("on", "off"))
+    return one_call("setHeadlights", mode=initial.rng.choice(("on", "off", "auto")))
 
 
-def _parking(scene: Scene) -> Part:
-    mode = scene.rng.choice(("engage", "release"))
-    scene.state["parkingBrakeStatus"] = "released" if mode == "engage" else "engaged"
+def _parking(initial: InitialState) -> Draw:
+    mode = initial.rng.choice(("engage", "release"))
+    initial.state["parkingBrakeStatus"] = "released" if mode == "engage" else "engaged"
     return one_call("activateParkingBrake", mode=mode)
 
 
-def _lock(scene: Scene) -> Part:
-    doors = vocabulary.several(scene.rng, DOORS, 1, 3)
-    scene.state["doorStatus"] = {door: "unlocked" if door in doors else "locked" for door in DOORS}
-    return Part(slots={"door": doors}, calls=(call("lockDoors", unlock=False, door=doors),))
+def _lock(initial: InitialState) -> Draw:
+    doors = vocabulary.several(initial.rng, DOORS, 1, 3)
+    initial.state["doorStatus"] = {door: "unlocked" if door in doors else "locked" for door in DOORS}
+    return Draw(slots={"door": doors}, calls=(call("lockDoors", unlock=False, door=doors),))
 
 
-def _unlock(scene: Scene) -> Part:
-    doors = vocabulary.several(scene.rng, DOORS, 1, 3)
-    return Part(slots={"door": doors}, calls=(call("lockDoors", unlock=True, door=doors),))
+def _unlock(initial: InitialState) -> Draw:
+    doors = vocabulary.several(initial.rng, DOORS, 1, 3)
+    return Draw(slots={"door": doors}, calls=(call("lockDoors", unlock=True, door=doors),))
 
 
-def _pedal(scene: Scene) -> Part:
-    return one_call("pressBrakePedal", pedalPosition=scene.rng.randint(1, 19) / 20)
+def _pedal(initial: InitialState) -> Draw:
+    return one_call("pressBrakePedal", pedalPosition=initial.rng.randint(1, 19) / 20)
 
 
-def _status(scene: Scene) -> Part:
+def _status(initial: InitialState) -> Draw:
     options = ("fuel", "battery", "doors", "climate", "headlights", "parkingBrake", "brakePedal", "engine")
-    return one_call("displayCarStatus", option=scene.take(options))
+    return one_call("displayCarStatus", option=initial.take(options))
 
 
 def _address(rng: Random) -> str:
     return f"{rng.randint(2, 980)} {rng.choice(vocabulary.NOUNS).title()} Road"
 
 
-def _navigate(scene: Scene) -> Part:
-    return one_call("set_navigation", destination=_address(scene.rng))
+def _navigate(initial: InitialState) -> Draw:
+    return one_call("set_navigation", destination=_address(initial.rng))
 
 
-def _tires(scene: Scene) -> Part:
+def _tires(initial: InitialState) -> Draw:
     return one_call("check_tire_pressure")
 
 
-def _tire_shop(scene: Scene) -> Part:
+def _tire_shop(initial: InitialState) -> Draw:
     calls = (call("find_nearest_tire_shop"), call("set_navigation", destination=TIRE_SHOP))
-    return Part(slots={}, calls=calls)
+    return Draw(slots={}, calls=calls)
 
 
-def _distance(scene: Scene) -> Part:
-    start, goal = scene.rng.sample(scene.rng.choice(ROUTES), 2)
+def _distance(initial: InitialState) -> Draw:
+    start, goal = initial.rng.sample(initial.rng.choice(NEIGHBOURING_CITIES), 2)
     calls = (
         call("get_zipcode_based_on_city", city=start),
         call("get_zipcode_based_on_city", city=goal),
         call("estimate_distance", cityA=ZIPCODES[start], cityB=ZIPCODES[goal]),
     )
-    return Part(slots={"start": start, "goal": goal}, calls=calls)
+    return Draw(slots={"start": start, "goal": goal}, calls=calls)
 
 
-def _zipcode(scene: Scene) -> Part:
-    return one_call("get_zipcode_based_on_city", city=scene.take(sorted(ZIPCODES)))
+def _zipcode(initial: InitialState) -> Draw:
+    return one_call("get_zipcode_based_on_city", city=initial.take(sorted(ZIPCODES)))
 
 
-def _feasible(scene: Scene) -> Part:
-    return one_call("estimate_drive_feasibility_by_mileage", distance=scene.rng.randint(40, 900))
+def _feasible(initial: InitialState) -> Draw:
+    return one_call("estimate_drive_feasibility_by_mileage", distance=initial.rng.randint(40, 900))
 
 
 VEHICLE = Api(
     name="VehicleControlAPI",
-    scene=_scene,
-    families=(
-        Family(
+    initial_state=parked_car,
+    generators=(
+        RequestGenerator(
             name="start",
             draw=_start,
-            needs=(IGNITION,),
+            setups=(IGNITION,),
             topic="engine",
             weight=3.0,
             wordings=Wordings(
@@ -244,10 +162,10 @@ VEHICLE = Api(
                 heldout=("turn on the car, ignition mode {ignitionMode}", "start the engine, use mode {ignitionMode}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="cruise",
             draw=_cruise,
-            needs=(RUNNING,),
+            setups=(RUNNING,),
             topic="engine",
             weight=5.0,
             wordings=Wordings(
@@ -265,7 +183,7 @@ VEHICLE = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="fuel",
             draw=_fuel,
             topic="fuel",
@@ -281,7 +199,7 @@ VEHICLE = Api(
                 heldout=("put {fuelAmount} gallons of fuel into the tank", "fill the car with {fuelAmount} gallons"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="climate",
             draw=_climate,
             topic="climate",
@@ -300,7 +218,7 @@ VEHICLE = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="lights",
             draw=_lights,
             topic="lights",
@@ -317,7 +235,7 @@ VEHICLE = Api(
                 heldout=("switch the headlights to {mode}", "set the lights to mode {mode}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="parking",
             draw=_parking,
             topic="parking",
@@ -334,7 +252,7 @@ VEHICLE = Api(
                 heldout=("use the parking brake, mode {mode}", "set the parking brake to {mode}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="lock",
             draw=_lock,
             topic="engine",
@@ -350,7 +268,7 @@ VEHICLE = Api(
                 heldout=("make sure the doors {door} get locked", "lock these car doors: {door}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="unlock",
             draw=_unlock,
             topic="engine",
@@ -366,7 +284,7 @@ VEHICLE = Api(
                 heldout=("make sure the doors {door} get unlocked", "unlock these car doors: {door}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="pedal",
             draw=_pedal,
             topic="engine",
@@ -386,7 +304,7 @@ VEHICLE = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="status",
             draw=_status,
             topic="status",
@@ -402,7 +320,7 @@ VEHICLE = Api(
                 heldout=("display the car status for {option}", "show me the status of option {option}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="navigate",
             draw=_navigate,
             topic="navigation",
@@ -418,7 +336,7 @@ VEHICLE = Api(
                 heldout=("set up the navigation to {destination}", "I want to navigate to {destination}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="tires",
             draw=_tires,
             topic="tires",
@@ -435,7 +353,7 @@ VEHICLE = Api(
                 heldout=("show me the pressure of my tires", "get the tire pressure"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="tire_shop",
             draw=_tire_shop,
             topic="navigation",
@@ -455,7 +373,7 @@ VEHICLE = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="distance",
             draw=_distance,
             topic="distance",
@@ -475,7 +393,7 @@ VEHICLE = Api(
                 ),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="zipcode",
             draw=_zipcode,
             topic="distance",
@@ -492,7 +410,7 @@ VEHICLE = Api(
                 heldout=("look up the zipcode for {city}", "find the zipcode of the city {city}"),
             ),
         ),
-        Family(
+        RequestGenerator(
             name="feasible",
             draw=_feasible,
             topic="fuel",

@@ -8,24 +8,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_recovery import CALL, OTHER, episode, message
+from test_official_metrics import CALL, OTHER, episode, message
 
 from fission_grpo.errors import ConfigError, DataError
-from fission_grpo.evaluation.clusters import ClusterCounts, estimate, interval_of, paired_change, swap_test
 from fission_grpo.evaluation.compare_runs import compare_runs, load_run
 from fission_grpo.evaluation.heldout import Evaluation
-from fission_grpo.evaluation.paired import contrast, pair
+from fission_grpo.evaluation.metrics import ACCURACY, OFFICIAL_ERR
+from fission_grpo.evaluation.paired import contrast, estimate, pair
 from fission_grpo.evaluation.records import EpisodeRecord, write_records
-from fission_grpo.evaluation.recovery import ACCURACY, err
-from fission_grpo.evaluation.statistics import Interval, sign_test, wilson
+from fission_grpo.evaluation.statistics import (
+    Counts,
+    Interval,
+    interval_of,
+    paired_change,
+    sign_test,
+    swap_test,
+    wilson,
+)
 from fission_grpo.report.benchmark import benchmark_sections, class_table
 from fission_grpo.report.contrasts import comparison_markdown
 from fission_grpo.types import EndReason, ErrorClass
 
 
-def counts(successes: list[list[int]], totals: list[list[int]] | None = None) -> ClusterCounts:
+def counts(successes: list[list[int]], totals: list[list[int]] | None = None) -> Counts:
     top = np.array(successes, dtype=np.float32)
-    return ClusterCounts(successes=top, totals=np.ones_like(top) if totals is None else np.array(totals, np.float32))
+    return Counts(successes=top, totals=np.ones_like(top) if totals is None else np.array(totals, np.float32))
 
 
 def test_a_pair_of_coins_by_hand() -> None:
@@ -142,7 +149,7 @@ def test_a_contrast_names_what_changed_and_what_is_left_out() -> None:
     assert (found.fixed, found.broken) == (("base_1", "base_2"), ())
     assert (found.difference, found.change.p_value) == (0.5, 0.5)
     # ERR: 0/1 against 1/1.
-    assert contrast(err(), paired).difference == 1.0
+    assert contrast(OFFICIAL_ERR, paired).difference == 1.0
 
 
 def test_an_entry_twice_is_refused() -> None:
@@ -219,5 +226,5 @@ def test_a_run_without_errors_can_be_drawn(tmp_path: Path) -> None:
 
 
 def test_an_estimate_says_what_it_was_counted_over() -> None:
-    assert str(estimate(err(), run("++"))) == "- (0/0)"
+    assert str(estimate(OFFICIAL_ERR, run("++"))) == "- (0/0)"
     assert str(estimate(ACCURACY, run("+-"))).endswith("(1/2)")

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fission_grpo.environments.bfcl.entries import bfcl_entries
-from fission_grpo.evaluation import recovery as r
+from fission_grpo.evaluation import metrics as r
 from fission_grpo.evaluation.bfcl.records import as_episode
-from fission_grpo.evaluation.clusters import category_of, estimate
 from fission_grpo.evaluation.events import Fate, Follow, error_events
-from fission_grpo.evaluation.interleave import fly
+from fission_grpo.evaluation.interleave import interleave
 from fission_grpo.evaluation.metrics import measure
-from fission_grpo.evaluation.protocols.bfcl import Handover, play_entry
+from fission_grpo.evaluation.paired import category_of, estimate
+from fission_grpo.evaluation.protocols.bfcl import ToolRelease, play_entry
 from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord, from_line, to_line
 from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.types import (
@@ -78,8 +78,7 @@ def episode(
 
 
 def rates(records: Sequence[EpisodeRecord], error: ErrorClass | None = None) -> dict[str, Rate]:
-    found = (r.ACCURACY, r.ERRED, r.CLEAN_ACCURACY, r.ONE_SHOT, *r.recovery_metrics(error))
-    return {metric.name: measure(metric, records) for metric in found}
+    return {one.name: measure(replace(one, error=error), records) for one in r.BENCHMARK_METRICS}
 
 
 def test_scripted_agents_on_the_official_entries() -> None:
@@ -90,8 +89,8 @@ def test_scripted_agents_on_the_official_entries() -> None:
     a, b, c, d = (scripts[k] for k in range(4))
     assert min(a, b, c, d) > 40
     agent = ScriptedAgent(entries, by_scenario(gold, stumbling(1), stumbling(2), giving_up))
-    episodes = (play_entry(entry, handover=Handover.TOOLS) for entry in entries)
-    records = [as_episode(record) for record in fly(episodes, agent, purpose="test", seed=0)]
+    episodes = (play_entry(entry, release=ToolRelease.TOOLS) for entry in entries)
+    records = [as_episode(record) for record in interleave(episodes, agent, purpose="test", seed=0)]
     rate = rates(records)
     assert rate["accuracy"] == Rate(a + b + c, a + b + c + d)  # who gives up leaves its first turn without a right call
     assert (rate["erred"], rate["err"]) == (Rate(b + c + d, a + b + c + d), Rate(b + c, b + c + d))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fission_grpo.commands.worker_pool import Crew, Job, work
+from fission_grpo.commands.worker_pool import Job, WorkerPool, work
 from fission_grpo.errors import FissionError
 
 
@@ -69,13 +69,13 @@ def test_each_job_has_a_log_of_its_own(tmp_path: Path) -> None:
 
 def test_a_process_that_died_while_it_waited_is_told(tmp_path: Path) -> None:
     marking = job(tmp_path, "first", "import os; print(os.getpid())")
-    with Crew(1) as crew:
-        crew.begin(marking)
-        process = int(crew.next_finished().log.read_text())
+    with WorkerPool(1) as pool:
+        pool.begin(marking)
+        process = int(pool.next_finished().log.read_text())
         os.kill(process, signal.SIGKILL)
         os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
         with pytest.raises(FissionError, match=r"second could not begin: the process .* is gone"):
-            crew.begin(job(tmp_path, "second"))
+            pool.begin(job(tmp_path, "second"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,135 @@
+"""Evaluate a policy on tasks of the user's own: what `fission eval tasks` and `fission_grpo.evaluate` do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fission_grpo.assembly import WORLDS, with_own_worlds
+from fission_grpo.commands.heldout import episodes_shown, load_player
+from fission_grpo.commands.train import TrainedRun
+from fission_grpo.config import RunSettings, load_settings
+from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.functions.imported import environments_of
+from fission_grpo.errors import ConfigError
+from fission_grpo.evaluation.heldout import Evaluation
+from fission_grpo.evaluation.metrics import (
+    EPISODE_METRICS,
+    ERR,
+    FINAL,
+    FIRST_ATTEMPT,
+    Metric,
+    harness_faults,
+    measure,
+)
+from fission_grpo.evaluation.records import EpisodeRecord, record_episode
+from fission_grpo.evaluation.statistics import Rate
+from fission_grpo.preflight import require_judges
+from fission_grpo.rollout import Horizon
+from fission_grpo.run.folder import RunFolder
+from fission_grpo.tasks.jsonl import Given, read_tasks, tasks_from
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """How a policy did, episode by episode; every number is counted from the records."""
+
+    records: tuple[EpisodeRecord, ...]
+    """One for each task, in order."""
+
+    @property
+    def metrics(self) -> dict[str, Rate]:
+        """Every metric by name, as a count over a count; `docs/evaluation.md` defines them."""
+        return {metric.name: measure(metric, self.records) for metric in EPISODE_METRICS}
+
+    @property
+    def final(self) -> Rate:
+        """Episodes that ended right."""
+        return measure(FINAL, self.records)
+
+    @property
+    def first_attempt(self) -> Rate:
+        """Episodes that ended right without a single error."""
+        return measure(FIRST_ATTEMPT, self.records)
+
+    @property
+    def recovery(self) -> Rate:
+        """Episodes that ended right, over those with an error; over none, it says nothing."""
+        return measure(ERR, self.records)
+
+    def as_json(self) -> dict[str, Any]:
+        """Every metric as plain values; a share over nothing is null."""
+        return {
+            name: {"count": rate.successes, "total": rate.total, "value": rate.value if rate.total else None}
+            for name, rate in self.metrics.items()
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the records where `fission compare` finds them."""
+        Evaluation(episodes=self.records, transfer=(), mixed=(), precondition=()).save(folder)
+
+    def __str__(self) -> str:
+        """Three rates with 95 % intervals and counts, and what must be known to read them."""
+        lines = [_line(metric, measure(metric, self.records)) for metric in (FINAL, FIRST_ATTEMPT, ERR)]
+        if not self.recovery.total:
+            lines.append("no episode had an error: nothing is known about recovery")
+        if faults := harness_faults(self.records).successes:
+            lines.append(f"{faults} of {len(self.records)} episodes were spoiled by faults of ours and are left out")
+        return "\n".join(lines)
+
+
+def _line(metric: Metric, rate: Rate) -> str:
+    return f"{metric.title:<24} {rate}"
+
+
+def evaluate(
+    model: TrainedRun | Path | str,
+    *,
+    tasks: Given | Path | str,
+    environments: Mapping[str, Any] | None = None,
+    settings: RunSettings | None = None,
+) -> Evaluated:
+    """Play tasks with a policy, greedily and for real: it sees every error, may retry, and decides when it is done.
+
+    Args:
+        model: a run of `train`, a run folder, or what `settings.model` may be. A run brings settings along.
+        tasks: tasks, objects with the keys of a line of a task file, or the path of such a file.
+        environments: as for `train`; those of a run of `train` are known already.
+        settings: limits of a rollout, chat template and precision, for a model that is no run.
+
+    Raises:
+        ConfigError: model, tasks or environments cannot work or do not fit each other, or nothing judges a task.
+    """
+    worlds: Worlds = {**WORLDS, **environments_of(environments or {})}
+    if isinstance(model, TrainedRun):
+        settings, name = settings or model.settings, _policy_of(model.folder)
+        worlds = {**model.environments, **worlds}
+    elif RunFolder(Path(model)).config.exists():
+        settings, name = settings or load_settings(file=RunFolder(Path(model)).config), _policy_of(Path(model))
+        worlds = with_own_worlds(worlds, settings.worlds)
+    else:
+        settings, name = settings or RunSettings(), str(model)
+        worlds = with_own_worlds(worlds, settings.worlds)
+    if isinstance(tasks, Path | str):
+        played = read_tasks(Path(tasks).expanduser(), worlds=worlds)
+    else:
+        played = tasks_from(tasks, worlds=worlds)
+    require_judges(played, worlds, horizon=Horizon.EPISODE, fission=False)
+    player = load_player(settings.model_copy(update={"model": name}), worlds=worlds)
+    with episodes_shown(len(played)) as report:
+        trajectories = player.play(played, report=report)
+    return Evaluated(
+        records=tuple(
+            record_episode(task, trajectory.turns, verdict=trajectory.verdict, end=trajectory.end)
+            for task, trajectory in zip(played, trajectories, strict=True)
+        )
+    )
+
+
+def _policy_of(run: Path) -> str:
+    policy = RunFolder(run).policy
+    if not policy.is_dir():
+        raise ConfigError(f"{run} has no trained policy yet; finish it with: fission train --resume --output {run}")
+    return str(policy)

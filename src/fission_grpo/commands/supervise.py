@@ -1,0 +1,68 @@
+"""The other way to the same end: supervised fine-tuning on a few demonstrations of an error and its fix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from fission_grpo.assembly import WORLDS
+from fission_grpo.config import RunSettings
+from fission_grpo.models.catalog import load_policy_model
+from fission_grpo.models.folder import save_model_folder
+from fission_grpo.models.lora import add_lora
+from fission_grpo.progress import progress
+from fission_grpo.recipes.demonstrations import DIALOGUES, LEARNING_RATE, UPDATES
+from fission_grpo.seeds import derive
+from fission_grpo.tasks.training_set import SYNTHETIC, training_set
+from fission_grpo.training.demonstrations import CLEAN_SHARE, demonstration_rows
+from fission_grpo.training.supervised import SupervisedSettings, supervise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstrated:
+    """A policy that was shown how to recover."""
+
+    policy: Path
+    losses: tuple[float, ...]
+    """Of every update, in nats per token."""
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        return f"policy in {self.policy}; loss {self.losses[0]:.3f} -> {self.losses[-1]:.3f} nats a token"
+
+
+def demonstrate(
+    settings: RunSettings,
+    *,
+    output: Path,
+    count: int = DIALOGUES,
+    steps: int = UPDATES,
+    learning_rate: float = LEARNING_RATE,
+    seed: int = 0,
+) -> Demonstrated:
+    """Fine-tune the model of some settings, and save it.
+
+    Args:
+        output: folder for the policy.
+        count: dialogues that show an error and its fix; drawn from the tasks of the settings.
+        steps: updates.
+        learning_rate: peak.
+        seed: of errors, batches and adapters.
+
+    Raises:
+        ConfigError: no such model, or tasks that cannot be drawn.
+    """
+    loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
+    enough = settings.synthetic.model_copy(update={"count": count * (1 + CLEAN_SHARE)})
+    tasks = training_set(SYNTHETIC, enough, worlds=WORLDS)
+    rows = demonstration_rows(tasks, count=count, seed=seed, chat=loaded.chat, worlds=WORLDS)
+    model = loaded.model.to(Accelerator().device)
+    if settings.lora is not None:
+        model = add_lora(model, settings.lora, seed=derive(seed, "lora"))
+    supervised = SupervisedSettings(seed=seed, steps=steps, learning_rate=learning_rate, tree=settings.trainer.tree)
+    with progress("supervise", total=steps) as show:
+        losses = supervise(model, rows, supervised, report=lambda step, loss: show(step + 1, f"loss {loss:.3f}"))
+    save_model_folder(model, loaded.tokenizer, output)
+    return Demonstrated(policy=output, losses=tuple(losses))
