@@ -18,11 +18,12 @@ from fission_grpo.algorithm.context import CorrectiveContext, Parent
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.source import FissionSettings, FissionSource
+from fission_grpo.environments.base import Worlds
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.errors import EnvironmentFault, SimulatorError
 from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.policy.scripted import ScriptedPolicy
-from fission_grpo.rollout import Horizon, Start, Trajectory, Worlds, open_task, rollout
+from fission_grpo.rollout import Horizon, Start, Trajectory, open_task, rollout
 from fission_grpo.simulator.base import ErrorSimulator, FailedCall, Fallback, Feedback
 from fission_grpo.simulator.passthrough import PassthroughSimulator
 from fission_grpo.simulator.rules import RulesSimulator

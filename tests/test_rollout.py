@@ -15,11 +15,11 @@ from fission_grpo.algorithm.failures import Fault
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.losses import GRPO
-from fission_grpo.environments.base import Snapshot
+from fission_grpo.environments.base import Snapshot, Worlds
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.policy.base import Policy, Sampling
-from fission_grpo.rollout import Horizon, Start, Trajectory, Worlds, open_task, rollout
+from fission_grpo.rollout import Horizon, Start, Trajectory, open_task, rollout
 from fission_grpo.tasks.synthesis.generator import Mixture, synthesise
 from fission_grpo.types import (
     EndReason,

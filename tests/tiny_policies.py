@@ -13,11 +13,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.parse import render_call
 from fission_grpo.chat.transcript import Transcript
+from fission_grpo.environments.base import Worlds
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.models.nano import build_tokenizer
 from fission_grpo.policy.base import Context, Policy, Reply, Sampling
 from fission_grpo.policy.scripted import ScriptedPolicy
-from fission_grpo.rollout import Worlds
 from fission_grpo.tasks.synthesis.generator import synthesise
 from fission_grpo.tree.logprobs import TokenRow
 from fission_grpo.types import Completion, FinishReason, Task, ToolCall

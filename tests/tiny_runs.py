@@ -19,8 +19,9 @@ from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.offline import fission_source
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.chat.transcript import Transcript
+from fission_grpo.environments.base import Worlds
 from fission_grpo.files import read_jsonl, write_text
-from fission_grpo.rollout import RolloutSettings, Worlds
+from fission_grpo.rollout import RolloutSettings
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
 from fission_grpo.simulator.rules import RulesSimulator

@@ -19,6 +19,7 @@ from fission_grpo.algorithm.offline import fission_source
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.config import RunSettings, SimulatorName
+from fission_grpo.environments.base import Worlds
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.environments.functions.imported import imported_worlds
 from fission_grpo.errors import ConfigError
@@ -26,7 +27,7 @@ from fission_grpo.models.catalog import find_model, load_chat, load_context_wind
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import add_lora
 from fission_grpo.preflight import full_precision_accelerator, require_fit_worlds, require_judges
-from fission_grpo.rollout import Worlds, render_prompts
+from fission_grpo.rollout import render_prompts
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.seeds import derive
 from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator

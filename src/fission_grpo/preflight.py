@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from accelerate import Accelerator
 
+from fission_grpo.environments.base import Worlds
 from fission_grpo.environments.check import check_environment
 from fission_grpo.errors import ConfigError, EnvironmentFault
-from fission_grpo.rollout import Horizon, Worlds, new_world
+from fission_grpo.rollout import Horizon, new_world
 from fission_grpo.types import Task
 
 CHECKED_TASKS = 3

@@ -7,7 +7,7 @@ batch; an engine that drives one dialogue at a time asks a `Dialogue` what to sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,7 +15,7 @@ from enum import StrEnum
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.parse import assistant_message, parse_message
 from fission_grpo.chat.transcript import Transcript
-from fission_grpo.environments.base import Environment, Snapshot
+from fission_grpo.environments.base import Environment, Snapshot, Worlds
 from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.policy.base import Context, Policy, Sampling
 from fission_grpo.settings import Settings
@@ -34,9 +34,6 @@ from fission_grpo.types import (
     Turn,
     Verdict,
 )
-
-Worlds = Mapping[str, Callable[[], Environment]]
-"""Environment factories by the name that a task's `world.environment` gives."""
 
 
 class Horizon(StrEnum):

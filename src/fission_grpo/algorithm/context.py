@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from fission_grpo.algorithm.failures import Failure
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.transcript import Transcript
-from fission_grpo.environments.base import Snapshot
-from fission_grpo.rollout import Start, Trajectory, Worlds, start_from, turn_messages
+from fission_grpo.environments.base import Snapshot, Worlds
+from fission_grpo.rollout import Start, Trajectory, start_from, turn_messages
 from fission_grpo.simulator.base import FailedCall, Feedback
 from fission_grpo.types import ErrorClass, Message, Task, Turn
 

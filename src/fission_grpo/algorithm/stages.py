@@ -20,8 +20,9 @@ from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.chat.format import ChatFormat
+from fission_grpo.environments.base import Worlds
 from fission_grpo.policy.base import Policy, Sampling
-from fission_grpo.rollout import Horizon, Start, Worlds, open_group, rollout
+from fission_grpo.rollout import Horizon, Start, open_group, rollout
 from fission_grpo.seeds import derive
 from fission_grpo.types import GroupKind, Task
 

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 
 from fission_grpo.assembly import WORLDS
 from fission_grpo.config import RunSettings
+from fission_grpo.environments.base import Worlds
 from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.heldout import COMPLETE, PARTS, Evaluation, Player, build_suite, play_suite
 from fission_grpo.evaluation.metrics import EPISODE_METRICS, PROBE_METRICS, Metric, measure
@@ -26,7 +27,6 @@ from fission_grpo.models.catalog import load_policy_model
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.progress import progress
 from fission_grpo.report.tables import metrics_table
-from fission_grpo.rollout import Worlds
 from fission_grpo.tasks.synthesis.generator import Split
 from fission_grpo.tasks.training_set import SYNTHETIC
 

@@ -11,6 +11,7 @@ from fission_grpo.assembly import WORLDS, with_own_worlds
 from fission_grpo.commands.heldout import episodes_shown, load_player
 from fission_grpo.commands.train import TrainedRun
 from fission_grpo.config import RunSettings, load_settings
+from fission_grpo.environments.base import Worlds
 from fission_grpo.environments.functions.imported import environments_of
 from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.heldout import Evaluation
@@ -26,7 +27,7 @@ from fission_grpo.evaluation.metrics import (
 from fission_grpo.evaluation.records import EpisodeRecord, record_episode
 from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.preflight import require_judges
-from fission_grpo.rollout import Horizon, Worlds
+from fission_grpo.rollout import Horizon
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.tasks.jsonl import Given, read_tasks, tasks_from
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from fission_grpo.assembly import WORLDS, agreed, assemble, open_run, save_policy
 from fission_grpo.config import RunSettings
+from fission_grpo.environments.base import Worlds
 from fission_grpo.environments.functions.imported import environments_of
 from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.files import read_jsonl
 from fission_grpo.progress import progress
-from fission_grpo.rollout import Worlds
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.interruption import Interruption
 from fission_grpo.tasks.jsonl import Given, record_of, write_tasks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
 from fission_grpo.types import Task, Tool, ToolCall, ToolOutcome, Verdict
@@ -56,3 +57,7 @@ class Environment(Protocol):
     def score(self) -> Verdict:
         """Judge the turns begun so far against the task's gold. Pure: asking twice changes nothing."""
         ...
+
+
+Worlds: TypeAlias = Mapping[str, Callable[[], Environment]]
+"""How to make an environment, by the name that a task's `world.environment` gives."""

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.transcript import Transcript
+from fission_grpo.environments.base import Worlds
 from fission_grpo.evaluation.records import EpisodeRecord, probed, read_records, record_episode, write_records
 from fission_grpo.files import write_text
 from fission_grpo.policy.base import Policy, Sampling
-from fission_grpo.rollout import Horizon, RolloutSettings, Trajectory, Worlds, render_prompts, rollout, start_from
+from fission_grpo.rollout import Horizon, RolloutSettings, Trajectory, render_prompts, rollout, start_from
 from fission_grpo.tasks.probe import ProbeItem, ProbeKind, probe_items
 from fission_grpo.tasks.synthesis.families import HELDOUT_APIS, SEEN_APIS
 from fission_grpo.tasks.synthesis.generator import Mixture, Split, synthesise

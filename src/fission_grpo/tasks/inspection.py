@@ -13,13 +13,11 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, TypeAlias
 
-from fission_grpo.environments.base import Environment
+from fission_grpo.environments.base import Environment, Worlds
 from fission_grpo.environments.schema import explain_problems
 from fission_grpo.errors import ConfigError, RolloutError
 from fission_grpo.types import Task, Tool, ToolCall
 
-Worlds: TypeAlias = Mapping[str, Callable[[], Environment]]
-"""Environment name -> how to make one."""
 Render: TypeAlias = Callable[[Task], object]
 """Raises `ConfigError` for a task that a chat template cannot carry."""
 Record: TypeAlias = Mapping[str, Any]

@@ -17,9 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from fission_grpo.environments.base import Worlds
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.errors import DataError
-from fission_grpo.tasks.inspection import Render, Worlds, inspect_record
+from fission_grpo.tasks.inspection import Render, inspect_record
 from fission_grpo.types import Message, Task, ToolCall, World
 
 _EMBEDDED = ("tools", "world", "turns", "meta")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
+from fission_grpo.environments.base import Worlds
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
-from fission_grpo.rollout import Worlds
 from fission_grpo.settings import Settings
 from fission_grpo.tasks.dialogue import continuations, decision_points, premature_calls
 from fission_grpo.tasks.jsonl import read_tasks

@@ -10,7 +10,7 @@ from itertools import islice
 from random import Random
 
 from fission_grpo.chat.format import ChatFormat
-from fission_grpo.rollout import Worlds
+from fission_grpo.environments.base import Worlds
 from fission_grpo.tasks.probe import ProbeKind, probe_items
 from fission_grpo.training.supervised import gold_dialogue, next_message
 from fission_grpo.tree.logprobs import TokenRow

@@ -16,9 +16,10 @@ from pydantic import Field
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.parse import render_call
 from fission_grpo.chat.transcript import Transcript
+from fission_grpo.environments.base import Worlds
 from fission_grpo.environments.dialogue import remaining_gold
 from fission_grpo.errors import ConfigError
-from fission_grpo.rollout import Worlds, open_task
+from fission_grpo.rollout import open_task
 from fission_grpo.seeds import derive
 from fission_grpo.settings import Settings
 from fission_grpo.tasks.dialogue import DONE

@@ -32,9 +32,10 @@ from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.algorithm.stages import Stages
 from fission_grpo.chat.format import ChatFormat
+from fission_grpo.environments.base import Worlds
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy
-from fission_grpo.rollout import RolloutSettings, Worlds
+from fission_grpo.rollout import RolloutSettings
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.metrics import fission_metrics, group_metrics, prefixed, rescued_groups
 from fission_grpo.run.traces import trace
