@@ -49,10 +49,12 @@ def main() -> None:
         tokens = dict.fromkeys((*TOKENS, *TOKENS.values()), 0.0)
         for _ in range(given.steps):
             for name, one in trainers.items():
-                metrics = one.step()
-                seconds[name].append(one.clock.seconds)
+                one.step()
+                line = json.loads((Path(folder) / name / "metrics.jsonl").read_text().splitlines()[-1])
+                times = {key.removeprefix("time/"): line[key] for key in line if key.startswith("time/")}
+                seconds[name].append(times)
                 if name == "tree":
-                    tokens = {key: tokens[key] + metrics[key] for key in tokens}
+                    tokens = {key: tokens[key] + line[key] for key in tokens}
     medians = {
         name: {phase: statistics.median(step.get(phase, 0.0) for step in steps) for phase in PHASES}
         for name, steps in seconds.items()

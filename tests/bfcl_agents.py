@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue
+from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation
 from fission_grpo.chat.parse import assistant_message, render_call
 from fission_grpo.types import Task, ToolCall
 
@@ -26,16 +26,16 @@ class ScriptedAgent:
 
     def __init__(self, entries: Sequence[Task], script: Script, *, name: str = "scripted") -> None:
         self.name = name
-        self.seen: list[Dialogue] = []
+        self.seen: list[Conversation] = []
         self._entries = {str(entry.messages[0]["content"]): entry for entry in entries}
         self._script = script
         assert len(self._entries) == len(entries), "use told_apart"
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         self.seen += dialogues
         return [self._answer(dialogue) for dialogue in dialogues]
 
-    def _answer(self, dialogue: Dialogue) -> Answer:
+    def _answer(self, dialogue: Conversation) -> Answer:
         users = [place for place, message in enumerate(dialogue.messages) if message["role"] == "user"]
         entry = self._entries[str(dialogue.messages[0]["content"]).split("\n\nAnother assistant")[0]]
         replies = sum(message["role"] == "tool" for message in dialogue.messages[users[-1] :])

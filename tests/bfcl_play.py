@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from bfcl_official import official_run
 
-from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.agents.qwen_fc import PromptError, qwen_fc_prompt, read_qwen_fc
 from fission_grpo.chat.parse import render_call
 from fission_grpo.environments.bfcl.entries import NEW_FUNCTIONS_TEXT, BfclCategory, bfcl_entries
@@ -76,11 +76,11 @@ class Player:
     asked: list[int] = field(default_factory=list)
     """Dialogues of each batch."""
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         self.asked.append(len(dialogues))
         return list(map(self.reply, dialogues))
 
-    def reply(self, dialogue: Dialogue) -> Answer:
+    def reply(self, dialogue: Conversation) -> Answer:
         users = [_plain(message["content"]) for message in dialogue.messages if message["role"] == "user"]
         entry = next(entry for entry in self.entries if _users(entry)[: len(users)] == users)
         last = max(place for place, message in enumerate(dialogue.messages) if message["role"] == "user")
@@ -118,7 +118,7 @@ def play_texts(
         return stop.value, prompts
 
 
-def _reply(dialogue: Dialogue, script: Iterator[str], prompts: list[str]) -> Answer | AgentFault:
+def _reply(dialogue: Conversation, script: Iterator[str], prompts: list[str]) -> Answer | AgentFault:
     try:
         prompts.append(qwen_fc_prompt(dialogue))
     except PromptError as error:

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_server import Scripted, answer, good, hang, html, serving
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.agents.endpoint import EndpointAgent, read_reply, wire_messages
 from fission_grpo.chat.parse import assistant_message, parse_message, render_call, tool_message
 from fission_grpo.client.chat import EndpointSettings
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.early
 
 USER = {"role": "user", "content": "hello"}
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
-DIALOGUE = Dialogue(messages=(USER,), tools=(TOOL,))
+DIALOGUE = Conversation(messages=(USER,), tools=(TOOL,))
 
 
 def agent(server: Scripted, **changes: Any) -> EndpointAgent:
@@ -166,7 +166,7 @@ def test_a_dialogue_through_a_server() -> None:
         assert (first.prompt_tokens, first.tokens) == (11, 3)
         assert first.seconds > 0
         history = (USER, first.message, tool_message("result"))
-        second = answered(asking.answer([Dialogue(messages=history, tools=(TOOL,))], seed=1)[0])
+        second = answered(asking.answer([Conversation(messages=history, tools=(TOOL,))], seed=1)[0])
         assert (second.text, second.calls) == ("done", ())
         sent = server.received[2].body
         assert sent["tools"] == [TOOL]
@@ -287,12 +287,12 @@ def local_agent(name: str, max_tokens: int = 64) -> tuple[Any, Any]:
     return LocalAgent(policy, format, name=name, temperature=0.0, max_tokens=max_tokens), loaded
 
 
-def requests_of_nano(count: int) -> list[Dialogue]:
+def requests_of_nano(count: int) -> list[Conversation]:
     from fission_grpo.recipes.nano import WORLD
     from fission_grpo.tasks.synthesis.generator import synthesise
 
     tasks = synthesise(1, count, apis=WORLD.apis, mixture=WORLD.mixture, tools=WORLD.tools)
-    return [Dialogue(messages=task.messages, tools=task.tools) for task in tasks]
+    return [Conversation(messages=task.messages, tools=task.tools) for task in tasks]
 
 
 @pytest.mark.timeout(600)
@@ -313,7 +313,7 @@ def test_a_real_server_says_what_the_local_model_says(real_server: str, tmp_path
             assert said.finish is FinishReason.STOP
             assert said.seconds > 0
         dialogues = [
-            Dialogue(
+            Conversation(
                 messages=(*before.messages, said.message, tool_message('{"error": "not now"}')), tools=before.tools
             )
             for before, said in zip(dialogues, expected, strict=True)
@@ -350,7 +350,7 @@ def test_a_real_language_model_behind_a_real_server(real_server: str, tmp_path: 
     weather = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     tool = {"type": "function", "function": {"name": "get_weather", "description": "Weather", "parameters": weather}}
     ask = {"role": "user", "content": "What is the weather in Paris? Call get_weather."}
-    dialogue = Dialogue(messages=(ask,), tools=(tool,))
+    dialogue = Conversation(messages=(ask,), tools=(tool,))
     said = answered(real_agent(real_server, tmp_path, max_tokens=32).answer([dialogue], seed=0)[0])
     wanted = answered(local.answer([dialogue], seed=0)[0])
     assert (said.text, said.calls, said.failures) == (wanted.text, wanted.calls, wanted.failures)

@@ -13,7 +13,7 @@ pytest.importorskip("bfcl_eval", reason="the official benchmark is not installed
 from chat_tokenizers import NANO, byte_tokenizer
 from tiny_policies import tiny_model
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.agents.choice import AgentChoice
 from fission_grpo.agents.formats import ChatToolsFormat, PromptMode, QwenFCFormat, make_format, signature
 from fission_grpo.agents.local import LocalAgent
@@ -35,8 +35,8 @@ LS = '{"name": "ls", "arguments": {"a": true}}'
 CALLED = ToolCall(name="ls", arguments={"a": True})
 
 
-def dialogue(text: str = "Please list my tickets.") -> Dialogue:
-    return Dialogue(messages=({"role": "user", "content": text},), tools=TOOLS)
+def dialogue(text: str = "Please list my tickets.") -> Conversation:
+    return Conversation(messages=({"role": "user", "content": text},), tools=TOOLS)
 
 
 def agent(policy: object, mode: PromptMode = PromptMode.CHAT_TOOLS, **options: int) -> LocalAgent:
@@ -77,7 +77,7 @@ def test_a_signature_is_one_short_line() -> None:
 
 def test_documents_stay_as_they_are() -> None:
     before = json.dumps(bfcl_documents()["ls"])
-    qwen_fc_prompt(Dialogue(messages=dialogue().messages, tools=bfcl_tools(["GorillaFileSystem"])))
+    qwen_fc_prompt(Conversation(messages=dialogue().messages, tools=bfcl_tools(["GorillaFileSystem"])))
     assert json.dumps(bfcl_documents()["ls"]) == before
     assert len(bfcl_documents()) == 128
 
@@ -85,7 +85,7 @@ def test_documents_stay_as_they_are() -> None:
 def test_the_official_mode_is_for_official_functions() -> None:
     tool = {"type": "function", "function": {"name": "brew_tea", "description": "", "parameters": {}}}
     with pytest.raises(ConfigError, match="brew_tea"):
-        qwen_fc_prompt(Dialogue(messages=dialogue().messages, tools=(tool,)))
+        qwen_fc_prompt(Conversation(messages=dialogue().messages, tools=(tool,)))
 
 
 def test_line_breaks_matter_to_the_official_reader_alone() -> None:
@@ -168,7 +168,7 @@ def test_the_window_bounds_the_answer_and_a_full_one_is_a_fault_of_the_dialogue(
 
 def test_words_that_cannot_be_shown_again_are_a_fault_of_the_dialogue() -> None:
     said = read_qwen_fc("<tool_call>\n5\n</tool_call>").message
-    shown = Dialogue(messages=(*dialogue().messages, said, {"role": "user", "content": "And now?"}), tools=TOOLS)
+    shown = Conversation(messages=(*dialogue().messages, said, {"role": "user", "content": "And now?"}), tools=TOOLS)
     (fault,) = agent(scripted("now"), PromptMode.OFFICIAL_QWEN_FC).answer([shown], seed=0)
     assert isinstance(fault, AgentFault)
     assert fault.kind is FaultKind.DIALOGUE
@@ -176,7 +176,7 @@ def test_words_that_cannot_be_shown_again_are_a_fault_of_the_dialogue() -> None:
 
 def test_side_by_side_or_one_by_one_a_real_model_says_the_same() -> None:
     model = tiny_model(vocabulary=len(CHAT.renderer.tokenizer), seed=3)
-    dialogues = [Dialogue(messages=dialogue(word).messages, tools=TOOLS[:1]) for word in ("one", "twenty-two", "3")]
+    dialogues = [Conversation(messages=dialogue(word).messages, tools=TOOLS[:1]) for word in ("one", "twenty-two", "3")]
 
     def fresh() -> LocalAgent:
         return agent(HFPolicy(model, eos_id=CHAT.eos_id, pad_id=CHAT.pad_id), max_tokens=12)

@@ -6,7 +6,7 @@ import pytest
 from bfcl_agents import ScriptedAgent, giving_up, stumbling, told_apart
 from tiny_policies import chat
 
-from fission_grpo.agents.base import Answer, Dialogue
+from fission_grpo.agents.base import Answer, Conversation
 from fission_grpo.agents.baselines import WAIT, CuedFormat, StructuredErrors, WaitMessage, WaitPrefix, ends_in_error
 from fission_grpo.agents.formats import ChatToolsFormat
 from fission_grpo.agents.local import LocalAgent
@@ -26,8 +26,8 @@ ASKED: Message = {"role": "user", "content": "go"}
 ENTRIES = told_apart(bfcl_entries("base"))[:8]
 
 
-def dialogue(*messages: Message) -> Dialogue:
-    return Dialogue(messages=(ASKED, *messages), tools=bfcl_tools(("GorillaFileSystem",)))
+def dialogue(*messages: Message) -> Conversation:
+    return Conversation(messages=(ASKED, *messages), tools=bfcl_tools(("GorillaFileSystem",)))
 
 
 def failed(call: ToolCall = CD, text: str = ERROR) -> tuple[Message, Message]:

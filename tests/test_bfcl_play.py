@@ -34,7 +34,7 @@ from bfcl_play import (
 )
 from work import entered
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.agents.choice import AgentChoice
 from fission_grpo.agents.formats import PromptMode
 from fission_grpo.agents.qwen_fc import Strictness, read_qwen_fc
@@ -143,7 +143,7 @@ def test_functions_come_back_in_text_or_among_the_tools() -> None:
     assert text.endswith(f"]\n{NEW_FUNCTIONS_TEXT}")
 
 
-def dialogues(entry: Task, release: ToolRelease) -> list[Dialogue]:
+def dialogues(entry: Task, release: ToolRelease) -> list[Conversation]:
     """What a model is shown that never calls anything."""
     episode = play_entry(entry, release=release)
     shown = [next(episode)]
@@ -154,7 +154,7 @@ def dialogues(entry: Task, release: ToolRelease) -> list[Dialogue]:
         return shown
 
 
-def names(dialogue: Dialogue) -> list[str]:
+def names(dialogue: Conversation) -> list[str]:
     return [tool["function"]["name"] for tool in dialogue.tools]
 
 
@@ -189,13 +189,13 @@ class Stumbling:
     name: str = "stumbling"
     width: int = 5
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         if len(self.player.asked) >= self.stop_after:
             raise self.stop
         self.player.asked.append(len(dialogues))
         return list(map(self._answer, dialogues))
 
-    def _answer(self, dialogue: Dialogue) -> Answer | AgentFault:
+    def _answer(self, dialogue: Conversation) -> Answer | AgentFault:
         kind = self.fault_at.get(dialogue.messages[0]["content"])
         if kind is None or len(dialogue.messages) == 1:
             return self.player.reply(dialogue)

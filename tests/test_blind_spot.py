@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from bfcl_agents import ScriptedAgent, told_apart
 
-from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.chat.parse import assistant_message
 from fission_grpo.environments.bfcl.entries import bfcl_entries
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
@@ -67,10 +67,10 @@ class PairAgent:
         self._starts = {str(item.task.messages): item for item in items}
         self._sees_own = sees_own
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         return [self._answer(dialogue) for dialogue in dialogues]
 
-    def _answer(self, dialogue: Dialogue) -> Answer:
+    def _answer(self, dialogue: Conversation) -> Answer:
         for length in range(len(dialogue.messages), 0, -1):
             item = self._starts.get(str(dialogue.messages[:length]))
             if item is not None:
@@ -163,10 +163,10 @@ class Refusing:
     def __init__(self, kind: FaultKind) -> None:
         self._kind = kind
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         return [self._answer(dialogue) for dialogue in dialogues]
 
-    def _answer(self, dialogue: Dialogue) -> Answer | AgentFault:
+    def _answer(self, dialogue: Conversation) -> Answer | AgentFault:
         if dialogue.messages[-1]["role"] == "tool":
             assert str(dialogue.messages[-1]["content"]).startswith("error: malformed tool call")
             return AgentFault(reason="gone", kind=self._kind)

@@ -12,7 +12,7 @@ import pytest
 from bfcl_play import run_entries
 from typer.testing import CliRunner
 
-from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue
+from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation
 from fission_grpo.cli import app
 from fission_grpo.environments.bfcl.entries import bfcl_entries
 from fission_grpo.errors import PolicyError
@@ -158,7 +158,7 @@ class _Dead(Agent):
     def answer(self, dialogues: Any, *, seed: int) -> list[Answer | AgentFault]:
         return [self._fault(dialogue) for dialogue in dialogues]
 
-    def _fault(self, dialogue: Dialogue) -> AgentFault:
+    def _fault(self, dialogue: Conversation) -> AgentFault:
         return AgentFault(reason="connection refused")
 
 

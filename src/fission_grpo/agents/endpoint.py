@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.chat.parse import CLOSE, OPEN, assistant_message, call_id, parse_message
 from fission_grpo.client.chat import ChatClient, ChatFault, EndpointSettings, Trouble
 from fission_grpo.client.wire import ChatReply, ChatRequest, WireCall
@@ -28,7 +28,7 @@ _PROBE_TOOL: Tool = {
         "parameters": {"type": "object", "properties": {}},
     },
 }
-_PROBE = Dialogue(messages=({"role": "user", "content": "Reply with the word ok."},), tools=(_PROBE_TOOL,))
+_PROBE = Conversation(messages=({"role": "user", "content": "Reply with the word ok."},), tools=(_PROBE_TOOL,))
 
 
 class EndpointAgent:
@@ -51,7 +51,7 @@ class EndpointAgent:
         self._temperature = temperature
         self._client.probe(self._request(_PROBE, seed=0))
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         """One answer for each dialogue, `width` of them at a time.
 
         Raises:
@@ -62,7 +62,7 @@ class EndpointAgent:
             _fault(reply) if isinstance(reply, ChatFault) else read_reply(reply) for reply in self._client.ask(requests)
         ]
 
-    def _request(self, dialogue: Dialogue, seed: int) -> ChatRequest:
+    def _request(self, dialogue: Conversation, seed: int) -> ChatRequest:
         return ChatRequest(
             messages=wire_messages(dialogue.messages),
             tools=dialogue.tools,

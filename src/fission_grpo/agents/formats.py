@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from fission_grpo.agents.base import Answer, Dialogue
+from fission_grpo.agents.base import Answer, Conversation
 from fission_grpo.agents.qwen_fc import Strictness, qwen_fc_prompt, read_qwen_fc
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.parse import assistant_message, parse_message
@@ -36,7 +36,7 @@ class PromptMode(StrEnum):
 class PromptFormat(Protocol):
     """One prompt mode with one tokenizer."""
 
-    def prompt(self, dialogue: Dialogue) -> tuple[int, ...]:
+    def prompt(self, dialogue: Conversation) -> tuple[int, ...]:
         """Token ids up to the place where the assistant speaks.
 
         Raises:
@@ -63,7 +63,7 @@ class QwenFCFormat:
         self._chat = chat
         self._strictness = strictness
 
-    def prompt(self, dialogue: Dialogue) -> tuple[int, ...]:
+    def prompt(self, dialogue: Conversation) -> tuple[int, ...]:
         return tuple(self._chat.renderer.encode(qwen_fc_prompt(dialogue)))
 
     def read(self, text: str) -> Answer:
@@ -79,7 +79,7 @@ class ChatToolsFormat:
     def __init__(self, chat: ChatFormat) -> None:
         self._chat = chat
 
-    def prompt(self, dialogue: Dialogue) -> tuple[int, ...]:
+    def prompt(self, dialogue: Conversation) -> tuple[int, ...]:
         return self._chat.prompt(dialogue.messages, dialogue.tools)
 
     def read(self, text: str) -> Answer:
@@ -94,7 +94,7 @@ class ChatToolsFormat:
 class CompactFormat(ChatToolsFormat):
     """`compact`: the template is used for messages, the functions stand in a system message of ours."""
 
-    def prompt(self, dialogue: Dialogue) -> tuple[int, ...]:
+    def prompt(self, dialogue: Conversation) -> tuple[int, ...]:
         system = {"role": "system", "content": compact_system(dialogue.tools)}
         return self._chat.prompt((system, *dialogue.messages), ())
 

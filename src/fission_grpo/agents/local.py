@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.agents.formats import PromptFormat
 from fission_grpo.agents.qwen_fc import PromptError
 from fission_grpo.chat.render import ChatTemplateError
@@ -44,7 +44,7 @@ class LocalAgent:
         self._max_tokens = max_tokens
         self._temperature = temperature
 
-    def answer(self, dialogues: Sequence[Dialogue], *, seed: int) -> list[Answer | AgentFault]:
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
         """One answer for each dialogue; those with the same room are sampled in one batch.
 
         Raises:
@@ -63,7 +63,7 @@ class LocalAgent:
             answers |= zip(placed, self._sample(tuple(placed.values()), room, derive(seed, room)), strict=True)
         return [answers[place] for place in range(len(dialogues))]
 
-    def _prompt(self, dialogue: Dialogue) -> tuple[int, ...] | AgentFault:
+    def _prompt(self, dialogue: Conversation) -> tuple[int, ...] | AgentFault:
         try:
             ids = self._prompts.prompt(dialogue)
         except PromptError as error:

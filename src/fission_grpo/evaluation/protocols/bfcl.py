@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 from enum import StrEnum
 from typing import TypeAlias
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.environments.bfcl.entries import BfclCategory
 from fission_grpo.environments.bfcl.official import bfcl_documents
 from fission_grpo.errors import EnvironmentFault
@@ -23,7 +23,7 @@ from fission_grpo.types import Message, Task, Verdict
 STEP_LIMIT = 20
 """Messages with calls that one user turn may have."""
 
-Steps: TypeAlias = Generator[Dialogue, Answer | AgentFault, tuple[BfclEnd, str]]
+Steps: TypeAlias = Generator[Conversation, Answer | AgentFault, tuple[BfclEnd, str]]
 
 
 class ToolRelease(StrEnum):
@@ -105,7 +105,7 @@ class _Play:
     def _turn(self, world: JudgedWorld) -> Steps:
         """Ask until the model stops calling; COMPLETE means that this turn is."""
         for _ in range(STEP_LIMIT + 1):
-            answer = yield Dialogue(messages=tuple(self._messages), tools=tuple(self._tools))
+            answer = yield Conversation(messages=tuple(self._messages), tools=tuple(self._tools))
             if isinstance(answer, AgentFault):
                 fault = answer.kind is FaultKind.MACHINERY
                 return BfclEnd.FAULT if fault else BfclEnd.INFERENCE_ERROR, answer.reason

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.environments.base import Environment
 from fission_grpo.errors import EnvironmentFault
 from fission_grpo.evaluation.interleave import Played
@@ -54,7 +54,7 @@ class _Play:
         self._messages: list[Message] = list(task.messages)
         self._environment = environment
 
-    def turns(self, max_steps: int) -> Generator[Dialogue, Answer | AgentFault, EndReason]:
+    def turns(self, max_steps: int) -> Generator[Conversation, Answer | AgentFault, EndReason]:
         """All user turns from here on."""
         end = yield from self._turn(max_steps)
         for text in self._followups:
@@ -66,9 +66,9 @@ class _Play:
             end = yield from self._turn(max_steps)
         return end
 
-    def _turn(self, max_steps: int) -> Generator[Dialogue, Answer | AgentFault, EndReason]:
+    def _turn(self, max_steps: int) -> Generator[Conversation, Answer | AgentFault, EndReason]:
         for _ in range(max_steps):
-            answer = yield Dialogue(messages=tuple(self._messages), tools=self._environment.tools)
+            answer = yield Conversation(messages=tuple(self._messages), tools=self._environment.tools)
             if isinstance(answer, AgentFault):
                 return EndReason.HARNESS_FAULT if answer.kind is FaultKind.MACHINERY else EndReason.CONTEXT
             outcomes = self._outcomes(answer)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from fission_grpo.agents.base import AgentFault, Answer, Dialogue, FaultKind
+from fission_grpo.agents.base import AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.environments.limits import CallLimits
 from fission_grpo.environments.tau2.entries import solo_prompt
 from fission_grpo.environments.tau2.environment import Tau2Environment
@@ -110,10 +110,10 @@ class _Play:
         self._limits = limits
         self._errors = 0
 
-    def until_it_ends(self) -> Generator[Dialogue, Answer | AgentFault, _Ended]:
+    def until_it_ends(self) -> Generator[Conversation, Answer | AgentFault, _Ended]:
         """Ask until the model stops, or is stopped."""
         while True:
-            answer = yield Dialogue(messages=tuple(self._messages), tools=self._world.tools)
+            answer = yield Conversation(messages=tuple(self._messages), tools=self._world.tools)
             if isinstance(answer, AgentFault):
                 if answer.kind is FaultKind.DIALOGUE:
                     return _Ended(EndReason.CONTEXT, Tau2End.AGENT_ERROR, answer.reason)
