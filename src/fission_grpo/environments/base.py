@@ -60,4 +60,4 @@ class Environment(Protocol):
 
 
 Worlds: TypeAlias = Mapping[str, Callable[[], Environment]]
-"""Environment name -> how to make one."""
+"""How to make an environment, by the name that a task's `world.environment` gives."""
