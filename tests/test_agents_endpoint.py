@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -295,6 +296,10 @@ def requests_of_nano(count: int) -> list[Conversation]:
     return [Conversation(messages=task.messages, tools=task.tools) for task in tasks]
 
 
+@pytest.mark.skipif(
+    tuple(map(int, version("transformers").split(".")[:2])) < (5, 14),
+    reason="before 5.14 `transformers serve` reads no response template, and leaves a call's words in the text, too",
+)
 @pytest.mark.timeout(600)
 def test_a_real_server_says_what_the_local_model_says(real_server: str, tmp_path: Path) -> None:
     local, loaded = local_agent("nano")
