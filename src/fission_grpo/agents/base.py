@@ -65,8 +65,9 @@ class Agent(Protocol):
     """Dialogues that it likes to answer side by side: the batch of a local model, the concurrency of a server."""
 
     def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
-        """One answer for each dialogue, in order. A dialogue that could not be answered gets a fault and no exception:
-        the others stay good.
+        """One answer for each dialogue, in order.
+
+        A dialogue that could not be answered gets a fault and no exception: the others stay good.
 
         Raises:
             PolicyError: nothing can be answered any more (a local model that broke).

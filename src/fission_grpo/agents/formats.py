@@ -56,8 +56,7 @@ class PromptFormat(Protocol):
 
 
 class QwenFCFormat:
-    """`official-qwen-fc`: text is tokenised as it stands, so a tool result that spells a control token is one, as it is
-    officially."""
+    """`official-qwen-fc`: a tool result that spells a control token is one, as it is officially."""
 
     def __init__(self, chat: ChatFormat, strictness: Strictness = Strictness.OFFICIAL) -> None:
         self._chat = chat

@@ -63,8 +63,7 @@ class BlindSpot:
 
 
 def bfcl_probe(seed: int = 0, kind: ProbeKind = ProbeKind.MIXED, *, limit: int | None = None) -> list[ProbeItem]:
-    """One injected error in each official Base entry (the first `limit` of them), each to be played to the end of its
-    user turn."""
+    """One injected error in each of the first `limit` official Base entries, for the rest of its user turn."""
     items = map(within_turn, islice(probe_items(bfcl_entries(BfclCategory.BASE), seed, kind), limit))
     return [replace(item, task=_tagged(item.task, part="probe")) for item in items]
 

@@ -125,8 +125,10 @@ class EpisodeRecord:
 
     @property
     def ok(self) -> bool:
-        """The world is right, and the policy itself ended the episode: a limit that happens to cut at a right moment is
-        no success."""
+        """The world is right, and the policy itself ended the episode.
+
+        A limit that happens to cut at a right moment is no success.
+        """
         return self.verdict is not None and self.verdict.ok and self.end is EndReason.ANSWERED
 
     @property
@@ -175,8 +177,7 @@ def first_call_right(turns: Sequence[Turn], target: Sequence[ToolCall]) -> bool:
 
 
 def probed(item: ProbeItem, record: EpisodeRecord) -> EpisodeRecord:
-    """The record of a probe that was played, with what had been injected; `first_call_right` of the record itself says
-    whether the next call is right."""
+    """The record of a probe that was played, with what had been injected and whether the next call is right."""
     right = bool(record.turns) and _right(record.turns[0].calls, record.turns[0].failures, item.task.target)
     kind = item.corruption.value if item.corruption else "precondition"
     probe = Probe(kind=kind, error=item.error, call=item.wrong, next_call_right=right)

@@ -117,8 +117,7 @@ def play_missing(
     seed: int = 0,
     report: Callable[[RecordT], None] = lambda record: None,
 ) -> tuple[RecordT, ...]:
-    """Play what `log` does not hold yet, append each record as it is finished, return all of them in order; says on
-    standard error how far it is.
+    """Play what `log` does not hold yet, append each record as it is finished, return all of them in order.
 
     Whatever stops it (Ctrl-C, a kill, an agent that cannot go on), finished records are safe, and a second call plays
     the others. The last record of an episode counts.

@@ -204,8 +204,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference(Change):
-    """Of two arms. The p-value is an exact two-sided sign test of fixed against broken items; there is none where the
-    arms differ in their number of seeds."""
+    """Of two arms; the p-value is `sign_test`'s, and there is none where they differ in their number of seeds."""
 
     fixed: npt.NDArray[np.bool_]
     """Items whose share of right runs rises by at least half: from wrong to right, with one run. Shape [I]."""
