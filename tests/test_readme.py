@@ -45,7 +45,7 @@ def test_a_command_of_the_documents_can_be_typed(line: str) -> None:
             continue
         assert command.context_settings.get("ignore_unknown_options"), f"no option {option!r}"
         name = option.removeprefix("--")
-        assert name in SETTINGS or name.startswith("worlds."), f"no option or setting {option!r}"
+        assert name in SETTINGS or name.startswith("environments."), f"no option or setting {option!r}"
 
 
 def test_every_file_that_the_documents_name_is_there() -> None:

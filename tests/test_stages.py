@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from tiny_policies import DONE, WORLDS, chat, hidden_task, say, scripted, tasks
+from tiny_policies import DONE, ENVIRONMENTS, chat, hidden_task, say, scripted, tasks
 
 from fission_grpo.algorithm.advantages import Scale
 from fission_grpo.algorithm.batch import rows_of
@@ -27,7 +27,7 @@ TURNS, TOKENS = 6, 200
 
 
 def dialogue(task: Task = TASK, *, horizon: Horizon = Horizon.TURN) -> Dialogue:
-    start = open_task(task, chat=chat(), worlds=WORLDS)
+    start = open_task(task, chat=chat(), environments=ENVIRONMENTS)
     return Dialogue(start, chat=chat(), horizon=horizon, max_turns=TURNS, room=1 << 16)
 
 
@@ -38,7 +38,7 @@ def completion(text: str) -> Completion:
 
 def played(*answers: str, task: Task = TASK, horizon: Horizon = Horizon.TURN) -> Trajectory:
     (trajectory,) = rollout(
-        [open_task(task, chat=chat(), worlds=WORLDS)],
+        [open_task(task, chat=chat(), environments=ENVIRONMENTS)],
         policy=scripted(*answers),
         chat=chat(),
         sampling=Sampling(max_tokens=TOKENS),
@@ -86,7 +86,7 @@ def test_a_dialogue_that_has_ended_takes_no_completion() -> None:
 
 
 def test_a_dialogue_without_room_has_no_context() -> None:
-    start = open_task(TASK, chat=chat(), worlds=WORLDS)
+    start = open_task(TASK, chat=chat(), environments=ENVIRONMENTS)
     full = Dialogue(start, chat=chat(), horizon=Horizon.TURN, max_turns=TURNS, room=len(start.transcript.ids) - 1)
     assert (full.context, full.trajectory().end, full.trajectory().turns) == (None, EndReason.CONTEXT, ())
 
@@ -95,7 +95,7 @@ def stages(policy: ScriptedPolicy, *, rank: int = 0) -> Stages:
     return Stages(
         policy=policy,
         chat=chat(),
-        worlds=WORLDS,
+        environments=ENVIRONMENTS,
         judge=Judge(chat=chat()),
         source=FissionSource(FissionSettings(contexts=2, group_size=3), simulator=RulesSimulator(), chat=chat()),
         sampling=Sampling(max_tokens=TOKENS),
@@ -142,6 +142,6 @@ def test_what_crosses_processes_can_be_pickled() -> None:
     assert rows_of(again, Scale.STD) == rows_of(groups, Scale.STD)
     for before, after in zip(contexts, restored, strict=True):
         assert (after.key, after.ids) == (before.key, before.ids)
-        worlds = [context.start(WORLDS).environment for context in (before, after)]
-        hashes = {world.state_hash() for world in worlds if world is not None}
+        environments = [context.start(ENVIRONMENTS).environment for context in (before, after)]
+        hashes = {world.state_hash() for world in environments if world is not None}
         assert len(hashes) == 1

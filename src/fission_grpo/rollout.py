@@ -15,7 +15,7 @@ from enum import StrEnum
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.parse import assistant_message, parse_message
 from fission_grpo.chat.transcript import Transcript
-from fission_grpo.environments.base import Environment, Snapshot, Worlds
+from fission_grpo.environments.base import Environment, Environments, Snapshot
 from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.policy.base import Context, Policy, Sampling
 from fission_grpo.settings import Settings
@@ -139,23 +139,23 @@ def render_prompts(tasks: Sequence[Task], *, chat: ChatFormat, window: int, max_
     return prompts
 
 
-def open_task(task: Task, *, chat: ChatFormat, worlds: Worlds) -> Start:
+def open_task(task: Task, *, chat: ChatFormat, environments: Environments) -> Start:
     """Render a task and build its world; a world that cannot be built invalidates this start and no other.
 
     Raises:
-        ConfigError: the task names a world that is not among `worlds`.
+        ConfigError: the task names a world that is not among `environments`.
     """
-    return open_group(task, 1, chat=chat, worlds=worlds)[0]
+    return open_group(task, 1, chat=chat, environments=environments)[0]
 
 
-def open_group(task: Task, size: int, *, chat: ChatFormat, worlds: Worlds) -> list[Start]:
+def open_group(task: Task, size: int, *, chat: ChatFormat, environments: Environments) -> list[Start]:
     """Render a task once, and build a world for each of `size` trajectories.
 
     Raises:
-        ConfigError: the task names a world that is not among `worlds`.
+        ConfigError: the task names a world that is not among `environments`.
     """
     transcript = Transcript(chat.prompt(task.messages, task.tools))
-    return [start_from(task, transcript, task.messages, worlds=worlds) for _ in range(size)]
+    return [start_from(task, transcript, task.messages, environments=environments) for _ in range(size)]
 
 
 def start_from(
@@ -163,15 +163,15 @@ def start_from(
     transcript: Transcript,
     messages: tuple[Message, ...],
     *,
-    worlds: Worlds,
+    environments: Environments,
     prepare: Callable[[Environment], None] = lambda environment: None,
 ) -> Start:
     """A start with a world of its own, as the task begins it and `prepare` leaves it.
 
     Raises:
-        ConfigError: the task names a world that is not among `worlds`.
+        ConfigError: the task names a world that is not among `environments`.
     """
-    environment = new_world(task, worlds)
+    environment = new_environment(task, environments)
     if environment is None:
         return Start(task=task, transcript=transcript, messages=messages, environment=None)
     try:
@@ -182,18 +182,18 @@ def start_from(
     return Start(task=task, transcript=transcript, messages=messages, environment=environment)
 
 
-def new_world(task: Task, worlds: Worlds) -> Environment | None:
+def new_environment(task: Task, environments: Environments) -> Environment | None:
     """An environment for the task, not yet reset; None for a task without a world.
 
     Raises:
-        ConfigError: the task names a world that is not among `worlds`.
+        ConfigError: the task names a world that is not among `environments`.
     """
     if task.world is None:
         return None
-    if task.world.environment not in worlds:
-        known = ", ".join(sorted(worlds)) or "none"
+    if task.world.environment not in environments:
+        known = ", ".join(sorted(environments)) or "none"
         raise ConfigError(f"task {task.id}: unknown environment '{task.world.environment}'; known: {known}")
-    return worlds[task.world.environment]()
+    return environments[task.world.environment]()
 
 
 def rollout(

@@ -20,7 +20,7 @@ from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.chat.format import ChatFormat
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.rollout import Horizon, Start, open_group, rollout
 from fission_grpo.seeds import derive
@@ -36,7 +36,7 @@ class Stages:
 
     policy: Policy
     chat: ChatFormat
-    worlds: Worlds
+    environments: Environments
     judge: Judge
     source: FissionSource
     sampling: Sampling
@@ -63,7 +63,9 @@ class Stages:
             ConfigError: a task names an environment that is not there.
         """
         starts = [
-            start for task in tasks for start in open_group(task, self.group_size, chat=self.chat, worlds=self.worlds)
+            start
+            for task in tasks
+            for start in open_group(task, self.group_size, chat=self.chat, environments=self.environments)
         ]
         return self._sample(
             starts,
@@ -98,7 +100,7 @@ class Stages:
         """
         size = self.source.settings.group_size
         groups = self._sample(
-            [context.start(self.worlds) for context in contexts for _ in range(size)],
+            [context.start(self.environments) for context in contexts for _ in range(size)],
             horizons=[Horizon.TURN if context.task.world else Horizon.CALL for context in contexts],
             kind=GroupKind.FISSION,
             contexts=contexts,

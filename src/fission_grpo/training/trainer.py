@@ -32,7 +32,7 @@ from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.algorithm.stages import Stages
 from fission_grpo.chat.format import ChatFormat
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.rollout import RolloutSettings
@@ -92,7 +92,7 @@ class Trainer:
         *,
         chat: ChatFormat,
         tasks: Sequence[Task],
-        worlds: Worlds,
+        environments: Environments,
         source: FissionSource,
         judge: Judge,
         settings: TrainerSettings,
@@ -117,7 +117,7 @@ class Trainer:
         self.stages = Stages(
             policy=self.policy,
             chat=chat,
-            worlds=worlds,
+            environments=environments,
             judge=judge,
             source=source,
             sampling=sampling,
