@@ -354,7 +354,7 @@ def _value(key: str, text: str) -> Any:
 def _explain(problem: Mapping[str, Any], tree: _Tree) -> str:
     """One line: what was got, where it was written, what was expected."""
     key = tuple(str(part) for part in problem["loc"])
-    named = _named(key)
+    named = _named(key, tree)
     where = f"{_dotted(named)} ({tree.origin(named)})" if named else "settings"
     if problem["type"] == "extra_forbidden":
         name = _dotted(tree.written(key))
@@ -371,11 +371,11 @@ def _expectation(problem: Mapping[str, Any]) -> str:
     return str(problem["msg"]).removeprefix("Input should be ").partition(", unable")[0]
 
 
-def _named(key: Key) -> Key:
-    """The part of an error's place that names a setting: pydantic goes on into tuples and unions."""
+def _named(key: Key, tree: _Tree) -> Key:
+    """The part of an error's place that names a setting, or a name that the user gave: pydantic goes on into unions."""
     known = set(setting_names())
     parts = (key[:length] for length in range(len(key), 0, -1))
-    return next((part for part in parts if _dotted(part) in known), ())
+    return next((part for part in parts if _dotted(part) in known or part in tree.origins), ())
 
 
 def _meaning(name: str) -> str | None:
