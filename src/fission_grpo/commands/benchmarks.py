@@ -46,7 +46,7 @@ def pip_commands(benchmarks: Sequence[Benchmark]) -> tuple[tuple[str, ...], ...]
     """The arguments of `python` that install them: what they need, then they themselves, without dependencies."""
     extras = f"fission-grpo[{','.join(benchmarks)}]=={version('fission-grpo')}"
     pip = ("-m", "pip", "install")
-    return (*pip, extras), (*pip, "--no-deps", *(REQUIREMENTS[one] for one in benchmarks))
+    return (*pip, "--quiet", extras), (*pip, "--no-deps", *(REQUIREMENTS[one] for one in benchmarks))
 
 
 def shown(command: Sequence[str]) -> str:
