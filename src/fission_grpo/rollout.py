@@ -245,8 +245,7 @@ class Dialogue:
         trajectory = dialogue.trajectory()
 
     Sampling is the engine's; what it samples is read and answered by the world here; `Judge` scores the trajectory.
-    A dialogue can be pickled
-    between two completions if its environment can.
+    A dialogue can be pickled between two completions if its environment can.
     """
 
     def __init__(self, start: Start, *, chat: ChatFormat, horizon: Horizon, max_turns: int, room: int) -> None:
