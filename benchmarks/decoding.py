@@ -33,7 +33,7 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from tree import seconds_of, spread
 
-from fission_grpo.assembly import WORLDS
+from fission_grpo.assembly import ENVIRONMENTS
 from fission_grpo.models.catalog import LoadedModel, load_policy_model
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.local import batching
@@ -70,7 +70,7 @@ def sampling(options: argparse.Namespace) -> dict[str, Any]:
     (name,) = options.model
     loaded = load_policy_model(name)
     loaded.model.to(options.device)
-    tasks = training_set(SYNTHETIC, settings.synthetic, worlds=WORLDS)
+    tasks = training_set(SYNTHETIC, settings.synthetic, environments=ENVIRONMENTS)
     before, now = tasks[: options.tasks], tasks[options.tasks : 2 * options.tasks]
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     counts: dict[str, dict[str, int]] = {}
@@ -101,7 +101,11 @@ def sampling(options: argparse.Namespace) -> dict[str, Any]:
 def play(policy: HFPolicy, tasks: Sequence[Task], loaded: LoadedModel, options: argparse.Namespace) -> list[Completion]:
     """Everything that is said in a group for each task."""
     rollouts = load_recipe(Recipe.NANO).rollouts
-    starts = [start for task in tasks for start in open_group(task, options.group, chat=loaded.chat, worlds=WORLDS)]
+    starts = [
+        start
+        for task in tasks
+        for start in open_group(task, options.group, chat=loaded.chat, environments=ENVIRONMENTS)
+    ]
     trajectories = rollout(
         starts,
         policy=policy,

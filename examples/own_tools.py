@@ -1,9 +1,9 @@
 """Teach a policy to use your own tools, and measure it before and after: `python examples/own_tools.py`.
 
 A help desk. Nobody can see whether the user is logged in already: only an error says it, both ways, so that half of all
-episodes begin with one. `nano` was never shown an error, and gives up or repeats itself; ten updates teach it to go on.
-(`nano` knows the names of a few tools and no others, and these are among them. A model that speaks can use whatever
-yours are called.) It takes half a minute on two CPU cores; what it leaves is in runs/own-tools.
+episodes begin with one even if all else is right. `nano` was never shown an error and gets over half of them, and
+over nearly all after ten updates. (It knows the names of a few tools and no others, and these are among them. A model
+that speaks can use whatever yours are called.) Half a minute on two CPU cores; what it leaves is in runs/own-tools.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ def test_a_group_that_faults_left_empty_neither_failed_nor_succeeded() -> None:
 
 def test_rows_carry_the_advantage_of_their_own_group_and_faults_weigh_nothing() -> None:
     groups = [group([1.0, 0.0, None], prompt=1), group([2.0, 2.0], [1, 2], prompt=3)]
-    rows = rows_of(groups, Scale.NONE)
+    rows = rows_of(groups, replace(GRPO, scale=Scale.NONE))
     # First group: mean 0.5 over the two valid ones; second group: no spread.
     assert [row.advantage for row in rows] == [0.5, -0.5, 0.0, 0.0, 0.0]
     assert [row.reward for row in rows] == [1.0, 0.0, None, 2.0, 2.0]
@@ -210,9 +210,15 @@ def test_rows_carry_the_advantage_of_their_own_group_and_faults_weigh_nothing() 
     assert not any(spoiled.logprobs)
 
 
+def test_an_objective_that_drops_groups_without_signal_gives_their_rows_no_weight() -> None:
+    groups = [group([1.0, 0.0]), group([2.0, 2.0])]
+    assert [row.tokens for row in rows_of(groups, GRPO)] == [3, 3, 3, 3]
+    assert [row.tokens for row in rows_of(groups, DAPO)] == [3, 3, 0, 0]
+
+
 def test_padding_rows_weigh_nothing() -> None:
-    rows = rows_of([group([1.0, 0.0])], Scale.STD, pad_to=4)
-    assert rows[:2] == rows_of([group([1.0, 0.0])], Scale.STD)
+    rows = rows_of([group([1.0, 0.0])], GRPO, pad_to=4)
+    assert rows[:2] == rows_of([group([1.0, 0.0])], GRPO)
     for row in rows[2:]:
         assert (row.ids, row.tokens, row.advantage, row.reward) == (rows[0].ids, 0, 0.0, None)
 
@@ -220,4 +226,4 @@ def test_padding_rows_weigh_nothing() -> None:
 @pytest.mark.parametrize(("groups", "pad_to"), [([group([1.0, 0.0])], 1), ([], 4)], ids=["too many", "none"])
 def test_padding_that_cannot_be(groups: list[Group], pad_to: int) -> None:
     with pytest.raises(ValueError, match=f"rows to pad to {pad_to}; expected at least one and no more than that"):
-        rows_of(groups, Scale.STD, pad_to=pad_to)
+        rows_of(groups, GRPO, pad_to=pad_to)

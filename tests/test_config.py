@@ -77,6 +77,14 @@ def test_an_optional_section_comes_and_goes() -> None:
     )
 
 
+def test_a_former_name_is_still_read(tmp_path: Path) -> None:
+    written = settings_file(tmp_path, "worlds: {library: shop:Library}\n")
+    assert load_settings(file=written).environments == {"library": "shop:Library"}
+    both = load_settings(file=written, overrides=read_overrides(["environments.library=other:Library"]))
+    assert both.environments == {"library": "other:Library"}
+    assert complaint("worlds.library=3") == ("environments.library (command line): got 3, expected a valid string")
+
+
 def test_saved_settings_are_the_same_settings(tmp_path: Path) -> None:
     settings = RunSettings(output="here", simulator=SimulatorName.STATIC, lora=LoraSettings(targets=("q_proj",)))
     file = settings_file(tmp_path, yaml.safe_dump(settings.saved()))

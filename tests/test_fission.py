@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tiny_contexts import TEMPLATE, context
-from tiny_policies import DONE, WORLDS, LetterByLetter, chat, fails_alone, say, script, scripted, tasks
+from tiny_policies import DONE, ENVIRONMENTS, LetterByLetter, chat, fails_alone, say, script, scripted, tasks
 
 from fission_grpo.algorithm.buffer import LifoBuffer
 from fission_grpo.algorithm.context import CorrectiveContext, Parent
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.source import FissionSettings, FissionSource
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.errors import EnvironmentFault, SimulatorError
 from fission_grpo.policy.base import Policy, Sampling
@@ -59,14 +59,14 @@ def group(
     task: Task = TASK,
     context: CorrectiveContext | None = None,
     horizon: Horizon = Horizon.TURN,
-    worlds: Worlds = WORLDS,
+    environments: Environments = ENVIRONMENTS,
     name: str = "0/exploration/0.0",
 ) -> Group:
     """One trajectory of each policy, judged."""
     judge = Judge(chat=chat())
     members = []
     for policy in policies:
-        start = context.start(worlds) if context else open_task(task, chat=chat(), worlds=worlds)
+        start = context.start(environments) if context else open_task(task, chat=chat(), environments=environments)
         (trajectory,) = roll([start], policy, horizon)
         before = context.before if context else ()
         members.append(judge(trajectory, horizon=horizon, progress=0.0, before=before))
@@ -127,7 +127,7 @@ def test_the_failed_message_keeps_its_very_tokens() -> None:
     failed = found.members[0].trajectory.turns[0]
     assert context.error_ids == failed.completion.ids
     assert len(context.error_ids) > len(chat().renderer.encode(forgets(TASK))) + 1
-    transcript = context.start(WORLDS).transcript
+    transcript = context.start(ENVIRONMENTS).transcript
     assert transcript.ids == context.x_ids + context.error_ids + context.feedback_ids
     assert not any(transcript.sampled)
     assert not any(transcript.logprobs)
@@ -143,7 +143,7 @@ def test_a_failure_in_mid_episode_keeps_the_turns_before_it() -> None:
     assert context.parent.turn == len(TASK.gold[0])
     assert context.x_ids == trajectory.ids[: trajectory.turns[-2].start]
     assert context.before == trajectory.turns[:-1]
-    assert context.start(WORLDS).messages == context.messages
+    assert context.start(ENVIRONMENTS).messages == context.messages
 
 
 def test_the_simulator_never_sees_what_would_be_right() -> None:
@@ -181,12 +181,12 @@ def test_every_recovery_starts_from_the_world_right_after_the_failed_call(task: 
         reference.execute(call)
     expected = reference.state_hash()
 
-    siblings = [context.start(WORLDS) for _ in range(3)]
+    siblings = [context.start(ENVIRONMENTS) for _ in range(3)]
     assert [world_hash(start) for start in siblings] == [expected] * 3
     roll([siblings[0]], recovering(context, *mends(task)))  # one recovery acts ...
     assert world_hash(siblings[0]) != expected
     assert [world_hash(start) for start in siblings[1:]] == [expected] * 2  # ... and its siblings do not feel it,
-    assert world_hash(context.start(WORLDS)) == expected  # nor does one that starts later
+    assert world_hash(context.start(ENVIRONMENTS)) == expected  # nor does one that starts later
 
 
 def world_hash(start: Start) -> str:
@@ -210,8 +210,8 @@ def test_a_decision_point_without_a_world_is_entered_without_one() -> None:
     fission = source()
     fission.observe([group(scripted(wrong(1)), task=task, horizon=Horizon.CALL)], policy_version=0)
     (context,) = fission.next_contexts()
-    assert context.world is None
-    assert context.start(WORLDS).environment is None
+    assert context.snapshot is None
+    assert context.start(ENVIRONMENTS).environment is None
 
 
 # What is observed.
@@ -258,8 +258,8 @@ def test_faults_of_ours_are_never_fissioned() -> None:
                 raise EnvironmentFault("ours")
             return super().execute(call)
 
-    at_once = group(scripted(say(TASK.gold[0][0]), DONE), worlds={BFCL: Breaks})
-    after_an_error = group(scripted(forgets(TASK), say(TASK.gold[0][0]), DONE), worlds={BFCL: Breaks})
+    at_once = group(scripted(say(TASK.gold[0][0]), DONE), environments={BFCL: Breaks})
+    after_an_error = group(scripted(forgets(TASK), say(TASK.gold[0][0]), DONE), environments={BFCL: Breaks})
     fission = source(depth=3, per_group=9, silent=True)
     fission.observe([at_once, after_an_error], policy_version=0)
     assert (len(fission.buffer), fission.count.observed, fission.count.failures) == (0, 0, 0)
@@ -384,7 +384,7 @@ def test_the_state_survives_pickling() -> None:
     assert ours == theirs
     assert [context.key for context in ours] == [context.key for context in theirs]
     for one, other in zip(ours, theirs, strict=True):
-        assert world_hash(one.start(WORLDS)) == world_hash(other.start(WORLDS))
+        assert world_hash(one.start(ENVIRONMENTS)) == world_hash(other.start(ENVIRONMENTS))
     assert restored.state_dict() == fission.state_dict()
 
 

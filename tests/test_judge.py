@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from tiny_policies import DONE, WORLDS, chat, say, scripted
+from tiny_policies import DONE, ENVIRONMENTS, chat, say, scripted
 
 from fission_grpo.algorithm.judge import Judge, gold_ahead
 from fission_grpo.policy.base import Sampling
@@ -23,7 +23,7 @@ WRONG = ToolCall(name="no_such_tool", arguments={})
 
 def play(task: Task, answers: Sequence[str], horizon: Horizon) -> Trajectory:
     (trajectory,) = rollout(
-        [open_task(task, chat=chat(), worlds=WORLDS)],
+        [open_task(task, chat=chat(), environments=ENVIRONMENTS)],
         policy=scripted(*answers),
         chat=chat(),
         sampling=Sampling(max_tokens=200),

@@ -49,7 +49,7 @@ def test_copy_practice_starts_out_as_recorded() -> None:
 def test_the_shipped_weights_have_the_recorded_loss_and_it_is_far_down_the_curve() -> None:
     model, chat = loaded().model, loaded().chat
     rows = [
-        gold_dialogue(task, chat=chat, worlds=build_nano.NANO_WORLDS)
+        gold_dialogue(task, chat=chat, environments=build_nano.NANO_ENVIRONMENTS)
         for task in build_nano.gold_tasks(build_nano.PROVED)
     ]
     loss = build_nano.mean_loss(model, rows)
@@ -68,7 +68,9 @@ def test_nano_is_small_and_copies() -> None:
 @pytest.mark.slow
 def test_the_warm_start_goes_down_the_recorded_curve() -> None:
     tokenizer, chat = loaded().tokenizer, loaded().chat
-    rows = [gold_dialogue(task, chat=chat, worlds=build_nano.NANO_WORLDS) for task in build_nano.gold_tasks()]
+    rows = [
+        gold_dialogue(task, chat=chat, environments=build_nano.NANO_ENVIRONMENTS) for task in build_nano.gold_tasks()
+    ]
     recorded = record()["losses"]["warm_start"]
     _, losses = build_nano.warm_start(tokenizer, rows, steps=len(recorded))
     assert losses["warm_start"] == pytest.approx(recorded, abs=0.05)

@@ -14,10 +14,10 @@ from tiny_policies import chat, hidden_task, say, scripted, tiny_model
 from typer.testing import CliRunner
 
 from fission_grpo.algorithm.judge import Judge
-from fission_grpo.assembly import WORLDS, assemble
+from fission_grpo.assembly import ENVIRONMENTS, assemble
 from fission_grpo.cli import app
 from fission_grpo.config import RunSettings, load_settings, read_overrides
-from fission_grpo.environments.functions.imported import imported_worlds
+from fission_grpo.environments.functions.imported import imported_environments
 from fission_grpo.environments.functions.schema_of import toolbox
 from fission_grpo.errors import ConfigError
 from fission_grpo.files import read_jsonl
@@ -128,13 +128,13 @@ def lend(number: int = 0, **changes: Any) -> Task:
 
 def settings(place: str, *overrides: str) -> RunSettings:
     write_tasks("tasks.jsonl", [lend(0), lend(1)])
-    given = ["data=tasks.jsonl", f"worlds.library={place}", "trainer.horizon=turn", *overrides]
+    given = ["data=tasks.jsonl", f"environments.library={place}", "trainer.horizon=turn", *overrides]
     return load_settings(overrides=read_overrides(given))
 
 
 @pytest.mark.parametrize("kind", ["Library", "make"])
 def test_a_class_of_tools_and_a_function_that_makes_environments_are_worlds(kind: str) -> None:
-    environment = imported_worlds({"library": f"own_shop:{kind}"})["library"]()
+    environment = imported_environments({"library": f"own_shop:{kind}"})["library"]()
     environment.reset(lend())
     assert environment.score().matched == 0.0
     assert environment.execute(EMMA).text == "borrowed"
@@ -143,12 +143,12 @@ def test_a_class_of_tools_and_a_function_that_makes_environments_are_worlds(kind
 
 @pytest.mark.parametrize("horizon", [Horizon.TURN, Horizon.EPISODE])
 def test_a_world_that_judges_itself_rewards_whoever_satisfies_it(horizon: Horizon) -> None:
-    worlds = imported_worlds({"library": "own_shop:Library"})
+    environments = imported_environments({"library": "own_shop:Library"})
     answers = {"solved": (say(EMMA), "Done."), "harmed": (say(EMMA), say(DUNE), "Done."), "idle": ("Done.",)}
     members = {}
     for name, said in answers.items():
         (trajectory,) = rollout(
-            [open_task(lend(), chat=chat(), worlds=worlds)],
+            [open_task(lend(), chat=chat(), environments=environments)],
             policy=scripted(*said),
             chat=chat(),
             sampling=Sampling(max_tokens=200),
@@ -170,7 +170,7 @@ def test_two_steps_from_the_command_line_in_a_world_of_ones_own(model: Path) -> 
     write_tasks("tasks.jsonl", [lend(number) for number in range(4)])
     arguments = [
         *("train", "--model", str(model), "--output", "run", "--json", "data=tasks.jsonl"),
-        *("worlds.library=own_shop:Library", "trainer.horizon=turn", "trainer.steps=2"),
+        *("environments.library=own_shop:Library", "trainer.horizon=turn", "trainer.steps=2"),
         *("trainer.queries=2", "trainer.group_size=2", "fission.contexts=1", "fission.group_size=2"),
         *("rollouts.max_tokens=8", "rollouts.max_turns=2"),
     ]
@@ -189,9 +189,9 @@ def test_two_steps_from_the_command_line_in_a_world_of_ones_own(model: Path) -> 
 @pytest.mark.parametrize(
     ("place", "expected"),
     [
-        ("own_shop", r"worlds\.library: got 'own_shop', expected 'package\.module:name'"),
-        ("no_such_module:Library", r"worlds\.library: import no_such_module: ModuleNotFoundError"),
-        ("own_broken:Library", r"worlds\.library: import own_broken: ZeroDivisionError"),
+        ("own_shop", r"environments\.library: got 'own_shop', expected 'package\.module:name'"),
+        ("no_such_module:Library", r"environments\.library: import no_such_module: ModuleNotFoundError"),
+        ("own_broken:Library", r"environments\.library: import own_broken: ZeroDivisionError"),
         ("own_shop:Libary", r"own_shop \(.*own_shop\.py\) has no 'Libary'"),
         ("own_shop:NUMBER", r"own_shop:NUMBER is int; expected a class or a function"),
         ("own_shop:NoWorld", r"NoWorld has no method reset\(\)"),
@@ -206,8 +206,8 @@ def test_a_world_that_cannot_work_is_refused_before_the_model_is_loaded(place: s
 
 
 def test_a_name_that_is_taken_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"worlds\.bfcl: this name is taken"):
-        assemble(settings("own_shop:Library", "worlds.bfcl=own_shop:Library"))
+    with pytest.raises(ConfigError, match=r"environments\.bfcl: this name is taken"):
+        assemble(settings("own_shop:Library", "environments.bfcl=own_shop:Library"))
 
 
 def test_a_world_that_nobody_knows_is_named() -> None:
@@ -227,7 +227,7 @@ AIMLESS = replace(GOLDLESS, target=())
 @pytest.mark.parametrize("horizon", Horizon)
 @pytest.mark.parametrize("fission", [True, False])
 def test_gold_per_turn_judges_everything(horizon: Horizon, fission: bool) -> None:
-    require_judges([BLIND], WORLDS, horizon=horizon, fission=fission)
+    require_judges([BLIND], ENVIRONMENTS, horizon=horizon, fission=fission)
 
 
 @pytest.mark.parametrize(
@@ -241,20 +241,22 @@ def test_gold_per_turn_judges_everything(horizon: Horizon, fission: bool) -> Non
 )
 def test_a_task_that_nothing_judges_is_refused(task: Task, horizon: Horizon, fission: bool, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
-        require_judges([task], WORLDS, horizon=horizon, fission=fission)
+        require_judges([task], ENVIRONMENTS, horizon=horizon, fission=fission)
 
 
 def test_what_is_judged_in_its_own_way_is_taken() -> None:
-    require_judges([GOLDLESS], WORLDS, horizon=Horizon.CALL, fission=False)
-    worlds = imported_worlds({"library": "own_shop:Library"})
-    require_judges([lend()], worlds, horizon=Horizon.TURN, fission=True)
-    require_judges([lend(target=(EMMA,))], worlds, horizon=Horizon.CALL, fission=True)
+    require_judges([GOLDLESS], ENVIRONMENTS, horizon=Horizon.CALL, fission=False)
+    environments = imported_environments({"library": "own_shop:Library"})
+    require_judges([lend()], environments, horizon=Horizon.TURN, fission=True)
+    require_judges([lend(target=(EMMA,))], environments, horizon=Horizon.CALL, fission=True)
     with pytest.raises(ConfigError, match=r"1 task\(s\) \(lend-0\) have neither"):
-        require_judges([lend()], worlds, horizon=Horizon.CALL, fission=True)
+        require_judges([lend()], environments, horizon=Horizon.CALL, fission=True)
     with pytest.raises(ConfigError, match="give the world a score"):
-        require_judges([lend()], imported_worlds({"library": "own_shop:Shelf"}), horizon=Horizon.TURN, fission=False)
+        require_judges(
+            [lend()], imported_environments({"library": "own_shop:Shelf"}), horizon=Horizon.TURN, fission=False
+        )
 
 
 def test_a_file_of_tasks_without_gold_is_sound() -> None:
     write_tasks("tasks.jsonl", [lend()])
-    assert read_tasks("tasks.jsonl", worlds=imported_worlds({"library": "own_shop:Library"})) == [lend()]
+    assert read_tasks("tasks.jsonl", environments=imported_environments({"library": "own_shop:Library"})) == [lend()]

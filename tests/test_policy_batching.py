@@ -92,9 +92,9 @@ def test_every_turn_has_random_numbers_of_its_own() -> None:
 def test_a_row_is_filled_again_while_others_run() -> None:
     """Dialogues of very different lengths in four rows: without refilling, rows stand empty until a batch has ended."""
     policies = [policy_of(max_rows=4, share=share) for share in (True, False)]
-    worlds = [talk(policy, dialogues=24) for policy in policies]
-    assert worlds[0].said == worlds[1].said
-    completions = len(worlds[0].order)
+    environments = [talk(policy, dialogues=24) for policy in policies]
+    assert environments[0].said == environments[1].said
+    completions = len(environments[0].order)
     refilled, plain = (policy.take_count() for policy in policies)
     assert refilled.sampled == plain.sampled
     # Reading gives the first token of each completion; every other one takes a row of a pass.

@@ -1,7 +1,8 @@
-"""The commands of README and documents can be typed as they stand: command, options and settings exist."""
+"""README and documents can be taken at their word: commands, options, settings and files exist."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,4 +45,15 @@ def test_a_command_of_the_documents_can_be_typed(line: str) -> None:
             continue
         assert command.context_settings.get("ignore_unknown_options"), f"no option {option!r}"
         name = option.removeprefix("--")
-        assert name in SETTINGS or name.startswith("worlds."), f"no option or setting {option!r}"
+        assert name in SETTINGS or name.startswith("environments."), f"no option or setting {option!r}"
+
+
+def test_every_file_that_the_documents_name_is_there() -> None:
+    named = {
+        (page.name, path)
+        for page in (*PAGES, ROOT / "CHANGELOG.md")
+        for path in re.findall(r"`([\w./-]+\.(?:py|sh|yaml|md|jsonl))", page.read_text(encoding="utf-8"))
+        if "/" in path and not path.startswith(("runs/", "official/"))
+    }
+    places = (ROOT, ROOT / "src" / "fission_grpo")
+    assert [one for one in sorted(named) if not any((place / one[1]).exists() for place in places)] == []

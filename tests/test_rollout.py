@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_policies import DONE, WORLDS, LetterByLetter, chat, hidden_task, say, script, scripted, tasks
+from tiny_policies import DONE, ENVIRONMENTS, LetterByLetter, chat, hidden_task, say, script, scripted, tasks
 
 from fission_grpo.algorithm.batch import TrainingBatch
 from fission_grpo.algorithm.failures import Fault
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.losses import GRPO
-from fission_grpo.environments.base import Snapshot, Worlds
+from fission_grpo.environments.base import Environments, Snapshot
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.policy.base import Policy, Sampling
@@ -48,10 +48,10 @@ def play(
     horizon: Horizon = Horizon.TURN,
     max_turns: int = 6,
     max_tokens: int = 200,
-    worlds: Worlds = WORLDS,
+    environments: Environments = ENVIRONMENTS,
 ) -> Trajectory:
     (trajectory,) = rollout(
-        [open_task(task, chat=chat(), worlds=worlds)],
+        [open_task(task, chat=chat(), environments=environments)],
         policy=policy or scripted(*answers),
         chat=chat(),
         sampling=Sampling(max_tokens=max_tokens),
@@ -191,7 +191,7 @@ def test_the_limit_of_messages_counts_anew_for_each_user_message() -> None:
 
 
 def test_a_prompt_that_leaves_no_room_is_not_even_started() -> None:
-    prompt = len(open_task(TASK, chat=chat(), worlds=WORLDS).transcript.ids)
+    prompt = len(open_task(TASK, chat=chat(), environments=ENVIRONMENTS).transcript.ids)
     full = play(policy=scripted(DONE, window=prompt + 19), max_tokens=20)
     assert (full.end, full.turns, len(full.ids)) == (EndReason.CONTEXT, (), prompt)
     fits = play(policy=scripted(DONE, window=prompt + 20), max_tokens=20)
@@ -199,7 +199,7 @@ def test_a_prompt_that_leaves_no_room_is_not_even_started() -> None:
 
 
 def test_a_reply_that_leaves_no_room_ends_the_trajectory() -> None:
-    prompt = len(open_task(TASK, chat=chat(), worlds=WORLDS).transcript.ids)
+    prompt = len(open_task(TASK, chat=chat(), environments=ENVIRONMENTS).transcript.ids)
     trajectory = play(policy=scripted(*RECOVERS, window=prompt + 65), max_tokens=60)
     assert (trajectory.end, kinds(trajectory)) == (EndReason.CONTEXT, [["error"]])
     assert trajectory.turns[0].stop == len(trajectory.ids)
@@ -254,16 +254,16 @@ def test_no_world_leaks_into_another() -> None:
     """Siblings that act, siblings that would notice, and other tasks between them: all as if they were alone."""
     clean = play(*RECOVERS)
     order = [TASK, tasks()[0], TASK, tasks()[-1], TASK]
-    together = side_by_side([open_task(task, chat=chat(), worlds=WORLDS) for task in order], *RECOVERS)
+    together = side_by_side([open_task(task, chat=chat(), environments=ENVIRONMENTS) for task in order], *RECOVERS)
     for task, trajectory in zip(order, together, strict=True):
         if task is TASK:
             assert story(trajectory) == story(clean)
-    again = side_by_side([open_task(TASK, chat=chat(), worlds=WORLDS)], say(LAST), DONE)
+    again = side_by_side([open_task(TASK, chat=chat(), environments=ENVIRONMENTS)], say(LAST), DONE)
     assert kinds(again[0]) == [["error"], []]  # nobody who logged in or moved before has left anything behind
 
 
 def test_a_start_is_forked_and_never_changed() -> None:
-    start = open_task(TASK, chat=chat(), worlds=WORLDS)
+    start = open_task(TASK, chat=chat(), environments=ENVIRONMENTS)
     before = start.transcript.ids
     side_by_side([start], *RECOVERS)
     assert start.transcript.ids == before
@@ -271,7 +271,7 @@ def test_a_start_is_forked_and_never_changed() -> None:
 
 def test_an_unknown_environment_is_named_before_anything_runs() -> None:
     with pytest.raises(ConfigError, match="unknown environment 'bfcl'; known: none"):
-        open_task(TASK, chat=chat(), worlds={})
+        open_task(TASK, chat=chat(), environments={})
 
 
 # Faults of ours.
@@ -315,7 +315,8 @@ VERBS = pytest.mark.parametrize("verb", ["reset", "execute", "snapshot", "next_t
 @VERBS
 def test_a_broken_world_masks_its_trajectory_and_no_other(verb: str) -> None:
     starts = [
-        open_task(CHAT_TASK, chat=chat(), worlds={BFCL: world}) for world in (BfclEnvironment, lambda: Broken(verb))
+        open_task(CHAT_TASK, chat=chat(), environments={BFCL: world})
+        for world in (BfclEnvironment, lambda: Broken(verb))
     ]
     whole, spoiled = rollout(
         starts,
@@ -335,7 +336,7 @@ def test_a_broken_world_masks_its_trajectory_and_no_other(verb: str) -> None:
 @VERBS
 def test_a_spoiled_trajectory_has_neither_reward_nor_gradient_nor_failure_of_the_model(verb: str) -> None:
     judge = Judge(chat=chat())
-    spoiled = play(*TWO_TURNS, task=CHAT_TASK, horizon=Horizon.EPISODE, worlds={BFCL: lambda: Broken(verb)})
+    spoiled = play(*TWO_TURNS, task=CHAT_TASK, horizon=Horizon.EPISODE, environments={BFCL: lambda: Broken(verb)})
     good, bad = (play(*said, task=CHAT_TASK) for said in (TWO_TURNS, (DONE,)))
     members = tuple(judge(t, horizon=Horizon.TURN, progress=0.0) for t in (good, spoiled, bad))
     assert [member.reward is None for member in members] == [False, True, False]
@@ -357,7 +358,7 @@ def test_an_error_before_the_fault_is_not_held_against_the_model() -> None:
                 raise EnvironmentFault("late")
             return super().execute(call)
 
-    member = Judge(chat=chat())(play(*RECOVERS, worlds={BFCL: BreaksLate}), horizon=Horizon.TURN, progress=0.0)
+    member = Judge(chat=chat())(play(*RECOVERS, environments={BFCL: BreaksLate}), horizon=Horizon.TURN, progress=0.0)
     assert kinds(member.trajectory) == [["error"], ["harness_fault"]]
     assert member.failure is not None
     assert (member.failure.fault, member.failure.turn) == (Fault.INFRASTRUCTURE, 1)
@@ -369,7 +370,7 @@ def test_a_world_that_cannot_be_built_spoils_its_trajectory_before_the_first_tok
             raise ConfigError("no server")
 
     policy = LetterByLetter(script(*RECOVERS))
-    starts = [open_task(TASK, chat=chat(), worlds={BFCL: world}) for world in (Unbuildable, BfclEnvironment)]
+    starts = [open_task(TASK, chat=chat(), environments={BFCL: world}) for world in (Unbuildable, BfclEnvironment)]
     spoiled, whole = rollout(
         starts,
         policy=policy,
@@ -399,7 +400,7 @@ def test_a_fault_is_told_where_it_happened_whether_it_is_raised_or_returned(rais
                 raise EnvironmentFault("the server is gone")
             return ToolOutcome(kind=OutcomeKind.HARNESS_FAULT, text="the server is gone")
 
-    trajectory = play(say(FIRST, LAST, LAST), DONE, worlds={BFCL: BreaksSecond})
+    trajectory = play(say(FIRST, LAST, LAST), DONE, environments={BFCL: BreaksSecond})
     assert kinds(trajectory) == [["success", "harness_fault"]]
     assert (trajectory.end, trajectory.fault) == (EndReason.HARNESS_FAULT, "the server is gone")
     assert (trajectory.snapshots, trajectory.verdict) == ((None,), None)
@@ -411,7 +412,7 @@ def test_what_is_not_a_fault_of_the_world_is_not_caught() -> None:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        play(*RECOVERS, worlds={BFCL: Buggy})
+        play(*RECOVERS, environments={BFCL: Buggy})
 
 
 def test_snapshots_hold_the_world_as_it_was_after_each_turn() -> None:

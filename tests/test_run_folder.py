@@ -56,6 +56,14 @@ def test_resume_takes_the_same_settings_and_more_steps(tmp_path: Path) -> None:
     assert "steps: 200" in run.config.read_text()
 
 
+def test_a_section_under_its_former_name_is_the_same_setting(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.create({**SETTINGS, "worlds": {"library": "shop:Library"}}, resume=False)  # as version 0.1 wrote it
+    run.check({**SETTINGS, "environments": {"library": "shop:Library"}}, resume=True)
+    with pytest.raises(ConfigError, match=r"other settings \(environments.library\)"):
+        run.check({**SETTINGS, "environments": {"library": "other:Library"}}, resume=True)
+
+
 def test_resume_of_nothing_is_a_fresh_run(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.create(SETTINGS, resume=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from tiny_policies import DONE, WORLDS, chat, hidden_task, say, scripted, tasks
+from tiny_policies import DONE, ENVIRONMENTS, chat, hidden_task, say, scripted, tasks
 
-from fission_grpo.algorithm.advantages import Scale
 from fission_grpo.algorithm.batch import rows_of
 from fission_grpo.algorithm.judge import Judge
+from fission_grpo.algorithm.losses import GRPO
 from fission_grpo.algorithm.source import FissionSettings, FissionSource
 from fission_grpo.algorithm.stages import Stages
 from fission_grpo.policy.base import Sampling
@@ -27,7 +27,7 @@ TURNS, TOKENS = 6, 200
 
 
 def dialogue(task: Task = TASK, *, horizon: Horizon = Horizon.TURN) -> Dialogue:
-    start = open_task(task, chat=chat(), worlds=WORLDS)
+    start = open_task(task, chat=chat(), environments=ENVIRONMENTS)
     return Dialogue(start, chat=chat(), horizon=horizon, max_turns=TURNS, room=1 << 16)
 
 
@@ -38,7 +38,7 @@ def completion(text: str) -> Completion:
 
 def played(*answers: str, task: Task = TASK, horizon: Horizon = Horizon.TURN) -> Trajectory:
     (trajectory,) = rollout(
-        [open_task(task, chat=chat(), worlds=WORLDS)],
+        [open_task(task, chat=chat(), environments=ENVIRONMENTS)],
         policy=scripted(*answers),
         chat=chat(),
         sampling=Sampling(max_tokens=TOKENS),
@@ -85,8 +85,13 @@ def test_a_dialogue_that_has_ended_takes_no_completion() -> None:
         one.advance(completion(DONE))
 
 
+def test_a_dialogue_that_goes_on_has_no_record_yet() -> None:
+    with pytest.raises(ValueError, match="the dialogue still goes on; advance it until it has no context"):
+        dialogue().trajectory()
+
+
 def test_a_dialogue_without_room_has_no_context() -> None:
-    start = open_task(TASK, chat=chat(), worlds=WORLDS)
+    start = open_task(TASK, chat=chat(), environments=ENVIRONMENTS)
     full = Dialogue(start, chat=chat(), horizon=Horizon.TURN, max_turns=TURNS, room=len(start.transcript.ids) - 1)
     assert (full.context, full.trajectory().end, full.trajectory().turns) == (None, EndReason.CONTEXT, ())
 
@@ -95,7 +100,7 @@ def stages(policy: ScriptedPolicy, *, rank: int = 0) -> Stages:
     return Stages(
         policy=policy,
         chat=chat(),
-        worlds=WORLDS,
+        environments=ENVIRONMENTS,
         judge=Judge(chat=chat()),
         source=FissionSource(FissionSettings(contexts=2, group_size=3), simulator=RulesSimulator(), chat=chat()),
         sampling=Sampling(max_tokens=TOKENS),
@@ -139,9 +144,9 @@ def test_what_crosses_processes_can_be_pickled() -> None:
     groups += made.recover(contexts, step=0, progress=0.0)
     assert {group.kind for group in groups} == {GroupKind.EXPLORATION, GroupKind.FISSION}
     again, restored = pickle.loads(pickle.dumps((groups, contexts)))
-    assert rows_of(again, Scale.STD) == rows_of(groups, Scale.STD)
+    assert rows_of(again, GRPO) == rows_of(groups, GRPO)
     for before, after in zip(contexts, restored, strict=True):
         assert (after.key, after.ids) == (before.key, before.ids)
-        worlds = [context.start(WORLDS).environment for context in (before, after)]
-        hashes = {world.state_hash() for world in worlds if world is not None}
+        environments = [context.start(ENVIRONMENTS).environment for context in (before, after)]
+        hashes = {world.state_hash() for world in environments if world is not None}
         assert len(hashes) == 1

@@ -5,7 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_policies import WORLDS, chat, gold_message, hidden_task, naive_logprobs, say, scripted, tasks, tiny_model
+from tiny_policies import (
+    ENVIRONMENTS,
+    chat,
+    gold_message,
+    hidden_task,
+    naive_logprobs,
+    say,
+    scripted,
+    tasks,
+    tiny_model,
+)
 from transformers import MistralConfig, MistralForCausalLM
 
 from fission_grpo.chat.parse import assistant_message
@@ -33,10 +43,10 @@ def said(row: TokenRow) -> list[str]:
 
 @pytest.mark.parametrize("task", [*tasks(), TWO_TURNS], ids=lambda task: task.id)
 def test_a_gold_dialogue_is_the_rollout_of_a_policy_that_knows_the_gold(task: Task) -> None:
-    row = gold_dialogue(task, chat=chat(), worlds=WORLDS)
+    row = gold_dialogue(task, chat=chat(), environments=ENVIRONMENTS)
     answers = [answer for turn in task.gold for answer in (*map(say, turn), DONE)]
     (trajectory,) = rollout(
-        [open_task(task, chat=chat(), worlds=WORLDS)],
+        [open_task(task, chat=chat(), environments=ENVIRONMENTS)],
         policy=scripted(*answers),
         chat=chat(),
         sampling=Sampling(max_tokens=200),
@@ -52,7 +62,7 @@ def test_a_gold_dialogue_is_the_rollout_of_a_policy_that_knows_the_gold(task: Ta
 
 def test_a_dialogue_under_way_goes_on_where_it_stands() -> None:
     task = hidden_task()
-    whole = gold_dialogue(task, chat=chat(), worlds=WORLDS)
+    whole = gold_dialogue(task, chat=chat(), environments=ENVIRONMENTS)
     first, *rest = task.gold[0]
     outcome = "the reply, as it was recorded"
     begun = replace(
@@ -60,14 +70,14 @@ def test_a_dialogue_under_way_goes_on_where_it_stands() -> None:
         messages=(*task.messages, assistant_message([first]), {"role": "tool", "content": outcome}),
         target=task.gold[0][1:2],
     )
-    row = gold_dialogue(begun, chat=chat(), worlds=WORLDS)
+    row = gold_dialogue(begun, chat=chat(), environments=ENVIRONMENTS)
     assert said(row) == [*map(say, rest), DONE] == said(whole)[1:]
 
 
 def test_without_a_world_the_target_is_all_there_is() -> None:
     task = replace(tasks()[0], world=None)
-    assert said(gold_dialogue(task, chat=chat(), worlds={})) == [say(*task.target)]
-    assert said(gold_dialogue(replace(task, target=()), chat=chat(), worlds={})) == [DONE]
+    assert said(gold_dialogue(task, chat=chat(), environments={})) == [say(*task.target)]
+    assert said(gold_dialogue(replace(task, target=()), chat=chat(), environments={})) == [DONE]
 
 
 def test_the_next_message_alone() -> None:
@@ -83,7 +93,7 @@ def test_gold_that_fails_in_its_own_world_is_refused() -> None:
     task = hidden_task()
     wrong = replace(task, gold=(task.gold[0][1:],))
     with pytest.raises(ConfigError, match=f"task {task.id}: gold call {task.gold[0][1].name} fails in its own world"):
-        gold_dialogue(wrong, chat=chat(), worlds=WORLDS)
+        gold_dialogue(wrong, chat=chat(), environments=ENVIRONMENTS)
 
 
 # supervise(): the optimisation.

@@ -189,24 +189,24 @@ SHORT = {
 
 def test_a_world_that_knows_its_tools_and_judges_itself_need_not_be_told_either(tmp_path: Path) -> None:
     path = save(tmp_path / "t.jsonl", SHORT)
-    (task,) = read_tasks(path, worlds=COUNTER)
+    (task,) = read_tasks(path, environments=COUNTER)
     assert [tool["function"]["name"] for tool in task.tools] == ["add"]
     assert (task.target, task.gold) == ((), ())
     assert problems_of(path) == [
         "line 1: missing key 'tools', and no environment 'counter' to ask for them; known: bfcl"
     ]
     wrong = {**SHORT, "gold": [{"name": "ad", "arguments": {"number": 3}}]}
-    assert "the nearest tools are 'add'" in problems_of(save(tmp_path / "w.jsonl", wrong), worlds=COUNTER)[0]
+    assert "the nearest tools are 'add'" in problems_of(save(tmp_path / "w.jsonl", wrong), environments=COUNTER)[0]
     needless = {**SHORT, "world": {"environment": "counter", "config": {}}}
-    assert problems_of(save(tmp_path / "n.jsonl", needless), worlds=COUNTER)[0].startswith("line 1: world: ")
+    assert problems_of(save(tmp_path / "n.jsonl", needless), environments=COUNTER)[0].startswith("line 1: world: ")
 
 
 def test_tasks_of_a_program_are_checked_as_those_of_a_file_are(tmp_path: Path, tasks: list[Task]) -> None:
-    (short,) = tasks_from([SHORT], worlds=COUNTER)
-    assert [short] == read_tasks(save(tmp_path / "t.jsonl", SHORT), worlds=COUNTER)
+    (short,) = tasks_from([SHORT], environments=COUNTER)
+    assert [short] == read_tasks(save(tmp_path / "t.jsonl", SHORT), environments=COUNTER)
     assert tasks_from(tasks[:3]) == tasks[:3]
     with pytest.raises(DataError) as raised:
-        tasks_from([SHORT, {**SHORT, "prompt": "x"}, 3, SHORT], worlds=COUNTER)
+        tasks_from([SHORT, {**SHORT, "prompt": "x"}, 3, SHORT], environments=COUNTER)
     assert raised.value.problems == (
         "task 2: unknown key 'prompt'; the nearest by meaning is 'messages'",
         "task 2: id 'c1' was used on task 1 already",
@@ -228,7 +228,7 @@ def test_gold_that_fails_in_its_own_world_is_a_problem(tmp_path: Path, tasks: li
     problems = problems_of(save(tmp_path / "t.jsonl", skipped))
     assert any("gold[0]" in problem and "the world answers" in problem for problem in problems), problems
     assert any("turns[0][0]" in problem for problem in problems)
-    assert problems_of(save(tmp_path / "t.jsonl", skipped), worlds={}) == []
+    assert problems_of(save(tmp_path / "t.jsonl", skipped), environments={}) == []
 
 
 def test_turns_must_match_user_messages(tmp_path: Path, tasks: list[Task]) -> None:

@@ -435,7 +435,7 @@ def test_a_world_that_breaks_is_masked_and_the_run_goes_on(tmp_path: Path) -> No
                 raise EnvironmentFault("lost")
             return super().execute(call)
 
-    trainer = tiny_run(tmp_path, worlds={BFCL: Unreliable}, steps=3, horizon=Horizon.TURN)
+    trainer = tiny_run(tmp_path, environments={BFCL: Unreliable}, steps=3, horizon=Horizon.TURN)
     finish(trainer)
     spoiled = [
         member
@@ -464,7 +464,9 @@ class NotThisOne(BfclEnvironment):
 
 @pytest.mark.parametrize("horizon", [Horizon.CALL, Horizon.TURN])
 def test_a_task_whose_world_cannot_be_built_is_masked_and_all_others_go_on(tmp_path: Path, horizon: Horizon) -> None:
-    trainer = tiny_run(tmp_path, worlds={BFCL: NotThisOne}, steps=2, horizon=horizon)  # two steps see every task once
+    trainer = tiny_run(
+        tmp_path, environments={BFCL: NotThisOne}, steps=2, horizon=horizon
+    )  # two steps see every task once
     before = fingerprint(weights(trainer))
     finish(trainer)
     lines = list(read_jsonl(trainer.run.traces))

@@ -15,7 +15,7 @@ TEMPLATE = CorrectiveContext(
     feedback_ids=(),
     messages=(),
     before=(),
-    world=None,
+    snapshot=None,
     feedback=Feedback(texts=("no",), origin="test"),
     error=ErrorClass.FORMAT,
     depth=1,

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.parse import render_call
 from fission_grpo.chat.transcript import Transcript
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.models.nano import build_tokenizer
 from fission_grpo.policy.base import Context, Policy, Reply, Sampling
@@ -22,7 +22,7 @@ from fission_grpo.tasks.synthesis.generator import synthesise
 from fission_grpo.tree.logprobs import TokenRow
 from fission_grpo.types import Completion, FinishReason, Task, ToolCall
 
-WORLDS: Worlds = {BFCL: BfclEnvironment}
+ENVIRONMENTS: Environments = {BFCL: BfclEnvironment}
 
 _SHAPE: Mapping[str, Any] = {
     "hidden_size": 32,

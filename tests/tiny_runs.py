@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tiny_policies import WORLDS, chat, gold_message, in_double_precision, tasks, tiny_model
+from tiny_policies import ENVIRONMENTS, chat, gold_message, in_double_precision, tasks, tiny_model
 
 from fission_grpo.algorithm.context import CorrectiveContext
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.offline import fission_source
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.chat.transcript import Transcript
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.files import read_jsonl, write_text
 from fission_grpo.rollout import RolloutSettings
 from fission_grpo.run.folder import RunFolder
@@ -54,7 +54,9 @@ OFFLINE = FissionSettings(contexts=2, group_size=3, per_group=2, pool=4)
 def _warm() -> Mapping[str, torch.Tensor]:
     """Weights that know what to say, before and after an error, and often get it wrong: groups live, errors abound."""
     model = _cold()
-    rows = [row for task in TASKS for row in (gold_dialogue(task, chat=chat(), worlds=WORLDS), _recovery(task))]
+    rows = [
+        row for task in TASKS for row in (gold_dialogue(task, chat=chat(), environments=ENVIRONMENTS), _recovery(task))
+    ]
     settings = SupervisedSettings(steps=70, batch=4, learning_rate=1.5e-2)
     supervise(model, rows, settings)
     return {name: weight.detach().clone() for name, weight in model.state_dict().items()}
@@ -91,7 +93,7 @@ def tiny_run(
     model: Any = None,
     fission: FissionSettings = FISSION,
     simulator: ErrorSimulator | ReferencedSimulator | None = None,
-    worlds: Worlds = WORLDS,
+    environments: Environments = ENVIRONMENTS,
     rollouts: RolloutSettings = ROLLOUTS,
     resume: bool = False,
     **changes: Any,
@@ -102,7 +104,7 @@ def tiny_run(
         model or warm_model(),
         chat=chat(),
         tasks=TASKS,
-        worlds=worlds,
+        environments=environments,
         source=fission_source(fission, simulator=simulator or RulesSimulator(), chat=chat(), seed=settings.seed),
         judge=Judge(chat=chat()),
         settings=settings,
@@ -151,7 +153,7 @@ def buffer_of(trainer: Trainer) -> list[tuple[Any, ...]]:
 
 
 def _world(context: CorrectiveContext) -> str:
-    environment = context.start(WORLDS).environment
+    environment = context.start(ENVIRONMENTS).environment
     return environment.state_hash() if environment else ""
 
 

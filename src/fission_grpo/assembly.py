@@ -19,14 +19,14 @@ from fission_grpo.algorithm.offline import fission_source
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.config import RunSettings, SimulatorName
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
-from fission_grpo.environments.functions.imported import imported_worlds
+from fission_grpo.environments.functions.imported import imported_environments
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import find_model, load_chat, load_context_window, load_weights
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import add_lora
-from fission_grpo.preflight import full_precision_accelerator, require_fit_worlds, require_judges
+from fission_grpo.preflight import full_precision_accelerator, require_fit_environments, require_judges
 from fission_grpo.rollout import render_prompts
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.seeds import derive
@@ -42,8 +42,8 @@ from fission_grpo.tasks.training_set import training_set
 from fission_grpo.training.trainer import Trainer
 from fission_grpo.types import Task
 
-WORLDS: Worlds = MappingProxyType({BFCL: BfclEnvironment})
-"""The worlds that ship; pass your own beside them to `assemble`."""
+ENVIRONMENTS: Environments = MappingProxyType({BFCL: BfclEnvironment})
+"""Those that ship; pass your own beside them to `assemble`."""
 
 
 def _by_server(settings: RunSettings) -> LeakGuardedSimulator:
@@ -69,30 +69,32 @@ class Groundwork:
     settings: RunSettings
     chat: ChatFormat
     tasks: tuple[Task, ...]
-    worlds: Worlds
+    environments: Environments
     judge: Judge
     source: FissionSource
 
 
-def lay_groundwork(settings: RunSettings, *, worlds: Worlds = WORLDS, tasks: Given | None = None) -> Groundwork:
-    """Tasks, worlds, chat format, judge and fission source of a run. The policy's weights are not read, and
+def lay_groundwork(
+    settings: RunSettings, *, environments: Environments = ENVIRONMENTS, tasks: Given | None = None
+) -> Groundwork:
+    """Tasks, environments, chat format, judge and fission source of a run. The policy's weights are not read, and
     nothing is written.
 
     Args:
-        worlds: those that ship, and a program's own; `settings.worlds` come beside them.
+        environments: those that ship, and a program's own; `settings.environments` come beside them.
         tasks: in place of `settings.data`.
 
     Raises:
         ConfigError: data, model or template cannot work, or do not fit each other.
     """
     find_model(settings.model)
-    worlds = with_own_worlds(worlds, settings.worlds)
+    environments = with_own_environments(environments, settings.environments)
     if tasks is None:
-        chosen = training_set(settings.data, settings.synthetic, worlds=worlds)
+        chosen = training_set(settings.data, settings.synthetic, environments=environments)
     else:
-        chosen = tasks_from(tasks, worlds=worlds)
-    require_fit_worlds(chosen, {name: make for name, make in worlds.items() if name not in WORLDS})
-    require_judges(chosen, worlds, horizon=settings.trainer.horizon, fission=bool(settings.fission.contexts))
+        chosen = tasks_from(tasks, environments=environments)
+    require_fit_environments(chosen, {name: make for name, make in environments.items() if name not in ENVIRONMENTS})
+    require_judges(chosen, environments, horizon=settings.trainer.horizon, fission=bool(settings.fission.contexts))
     chat = load_chat(settings.model, chat_template=settings.chat_template)
     window = load_context_window(settings.model)
     render_prompts(chosen, chat=chat, window=window, max_tokens=settings.rollouts.max_tokens)
@@ -101,24 +103,26 @@ def lay_groundwork(settings: RunSettings, *, worlds: Worlds = WORLDS, tasks: Giv
         settings=settings,
         chat=chat,
         tasks=tuple(chosen),
-        worlds=worlds,
+        environments=environments,
         judge=Judge(chat=chat, decision=settings.decision, episode=settings.episode),
         source=fission_source(settings.fission, simulator=simulator, chat=chat, seed=settings.trainer.seed),
     )
 
 
-def assemble(settings: RunSettings, *, worlds: Worlds = WORLDS, tasks: Given | None = None) -> Trainer:
+def assemble(
+    settings: RunSettings, *, environments: Environments = ENVIRONMENTS, tasks: Given | None = None
+) -> Trainer:
     """Everything that one run of our own loop needs, wired; nothing is written yet.
 
     Args:
-        worlds, tasks: see `lay_groundwork`.
+        environments, tasks: see `lay_groundwork`.
 
     Raises:
         ConfigError: see `lay_groundwork`; or weights that cannot be trained here.
     """
     accelerator = full_precision_accelerator()
     set_seed(settings.trainer.seed)
-    ground = lay_groundwork(settings, worlds=worlds, tasks=tasks)
+    ground = lay_groundwork(settings, environments=environments, tasks=tasks)
     model = load_weights(settings.model, precision=settings.precision)
     if settings.lora is not None:
         model = add_lora(model, settings.lora, seed=derive(settings.trainer.seed, "lora"))
@@ -126,7 +130,7 @@ def assemble(settings: RunSettings, *, worlds: Worlds = WORLDS, tasks: Given | N
         model,
         chat=ground.chat,
         tasks=ground.tasks,
-        worlds=ground.worlds,
+        environments=ground.environments,
         source=ground.source,
         judge=ground.judge,
         settings=settings.trainer,
@@ -181,12 +185,12 @@ def agreed(stop: Callable[[], bool], accelerator: Accelerator) -> Callable[[], b
     return any_stops if accelerator.num_processes > 1 else stop
 
 
-def with_own_worlds(worlds: Worlds, places: Mapping[str, str]) -> Worlds:
-    """The worlds at hand, and those that the settings name.
+def with_own_environments(environments: Environments, places: Mapping[str, str]) -> Environments:
+    """The environments at hand, and those that the settings name.
 
     Raises:
         ConfigError: one cannot be imported, or its name is taken.
     """
-    if taken := sorted(worlds.keys() & places.keys()):
-        raise ConfigError(f"worlds.{taken[0]}: this name is taken; choose another one, here and in the tasks")
-    return {**worlds, **imported_worlds(places)}
+    if taken := sorted(environments.keys() & places.keys()):
+        raise ConfigError(f"environments.{taken[0]}: this name is taken; choose another one, here and in the tasks")
+    return {**environments, **imported_environments(places)}

@@ -23,7 +23,7 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import Precision
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.rollout import RolloutSettings
-from fission_grpo.settings import Settings
+from fission_grpo.settings import FORMER_NAMES, Settings
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
 from fission_grpo.tasks.training_set import SYNTHETIC, SyntheticSettings
@@ -54,7 +54,7 @@ NAME_HERE: Mapping[str, str] = {
     "lora_alpha": "lora.alpha",
     "lora_target_modules": "lora.targets",
     "chat_template_path": "chat_template",
-    "environment_factory": "worlds",
+    "environment_factory": "environments",
     # verl
     "n": "trainer.group_size",
     "train_batch_size": "trainer.queries",
@@ -78,7 +78,6 @@ NAME_HERE: Mapping[str, str] = {
     "batch_size": "trainer.queries",
     "max_new_tokens": "rollouts.max_tokens",
     "dataset": "data",
-    "environments": "worlds",
 }
 """Last word of a setting elsewhere -> the setting here that means the same, or is nearest to it."""
 
@@ -153,8 +152,8 @@ class RunSettings(Settings):
     data: str = SYNTHETIC
     """A JSONL file of tasks, or `synthetic`."""
     synthetic: SyntheticSettings = Field(default_factory=SyntheticSettings)
-    worlds: dict[str, str] = Field(default_factory=dict)
-    """Your own worlds: the name that tasks give -> `package.module:name` of a class of tools or of an environment."""
+    environments: dict[str, str] = Field(default_factory=dict)
+    """Your own: the name that tasks give -> `package.module:name` of a class of tools or of an environment."""
     output: str | None = None
     """The run folder; the command line names it after recipe, arm and seed if it has no name."""
     simulator: SimulatorName = SimulatorName.RULES
@@ -217,7 +216,9 @@ class _Tree:
         Raises:
             ConfigError: the key goes through a value that is no section.
         """
-        *sections, name = setting.key
+        first, *rest = setting.key
+        key = (FORMER_NAMES.get(first, first), *rest)
+        *sections, name = key
         node = self.values
         for depth, section in enumerate(sections, 1):
             if node.get(section) is None:
@@ -227,9 +228,9 @@ class _Tree:
                 here = ".".join(sections[:depth])
                 if meaning := _meaning(_dotted(setting.key)):
                     raise ConfigError(f"unknown setting {_dotted(setting.key)} ({setting.origin}); {meaning}")
-                raise ConfigError(f"{_dotted(setting.key)} ({setting.origin}): {here} is a value, not a section")
+                raise ConfigError(f"{_dotted(key)} ({setting.origin}): {here} is a value, not a section")
         node[name] = setting.value
-        self.origins[setting.key] = setting.origin
+        self.origins[key] = setting.origin
 
     def written(self, key: Key) -> Key:
         """What the user wrote that made this key: the key itself, something in it, or a section around it."""
@@ -353,7 +354,7 @@ def _value(key: str, text: str) -> Any:
 def _explain(problem: Mapping[str, Any], tree: _Tree) -> str:
     """One line: what was got, where it was written, what was expected."""
     key = tuple(str(part) for part in problem["loc"])
-    named = _named(key)
+    named = _named(key, tree)
     where = f"{_dotted(named)} ({tree.origin(named)})" if named else "settings"
     if problem["type"] == "extra_forbidden":
         name = _dotted(tree.written(key))
@@ -370,11 +371,11 @@ def _expectation(problem: Mapping[str, Any]) -> str:
     return str(problem["msg"]).removeprefix("Input should be ").partition(", unable")[0]
 
 
-def _named(key: Key) -> Key:
-    """The part of an error's place that names a setting: pydantic goes on into tuples and unions."""
+def _named(key: Key, tree: _Tree) -> Key:
+    """The part of an error's place that names a setting, or a name that the user gave: pydantic goes on into unions."""
     known = set(setting_names())
     parts = (key[:length] for length in range(len(key), 0, -1))
-    return next((part for part in parts if _dotted(part) in known), ())
+    return next((part for part in parts if _dotted(part) in known or part in tree.origins), ())
 
 
 def _meaning(name: str) -> str | None:

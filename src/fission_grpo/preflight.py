@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from accelerate import Accelerator
 
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.environments.check import check_environment
 from fission_grpo.errors import ConfigError, EnvironmentFault
-from fission_grpo.rollout import Horizon, new_world
+from fission_grpo.rollout import Horizon, new_environment
 from fission_grpo.types import Task
 
 CHECKED_TASKS = 3
@@ -36,7 +36,7 @@ def full_precision_accelerator() -> Accelerator:
     return accelerator
 
 
-def require_fit_worlds(tasks: Sequence[Task], worlds: Worlds) -> None:
+def require_fit_environments(tasks: Sequence[Task], environments: Environments) -> None:
     """Try some tasks of each world before anything is trained in it.
 
     Raises:
@@ -44,23 +44,23 @@ def require_fit_worlds(tasks: Sequence[Task], worlds: Worlds) -> None:
     """
     problems = [
         f"  {task.id}: {problem}"
-        for name, factory in worlds.items()
+        for name, factory in environments.items()
         for task in _living_in(tasks, name)[:CHECKED_TASKS]
         for problem in check_environment(factory(), task)
     ]
     if problems:
         listed = "\n".join(dict.fromkeys(problems))
-        raise ConfigError(f"{', '.join(worlds)}: not fit for training, as these tasks show\n{listed}")
+        raise ConfigError(f"{', '.join(environments)}: not fit for training, as these tasks show\n{listed}")
 
 
-def require_judges(tasks: Sequence[Task], worlds: Worlds, *, horizon: Horizon, fission: bool) -> None:
+def require_judges(tasks: Sequence[Task], environments: Environments, *, horizon: Horizon, fission: bool) -> None:
     """Every rollout must have something to be judged by.
 
     Beyond one call that is the world: against gold calls per turn, or by a score of its own. One call is judged by the
     task's target; its recoveries go on to the end of the turn.
 
     Raises:
-        ConfigError: a task has nothing, or names a world that is not among `worlds`.
+        ConfigError: a task has nothing, or names a world that is not among `environments`.
     """
     unjudged = [task for task in tasks if task.world is not None and not task.gold]
     if horizon is Horizon.CALL and (aimless := [task for task in unjudged if not task.target]):
@@ -69,7 +69,7 @@ def require_judges(tasks: Sequence[Task], worlds: Worlds, *, horizon: Horizon, f
             "add one of them, or choose trainer.horizon=turn, where the world judges"
         )
     names = dict.fromkeys(task.world.environment for task in unjudged if task.world)
-    unfit = {name for name in names if not _judges_itself(_living_in(unjudged, name)[0], worlds)}
+    unfit = {name for name in names if not _judges_itself(_living_in(unjudged, name)[0], environments)}
     blind = [task for task in unjudged if task.world and task.world.environment in unfit]
     if blind and (fission or horizon is not Horizon.CALL):
         what = "a recovery" if horizon is Horizon.CALL else f"a whole {horizon}"
@@ -80,9 +80,9 @@ def require_judges(tasks: Sequence[Task], worlds: Worlds, *, horizon: Horizon, f
         )
 
 
-def _judges_itself(task: Task, worlds: Worlds) -> bool:
+def _judges_itself(task: Task, environments: Environments) -> bool:
     """Whether the world of a task without gold can say how it stands."""
-    start = new_world(task, worlds)
+    start = new_environment(task, environments)
     if start is None:
         return False
     try:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from pydantic import BaseModel, ConfigDict
+
+FORMER_NAMES: Mapping[str, str] = MappingProxyType({"worlds": "environments"})
+"""What a section of the settings of a run was called up to version 0.1 -> what it is called now. Both are read."""
 
 
 class Settings(BaseModel):

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fission_grpo.algorithm.advantages import Scale
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.losses import Objective, token_weights
 from fission_grpo.tree.logprobs import TokenRow
@@ -27,14 +26,14 @@ class TrainingRow:
     prompt: int
     """Leading tokens that were given."""
     sampled: tuple[bool, ...]
-    """True on the tokens to train, one value per id; all False for an invalid trajectory, and for
-    padding."""
+    """True on the tokens to train, one value per id; all False for a row of no weight: an invalid trajectory, one of a
+    group that the objective drops, or padding."""
     logprobs: tuple[float, ...]
     """When the tokens were sampled, in nats (`Completion.logprobs`); 0 where nothing is trained."""
     reward: float | None
-    """None for an invalid trajectory and for padding."""
+    """None for a row of no weight."""
     advantage: float
-    """Normalised inside the row's own group; 0 for an invalid trajectory and for padding."""
+    """Normalised inside the row's own group; 0 for a row of no weight."""
 
     @property
     def tokens(self) -> int:
@@ -42,20 +41,21 @@ class TrainingRow:
         return sum(self.sampled)
 
 
-def rows_of(groups: Sequence[Group], scale: Scale, *, pad_to: int = 0) -> list[TrainingRow]:
+def rows_of(groups: Sequence[Group], objective: Objective, *, pad_to: int = 0) -> list[TrainingRow]:
     """The trajectories of some groups, in order, each with the advantage of its own group.
 
     Args:
-        scale: what centred rewards are divided by.
+        objective: says what centred rewards are divided by, and whether groups without signal weigh nothing at all
+            (DAPO) or still count among the tokens that the loss is a mean over.
         pad_to: add rows of no weight until there are so many, for engines whose processes must agree on a number; each
             repeats the tokens of the first row.
     Raises:
         ValueError: more rows than `pad_to`, or padding without any row to repeat.
     """
     rows = [
-        _row(group, index, advantage)
+        _row(group, index, advantage, objective)
         for group in groups
-        for index, advantage in enumerate(group.advantages(scale).tolist())
+        for index, advantage in enumerate(group.advantages(objective.scale).tolist())
     ]
     if not pad_to:
         return rows
@@ -64,7 +64,7 @@ def rows_of(groups: Sequence[Group], scale: Scale, *, pad_to: int = 0) -> list[T
     return rows + [_weightless(rows[0])] * (pad_to - len(rows))
 
 
-def _row(group: Group, index: int, advantage: float) -> TrainingRow:
+def _row(group: Group, index: int, advantage: float, objective: Objective) -> TrainingRow:
     member = group.members[index]
     trajectory = member.trajectory
     row = TrainingRow(
@@ -75,7 +75,8 @@ def _row(group: Group, index: int, advantage: float) -> TrainingRow:
         reward=None if member.reward is None else member.reward.total,
         advantage=advantage,
     )
-    return row if member.reward is not None else _weightless(row)
+    counts = member.reward is not None and (group.has_signal or not objective.drop_zero_variance)
+    return row if counts else _weightless(row)
 
 
 def _weightless(row: TrainingRow) -> TrainingRow:
@@ -116,8 +117,7 @@ class TrainingBatch:
         Args:
             max_tokens: most tokens that one trajectory could have sampled, for `Aggregation.CONSTANT`.
         """
-        counted = [group for group in groups if group.has_signal] if objective.drop_zero_variance else groups
-        weighed = [row for row in rows_of(counted, objective.scale) if row.tokens]
+        weighed = [row for row in rows_of(groups, objective) if row.tokens]
         width = max((row.tokens for row in weighed), default=1)
         tokens_B = torch.tensor([row.tokens for row in weighed], dtype=torch.long)
         mask_BT = torch.arange(width)[None, :] < tokens_B[:, None]

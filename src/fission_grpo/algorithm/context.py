@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fission_grpo.algorithm.failures import Failure
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.transcript import Transcript
-from fission_grpo.environments.base import Snapshot, Worlds
+from fission_grpo.environments.base import Environments, Snapshot
 from fission_grpo.rollout import Start, Trajectory, start_from, turn_messages
 from fission_grpo.simulator.base import FailedCall, Feedback
 from fission_grpo.types import ErrorClass, Message, Task, Turn
@@ -42,7 +42,7 @@ class CorrectiveContext:
     """The same dialogue as messages, feedback included."""
     before: tuple[Turn, ...]
     """Turns from the start of the task to the failed one: what a recovery may not repeat in vain."""
-    world: Snapshot | None
+    snapshot: Snapshot | None
     """The world after the failed call; None for a task without one."""
     feedback: Feedback
     error: ErrorClass | None
@@ -61,7 +61,7 @@ class CorrectiveContext:
     def ids(self) -> tuple[int, ...]:
         return self.x_ids + self.error_ids + self.feedback_ids
 
-    def start(self, worlds: Worlds) -> Start:
+    def start(self, environments: Environments) -> Start:
         """Where a recovery begins: these tokens, and a world of its own just as it stood after the failed call.
 
         A world that cannot be brought back there invalidates this recovery and no other.
@@ -70,7 +70,11 @@ class CorrectiveContext:
         transcript.given(self.error_ids)
         transcript.extend_observed(self.feedback_ids)
         return start_from(
-            self.task, transcript, self.messages, worlds=worlds, prepare=lambda world: world.restore(self.world)
+            self.task,
+            transcript,
+            self.messages,
+            environments=environments,
+            prepare=lambda environment: environment.restore(self.snapshot),
         )
 
 
@@ -114,7 +118,7 @@ def corrective_context(
             *turn_messages(failed.parsed, failed.text, feedback.texts),
         ),
         before=(*before, *trajectory.turns[: failure.turn + 1]),
-        world=trajectory.snapshots[failure.turn],
+        snapshot=trajectory.snapshots[failure.turn],
         feedback=feedback,
         error=failure.error,
         depth=depth,

@@ -31,7 +31,7 @@ class Group:
     """All that was sampled from one context at one step."""
 
     id: str
-    """Unique in a run, for instance `12/explore/3`."""
+    """Unique in a run, for instance `12/exploration/0.3`."""
     kind: GroupKind
     task: Task
     members: tuple[Member, ...]

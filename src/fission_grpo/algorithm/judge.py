@@ -43,7 +43,7 @@ class Judge:
             return Member(trajectory=trajectory, reward=None, success=False, failure=_fault_of_ours(trajectory))
         if horizon is Horizon.CALL:
             return self._by_target(trajectory, progress)
-        return self._by_world(trajectory, gold_ahead(trajectory.task, horizon, before), before)
+        return self._by_environment(trajectory, gold_ahead(trajectory.task, horizon, before), before)
 
     def _by_target(self, trajectory: Trajectory, progress: float) -> Member:
         turn, target = trajectory.turns[0], trajectory.task.target
@@ -55,7 +55,9 @@ class Judge:
             failure=find_failure(trajectory.turns, correctness=correctness, verdict=None, delta=self.delta),
         )
 
-    def _by_world(self, trajectory: Trajectory, gold: Sequence[ToolCall] | None, before: Sequence[Turn]) -> Member:
+    def _by_environment(
+        self, trajectory: Trajectory, gold: Sequence[ToolCall] | None, before: Sequence[Turn]
+    ) -> Member:
         verdict = trajectory.verdict
         if verdict is None:
             raise ValueError(

@@ -1,18 +1,21 @@
 """The three stages of arXiv:2601.15625 as verbs: explore, observe, recover. Whoever owns the optimizer calls them.
 
-    groups        = stages.explore(tasks, step=step, progress=step / steps)               stage 1
-                    stages.observe(groups, step=step)                                     stage 2
-    contexts      = stages.next_contexts()
+    groups         = stages.explore(tasks, step=step, progress=step / steps)              stage 1
+                     stages.observe(groups, step=step)                                    stage 2
+    contexts       = stages.next_contexts()
     fission_groups = stages.recover(contexts, step=step, progress=step / steps)           stage 3
+    rows           = rows_of([*groups, *fission_groups], objective)                       to be trained on
 
-What is then to be trained on is `batch.rows_of([*groups, *fission_groups])`. This is the seam of engines that drive a
-whole step (our own trainer, TRL). An engine that drives one dialogue at a time (verl) takes the parts:
-`rollout.Dialogue` to sample, `Judge` to score, `FissionSource` to remember.
+Before the first step `stages.collect` fills the pool of the offline variant, and does nothing for any other; behind the
+update `source.await_feedback` takes in what a server still writes. `source.state_dict` belongs into a checkpoint.
+
+This is the seam of engines that drive a whole step (our own trainer, TRL). An engine that drives one dialogue at a time
+(verl) takes the parts: `rollout.Dialogue` to sample, `Judge` to score, `FissionSource` to remember.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fission_grpo.algorithm.context import CorrectiveContext
@@ -20,7 +23,7 @@ from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.chat.format import ChatFormat
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.rollout import Horizon, Start, open_group, rollout
 from fission_grpo.seeds import derive
@@ -36,7 +39,7 @@ class Stages:
 
     policy: Policy
     chat: ChatFormat
-    worlds: Worlds
+    environments: Environments
     judge: Judge
     source: FissionSource
     sampling: Sampling
@@ -63,7 +66,9 @@ class Stages:
             ConfigError: a task names an environment that is not there.
         """
         starts = [
-            start for task in tasks for start in open_group(task, self.group_size, chat=self.chat, worlds=self.worlds)
+            start
+            for task in tasks
+            for start in open_group(task, self.group_size, chat=self.chat, environments=self.environments)
         ]
         return self._sample(
             starts,
@@ -72,6 +77,20 @@ class Stages:
             contexts=[None] * len(tasks),
             step=step,
             progress=progress,
+        )
+
+    def collect(self, batches: Iterable[Sequence[Task]], *, progress: float) -> list[Group]:
+        """What an offline source looks at before the first update, to fill its pool; nothing for any other source.
+
+        Args:
+            batches: tasks to explore, taken one batch after the other until the pool is full.
+            progress: see `explore`.
+        Returns:
+            Every group that was explored for it.
+        """
+        return self.source.collect(
+            self.explore(tasks, step=number, progress=progress, kind=GroupKind.COLLECTION)
+            for number, tasks in enumerate(batches)
         )
 
     def observe(self, groups: Sequence[Group], *, step: int) -> None:
@@ -98,7 +117,7 @@ class Stages:
         """
         size = self.source.settings.group_size
         groups = self._sample(
-            [context.start(self.worlds) for context in contexts for _ in range(size)],
+            [context.start(self.environments) for context in contexts for _ in range(size)],
             horizons=[Horizon.TURN if context.task.world else Horizon.CALL for context in contexts],
             kind=GroupKind.FISSION,
             contexts=contexts,

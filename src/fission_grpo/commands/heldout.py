@@ -14,9 +14,9 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from fission_grpo.assembly import WORLDS
+from fission_grpo.assembly import ENVIRONMENTS
 from fission_grpo.config import RunSettings
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.heldout import COMPLETE, PARTS, Evaluation, Player, build_suite, play_suite
 from fission_grpo.evaluation.metrics import EPISODE_METRICS, PROBE_METRICS, Metric, measure
@@ -73,7 +73,7 @@ def evaluate_model(settings: RunSettings, *, split: Split, seed: int, size: int)
     """
     if settings.data != SYNTHETIC:
         raise ConfigError(f"data={settings.data}: evaluation plays synthesised held-out tasks only; leave data out")
-    player = load_player(settings, worlds=WORLDS)
+    player = load_player(settings, environments=ENVIRONMENTS)
     synthetic = settings.synthetic
     suite = build_suite(
         split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
@@ -82,7 +82,7 @@ def evaluate_model(settings: RunSettings, *, split: Split, seed: int, size: int)
         return play_suite(suite, player, report=report)
 
 
-def load_player(settings: RunSettings, *, worlds: Worlds) -> Player:
+def load_player(settings: RunSettings, *, environments: Environments) -> Player:
     """The model of some settings, ready to be evaluated within their limits.
 
     Raises:
@@ -91,7 +91,7 @@ def load_player(settings: RunSettings, *, worlds: Worlds) -> Player:
     loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
     model = loaded.model.to(Accelerator().device)
     policy = HFPolicy(model, eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id, share=settings.trainer.tree)
-    return Player(policy=policy, chat=loaded.chat, worlds=worlds, rollouts=settings.rollouts)
+    return Player(policy=policy, chat=loaded.chat, environments=environments, rollouts=settings.rollouts)
 
 
 @contextmanager

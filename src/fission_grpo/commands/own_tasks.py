@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fission_grpo.assembly import WORLDS, with_own_worlds
+from fission_grpo.assembly import ENVIRONMENTS, with_own_environments
 from fission_grpo.commands.heldout import episodes_shown, load_player
 from fission_grpo.commands.train import TrainedRun
 from fission_grpo.config import RunSettings, load_settings
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.environments.functions.imported import environments_of
 from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.heldout import Evaluation
@@ -102,22 +102,22 @@ def evaluate(
     Raises:
         ConfigError: model, tasks or environments cannot work or do not fit each other, or nothing judges a task.
     """
-    worlds: Worlds = {**WORLDS, **environments_of(environments or {})}
+    known: Environments = {**ENVIRONMENTS, **environments_of(environments or {})}
     if isinstance(model, TrainedRun):
         settings, name = settings or model.settings, _policy_of(model.folder)
-        worlds = {**model.environments, **worlds}
+        known = {**model.environments, **known}
     elif RunFolder(Path(model)).config.exists():
         settings, name = settings or load_settings(file=RunFolder(Path(model)).config), _policy_of(Path(model))
-        worlds = with_own_worlds(worlds, settings.worlds)
+        known = with_own_environments(known, settings.environments)
     else:
         settings, name = settings or RunSettings(), str(model)
-        worlds = with_own_worlds(worlds, settings.worlds)
+        known = with_own_environments(known, settings.environments)
     if isinstance(tasks, Path | str):
-        played = read_tasks(Path(tasks).expanduser(), worlds=worlds)
+        played = read_tasks(Path(tasks).expanduser(), environments=known)
     else:
-        played = tasks_from(tasks, worlds=worlds)
-    require_judges(played, worlds, horizon=Horizon.EPISODE, fission=False)
-    player = load_player(settings.model_copy(update={"model": name}), worlds=worlds)
+        played = tasks_from(tasks, environments=known)
+    require_judges(played, known, horizon=Horizon.EPISODE, fission=False)
+    player = load_player(settings.model_copy(update={"model": name}), environments=known)
     with episodes_shown(len(played)) as report:
         trajectories = player.play(played, report=report)
     return Evaluated(

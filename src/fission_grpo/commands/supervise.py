@@ -7,7 +7,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from fission_grpo.assembly import WORLDS
+from fission_grpo.assembly import ENVIRONMENTS
 from fission_grpo.config import RunSettings
 from fission_grpo.models.catalog import load_policy_model
 from fission_grpo.models.folder import save_model_folder
@@ -56,8 +56,8 @@ def demonstrate(
     """
     loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
     enough = settings.synthetic.model_copy(update={"count": count * (1 + CLEAN_SHARE)})
-    tasks = training_set(SYNTHETIC, enough, worlds=WORLDS)
-    rows = demonstration_rows(tasks, count=count, seed=seed, chat=loaded.chat, worlds=WORLDS)
+    tasks = training_set(SYNTHETIC, enough, environments=ENVIRONMENTS)
+    rows = demonstration_rows(tasks, count=count, seed=seed, chat=loaded.chat, environments=ENVIRONMENTS)
     model = loaded.model.to(Accelerator().device)
     if settings.lora is not None:
         model = add_lora(model, settings.lora, seed=derive(seed, "lora"))

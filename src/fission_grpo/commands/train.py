@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fission_grpo.assembly import WORLDS, agreed, assemble, open_run, save_policy
+from fission_grpo.assembly import ENVIRONMENTS, agreed, assemble, open_run, save_policy
 from fission_grpo.config import RunSettings
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.environments.functions.imported import environments_of
 from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.files import read_jsonl
@@ -28,7 +28,7 @@ class TrainedRun:
     """A run that has come to its end, or to the first Ctrl-C. Everything else is in its folder."""
 
     settings: RunSettings
-    environments: Worlds
+    environments: Environments
     """Where its tasks live, by name."""
     step: int
     """Updates that have been made."""
@@ -56,7 +56,7 @@ class TrainedRun:
     @property
     def how_to_go_on(self) -> str:
         """For a run that has not finished; a program's own environments are not known to the command line."""
-        if self.environments.keys() - WORLDS.keys() - self.settings.worlds.keys():
+        if self.environments.keys() - ENVIRONMENTS.keys() - self.settings.environments.keys():
             return "continue with: train(..., resume=True)"
         return f"continue with: fission train --resume --output {self.folder}"
 
@@ -82,8 +82,8 @@ def train(
         settings: see `recipe`; `settings.folder` is where the run keeps its files.
         tasks: in place of `settings.data`: tasks, or objects with the keys of a line of a task file. They are kept as
             `tasks.jsonl` in the run folder.
-        environments: beside `settings.worlds`: the name that tasks give -> a class of tools, or anything that makes an
-            `Environment`.
+        environments: beside those of the settings: the name that tasks give -> a class of tools, or anything that makes
+            an `Environment`.
         resume: continue the run in the folder, from the start if it has none.
 
     Raises:
@@ -95,13 +95,13 @@ def train(
     if tasks is not None:
         settings = settings.model_copy(update={"data": str(run.tasks)})
     run.check(settings.saved(), resume=resume)
-    trainer = assemble(settings, worlds={**WORLDS, **environments_of(environments or {})}, tasks=tasks)
+    trainer = assemble(settings, environments={**ENVIRONMENTS, **environments_of(environments or {})}, tasks=tasks)
     if tasks is not None:
         _require_same_tasks(run, trainer.tasks)
     open_run(trainer, settings, resume=resume)
     if tasks is not None and trainer.accelerator.is_main_process:
         write_tasks(run.tasks, trainer.tasks)
-    done = TrainedRun(settings=settings, environments=trainer.stages.worlds, step=trainer.progress.step)
+    done = TrainedRun(settings=settings, environments=trainer.stages.environments, step=trainer.progress.step)
     with _told_where_it_is_safe(done), Interruption() as interruption, _reports(trainer) as report:
         trainer.train(stop=agreed(interruption, trainer.accelerator), report=report)
         if trainer.finished:  # whoever finds `policy/` must be able to take it for the trained one

@@ -59,5 +59,5 @@ class Environment(Protocol):
         ...
 
 
-Worlds: TypeAlias = Mapping[str, Callable[[], Environment]]
+Environments: TypeAlias = Mapping[str, Callable[[], Environment]]
 """How to make an environment, by the name that a task's `world.environment` gives."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.transcript import Transcript
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.evaluation.records import EpisodeRecord, probed, read_records, record_episode, write_records
 from fission_grpo.files import write_text
 from fission_grpo.policy.base import Policy, Sampling
@@ -109,7 +109,7 @@ class Player:
 
     policy: Policy
     chat: ChatFormat
-    worlds: Worlds
+    environments: Environments
     rollouts: RolloutSettings
 
     def play(self, tasks: Sequence[Task], *, report: Callable[[int], None] = lambda done: None) -> list[Trajectory]:
@@ -127,7 +127,7 @@ class Player:
             batch = tasks[first : first + AT_ONCE]
             trajectories += rollout(
                 [
-                    start_from(task, Transcript(prompt), task.messages, worlds=self.worlds)
+                    start_from(task, Transcript(prompt), task.messages, environments=self.environments)
                     for task, prompt in zip(batch, prompts[first : first + AT_ONCE], strict=True)
                 ],
                 policy=self.policy,

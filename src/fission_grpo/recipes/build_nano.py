@@ -41,7 +41,7 @@ RECORDED = 41
 PROVED = 96
 """Gold dialogues on which the finished weights are scored."""
 
-NANO_WORLDS = {BFCL: BfclEnvironment}
+NANO_ENVIRONMENTS = {BFCL: BfclEnvironment}
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def nano_tokenizer(tasks: Sequence[Task]) -> PreTrainedTokenizerFast:
     provisional = build_tokenizer(task.messages[0]["content"] for task in chosen)
     chat = ChatFormat(provisional)
     return build_tokenizer(
-        provisional.decode(gold_dialogue(task, chat=chat, worlds=NANO_WORLDS).ids) for task in chosen
+        provisional.decode(gold_dialogue(task, chat=chat, environments=NANO_ENVIRONMENTS).ids) for task in chosen
     )
 
 
@@ -91,7 +91,7 @@ def build(folder: Path) -> None:
     tasks = gold_tasks()
     tokenizer = nano_tokenizer(tasks)
     chat = ChatFormat(tokenizer)
-    rows = [gold_dialogue(task, chat=chat, worlds=NANO_WORLDS) for task in tasks]
+    rows = [gold_dialogue(task, chat=chat, environments=NANO_ENVIRONMENTS) for task in tasks]
     log.info("%d gold dialogues, %d tokens", len(rows), sum(len(row.ids) for row in rows))
     model, losses = warm_start(tokenizer, rows)
     model.save_pretrained(folder)

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.files import ESCAPED, read_jsonl, write_text
+from fission_grpo.settings import FORMER_NAMES
 
 KEPT_CHECKPOINTS = 2
 """The newest, and one to fall back to."""
@@ -69,7 +70,8 @@ class RunFolder:
         write_text(self.config, yaml.safe_dump(dict(settings), sort_keys=False))
 
     def _same_settings(self, settings: Mapping[str, Any]) -> None:
-        saved = dict(_dotted(yaml.safe_load(self.config.read_text(encoding="utf-8"))))
+        loaded = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        saved = dict(_dotted({FORMER_NAMES.get(name, name): value for name, value in loaded.items()}))
         wanted = dict(_dotted(settings))
         changed = sorted(key for key in {*saved, *wanted} - {_MAY_GROW} if saved.get(key) != wanted.get(key))
         if changed:

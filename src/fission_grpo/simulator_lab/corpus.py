@@ -196,13 +196,13 @@ def policy_failures(run: Path) -> list[WrongCall]:
 
 
 def _tasks_of(folder: RunFolder) -> dict[str, Task]:
-    from fission_grpo.assembly import WORLDS, with_own_worlds  # the settings of a run name its simulator
+    from fission_grpo.assembly import ENVIRONMENTS, with_own_environments  # the settings of a run name its simulator
     from fission_grpo.config import load_settings
     from fission_grpo.tasks.training_set import training_set
 
     settings = load_settings(file=folder.config)
-    worlds = with_own_worlds(WORLDS, settings.worlds)
-    return {task.id: task for task in training_set(settings.data, settings.synthetic, worlds=worlds)}
+    environments = with_own_environments(ENVIRONMENTS, settings.environments)
+    return {task.id: task for task in training_set(settings.data, settings.synthetic, environments=environments)}
 
 
 def _replayed(task: Task, trajectory: Mapping[str, Any]) -> WrongCall | None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, TypeAlias
 
-from fission_grpo.environments.base import Environment, Worlds
+from fission_grpo.environments.base import Environment, Environments
 from fission_grpo.environments.schema import explain_problems
 from fission_grpo.errors import ConfigError, RolloutError
 from fission_grpo.types import Task, Tool, ToolCall
@@ -49,7 +49,10 @@ _KIND: Mapping[type, str] = {str: "text", list: "a list", dict: "an object"}
 
 
 def inspect_record(
-    record: Record, task_of: Callable[[Record], Task], worlds: Worlds | None = None, render: Render | None = None
+    record: Record,
+    task_of: Callable[[Record], Task],
+    environments: Environments | None = None,
+    render: Render | None = None,
 ) -> tuple[Task | None, list[str]]:
     """The task of a sound record, or every problem of the first stage that finds any.
 
@@ -63,12 +66,12 @@ def inspect_record(
     found = list(_shape(record)) or list(_dialogue(record["messages"]))
     if found:
         return None, found
-    task, worlds = task_of(record), _default_worlds() if worlds is None else worlds
+    task, environments = task_of(record), _default_environments() if environments is None else environments
     if task.world and not task.tools:
-        offered, found = _offered(task, worlds)
+        offered, found = _offered(task, environments)
         task = replace(task, tools=offered)
     found = found or list(_gold(record, task.tools))
-    found = found or list(chain(_turn_counts(task), _executed(task, worlds), _rendered(task, render)))
+    found = found or list(chain(_turn_counts(task), _executed(task, environments), _rendered(task, render)))
     return (None, found) if found else (task, [])
 
 
@@ -200,12 +203,14 @@ def _arguments(function: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return arguments if isinstance(arguments, dict) else None
 
 
-def _offered(task: Task, worlds: Worlds) -> tuple[tuple[Tool, ...], list[str]]:
+def _offered(task: Task, environments: Environments) -> tuple[tuple[Tool, ...], list[str]]:
     """The tools that the task's world has by itself, or why it cannot be asked."""
     name = task.world.environment if task.world else ""
-    if name not in worlds:
-        return (), [f"missing key 'tools', and no environment {name!r} to ask for them; known: {', '.join(worlds)}"]
-    environment = worlds[name]()
+    if name not in environments:
+        return (), [
+            f"missing key 'tools', and no environment {name!r} to ask for them; known: {', '.join(environments)}"
+        ]
+    environment = environments[name]()
     try:
         environment.reset(task)
         tools = environment.tools
@@ -230,8 +235,8 @@ def _turn_counts(task: Task) -> Iterator[str]:
         yield f"turns: {len(task.gold)} for {users} user messages (those in messages and followups); expected one each"
 
 
-def _executed(task: Task, worlds: Worlds) -> Iterator[str]:
-    make = worlds.get(task.world.environment) if task.world else None
+def _executed(task: Task, environments: Environments) -> Iterator[str]:
+    make = environments.get(task.world.environment) if task.world else None
     if make is None:
         return
     try:
@@ -283,7 +288,7 @@ def _rendered(task: Task, render: Render | None) -> Iterator[str]:
         yield f"messages: {error}"
 
 
-def _default_worlds() -> Worlds:
+def _default_environments() -> Environments:
     from fission_grpo.environments.bfcl.environment import (  # only files with worlds need the benchmark
         BFCL,
         BfclEnvironment,

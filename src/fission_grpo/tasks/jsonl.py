@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.errors import DataError
 from fission_grpo.tasks.inspection import Render, inspect_record
@@ -38,7 +38,9 @@ def write_tasks(path: Path | str, tasks: Iterable[Task]) -> None:
     draft.replace(target)
 
 
-def read_tasks(path: Path | str, *, worlds: Worlds | None = None, render: Render | None = None) -> list[Task]:
+def read_tasks(
+    path: Path | str, *, environments: Environments | None = None, render: Render | None = None
+) -> list[Task]:
     """All tasks of a file that has no problems.
 
     Args:
@@ -49,7 +51,7 @@ def read_tasks(path: Path | str, *, worlds: Worlds | None = None, render: Render
     Raises:
         DataError: the file has problems (all of them are listed) or cannot be opened.
     """
-    tasks, problems = _inspected(_lines(Path(path)), worlds, render)
+    tasks, problems = _inspected(_lines(Path(path)), environments, render)
     if not tasks and not problems:
         problems.append("holds no task; expected one JSON object a line")
     if problems:
@@ -61,7 +63,7 @@ Given: TypeAlias = Sequence[Task | Mapping[str, Any]]
 """Tasks of a program: as they are, or as objects with the keys of a line."""
 
 
-def tasks_from(given: Given, *, worlds: Worlds | None = None, render: Render | None = None) -> list[Task]:
+def tasks_from(given: Given, *, environments: Environments | None = None, render: Render | None = None) -> list[Task]:
     """The tasks of a program, checked as those of a file are.
 
     Args:
@@ -72,7 +74,7 @@ def tasks_from(given: Given, *, worlds: Worlds | None = None, render: Render | N
     """
     opened = ((record_of(one), []) if isinstance(one, Task) else _opened(one) for one in given)
     records = ((f"task {number}", record, broken) for number, (record, broken) in enumerate(opened, 1))
-    tasks, problems = _inspected(records, worlds, render)
+    tasks, problems = _inspected(records, environments, render)
     if not tasks and not problems:
         problems.append("there is none; expected at least one")
     if problems:
@@ -123,14 +125,14 @@ _Placed: TypeAlias = tuple[str, dict[str, Any], list[str]]
 
 
 def _inspected(
-    records: Iterable[_Placed], worlds: Worlds | None, render: Render | None
+    records: Iterable[_Placed], environments: Environments | None, render: Render | None
 ) -> tuple[list[Task], list[str]]:
     """All sound tasks, and all problems, each with its place."""
     tasks: list[Task] = []
     problems: list[str] = []
     first: dict[str, str] = {}
     for place, record, broken in records:
-        task, found = (None, broken) if broken else inspect_record(record, task_of, worlds, render)
+        task, found = (None, broken) if broken else inspect_record(record, task_of, environments, render)
         if not broken and isinstance(record.get("id"), str):
             earlier = first.setdefault(record["id"], place)
             found += [f"id {record['id']!r} was used on {earlier} already"] if earlier != place else []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.settings import Settings
 from fission_grpo.tasks.dialogue import continuations, decision_points, premature_calls
@@ -76,7 +76,7 @@ class SyntheticSettings(Settings):
         )
 
 
-def training_set(data: str, synthetic: SyntheticSettings, *, worlds: Worlds) -> list[Task]:
+def training_set(data: str, synthetic: SyntheticSettings, *, environments: Environments) -> list[Task]:
     """The tasks of a run, in order.
 
     Args:
@@ -88,7 +88,9 @@ def training_set(data: str, synthetic: SyntheticSettings, *, worlds: Worlds) -> 
         DataError: the file has problems; all of them are listed.
         ConfigError: the drawing cannot be done.
     """
-    return list(_drawn(synthetic)) if data == SYNTHETIC else read_tasks(Path(data).expanduser(), worlds=worlds)
+    return (
+        list(_drawn(synthetic)) if data == SYNTHETIC else read_tasks(Path(data).expanduser(), environments=environments)
+    )
 
 
 @lru_cache(maxsize=2)

@@ -10,7 +10,7 @@ from itertools import islice
 from random import Random
 
 from fission_grpo.chat.format import ChatFormat
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.tasks.probe import ProbeKind, probe_items
 from fission_grpo.training.supervised import gold_dialogue, next_message
 from fission_grpo.tree.logprobs import TokenRow
@@ -21,7 +21,7 @@ CLEAN_SHARE = 9
 
 
 def demonstration_rows(
-    tasks: Sequence[Task], *, count: int, seed: int, chat: ChatFormat, worlds: Worlds
+    tasks: Sequence[Task], *, count: int, seed: int, chat: ChatFormat, environments: Environments
 ) -> list[TokenRow]:
     """Up to `count` demonstrations, half of them premature calls only, among nine times as many clean rows.
 
@@ -35,6 +35,6 @@ def demonstration_rows(
     ]
     rows = [next_message(item.task, chat=chat) for item in corrupted if item.task.target]
     clean = tasks[: CLEAN_SHARE * len(rows)]
-    rows += [gold_dialogue(task, chat=chat, worlds=worlds) for task in clean]
+    rows += [gold_dialogue(task, chat=chat, environments=environments) for task in clean]
     rng.shuffle(rows)
     return rows

@@ -16,7 +16,7 @@ from pydantic import Field
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.parse import render_call
 from fission_grpo.chat.transcript import Transcript
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.environments.dialogue import remaining_gold
 from fission_grpo.errors import ConfigError
 from fission_grpo.rollout import open_task
@@ -43,7 +43,7 @@ class SupervisedSettings(Settings):
     """Push what dialogues have in common through the model once, where that is exact."""
 
 
-def gold_dialogue(task: Task, *, chat: ChatFormat, worlds: Worlds) -> TokenRow:
+def gold_dialogue(task: Task, *, chat: ChatFormat, environments: Environments) -> TokenRow:
     """The remaining gold calls of a task, played in its world, with the world's real replies and the final answer.
 
     Every gold call is a message of its own. A task without a world ends with its target.
@@ -51,7 +51,7 @@ def gold_dialogue(task: Task, *, chat: ChatFormat, worlds: Worlds) -> TokenRow:
     Raises:
         ConfigError: the world cannot be built, or a gold call fails in it.
     """
-    start = open_task(task, chat=chat, worlds=worlds)
+    start = open_task(task, chat=chat, environments=environments)
     if start.fault:
         raise ConfigError(f"task {task.id}: its world cannot be built: {start.fault}")
     transcript = start.transcript.fork()

@@ -32,7 +32,7 @@ from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.algorithm.stages import Stages
 from fission_grpo.chat.format import ChatFormat
-from fission_grpo.environments.base import Worlds
+from fission_grpo.environments.base import Environments
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.rollout import RolloutSettings
@@ -43,7 +43,7 @@ from fission_grpo.seeds import in_turn
 from fission_grpo.training.checkpoint import Checkpoints, Progress
 from fission_grpo.training.learner import Learner, Update
 from fission_grpo.training.settings import TrainerSettings
-from fission_grpo.types import GroupKind, Task
+from fission_grpo.types import Task
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class Trainer:
         *,
         chat: ChatFormat,
         tasks: Sequence[Task],
-        worlds: Worlds,
+        environments: Environments,
         source: FissionSource,
         judge: Judge,
         settings: TrainerSettings,
@@ -117,7 +117,7 @@ class Trainer:
         self.stages = Stages(
             policy=self.policy,
             chat=chat,
-            worlds=worlds,
+            environments=environments,
             judge=judge,
             source=source,
             sampling=sampling,
@@ -168,7 +168,8 @@ class Trainer:
         step, progress = self.progress.step, self.progress.step / self.settings.steps
         clock = Clock()
         with clock.phase("collect"):
-            collected = self._collect(collect_at_most)
+            batches = self._batches if collect_at_most is None else min(self._batches, collect_at_most)
+            collected = self.stages.collect(map(self._tasks_of, range(batches)), progress=progress)
         self.policy.invalidate()  # a resumed run has nothing cached either
         with clock.phase("explore"):
             groups = self.stages.explore(self._tasks_of(step), step=step, progress=progress)
@@ -189,19 +190,11 @@ class Trainer:
             collected=collected, groups=groups, fission_groups=fission_groups, update=update, seconds=clock.seconds
         )
 
-    def _collect(self, at_most: int | None) -> list[Group]:
-        """What the source wants to see of the starting weights before the first update: nothing, unless it has a pool
-        to fill."""
-        batches = ceil(len(self.tasks) / (self.settings.queries * self.accelerator.num_processes))
-        return self.source.collect(
-            self.stages.explore(
-                self._tasks_of(batch),
-                step=batch,
-                progress=self.progress.step / self.settings.steps,
-                kind=GroupKind.COLLECTION,
-            )
-            for batch in range(batches if at_most is None else min(batches, at_most))
-        )
+    @property
+    def _batches(self) -> int:
+        """Steps in which every task is explored once."""
+        ranks: int = self.accelerator.num_processes
+        return ceil(len(self.tasks) / (self.settings.queries * ranks))
 
     def _tasks_of(self, step: int) -> list[Task]:
         """This process's tasks of a step: seeded permutations of all tasks, one after the other, without gaps."""

@@ -25,7 +25,7 @@ _VERBS = ("reset", "execute", "snapshot", "restore", "score")
 """A class that has these is an `Environment` itself; any other class is a set of tools."""
 
 
-def imported_worlds(places: Mapping[str, str]) -> dict[str, Callable[[], Environment]]:
+def imported_environments(places: Mapping[str, str]) -> dict[str, Callable[[], Environment]]:
     """Environment factories by name.
 
     Args:
@@ -34,7 +34,7 @@ def imported_worlds(places: Mapping[str, str]) -> dict[str, Callable[[], Environ
     Raises:
         ConfigError: a module cannot be imported, lacks the name, or what it holds can be no world.
     """
-    return {name: _factory(f"worlds.{name}", name, place, _found(name, place)) for name, place in places.items()}
+    return {name: _factory(f"environments.{name}", name, place, _found(name, place)) for name, place in places.items()}
 
 
 def environments_of(kinds: Mapping[str, Any]) -> dict[str, Callable[[], Environment]]:
@@ -80,13 +80,13 @@ def _made_by(setting: str, place: str, factory: Any) -> Callable[[], Environment
 def _found(name: str, place: str) -> Any:
     module, colon, attribute = place.partition(":")
     if not (module and colon and attribute):
-        raise ConfigError(f"worlds.{name}: got {place!r}, expected {FORM!r}")
+        raise ConfigError(f"environments.{name}: got {place!r}, expected {FORM!r}")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # last: a user's file never takes the place of an installed package
-    imported = _guarded(f"worlds.{name}", f"import {module}", lambda: import_module(module))
+    imported = _guarded(f"environments.{name}", f"import {module}", lambda: import_module(module))
     if not hasattr(imported, attribute):
-        raise ConfigError(f"worlds.{name}: {module} ({imported.__file__}) has no {attribute!r}")
+        raise ConfigError(f"environments.{name}: {module} ({imported.__file__}) has no {attribute!r}")
     return getattr(imported, attribute)
 
 
