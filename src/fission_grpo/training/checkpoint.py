@@ -32,6 +32,8 @@ FORMAT = 2
 """Of what this module writes. 1, without `checkpoint.json`, is version 0.1's: its pickles name modules that moved."""
 PACKAGE = "fission-grpo"
 
+_TOLD = 200
+"""Most characters of somebody else's message that are repeated: theirs end in advice that is none here."""
 DAMAGE = (
     *(OSError, SafetensorError, RuntimeError),  # files that are not there or cut off; to `torch.load` a broken archive
     *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError),  # what pickle says that it may raise
@@ -106,7 +108,7 @@ class Checkpoints:
         except torch.OutOfMemoryError:  # a RuntimeError that says nothing about the checkpoint
             raise
         except DAMAGE as error:
-            told = shorten(f"{type(error).__name__}: {error}", 300)
+            told = shorten(f"{type(error).__name__}: {error}", _TOLD).rstrip(":")
             raise ConfigError(f"{checkpoint} cannot be read: {told}; {remedy}") from error
         if self._accelerator.is_main_process:
             self._run.forget_after(self._progress.step)
