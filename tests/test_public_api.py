@@ -143,6 +143,40 @@ def test_a_run_of_a_script_goes_on_with_the_same_tasks_only(model: Path, tmp_pat
     assert [line["step"] for line in run.metrics] == [0, 1]
 
 
+def test_a_run_of_a_script_can_be_moved_and_goes_on(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(small(model, tmp_path / "run"), tasks=TASKS, environments=LIBRARY)
+    saved = (tmp_path / "run/config.yaml").read_text()
+    assert "data: given\n" in saved
+    assert str(tmp_path / "run") not in saved
+    (tmp_path / "run").rename(tmp_path / "moved")
+    train(small(model, tmp_path / "moved", **{"trainer.steps": 2}), tasks=TASKS, environments=LIBRARY, resume=True)
+    monkeypatch.chdir(tmp_path)
+    again = small(model, Path("moved"), **{"trainer.steps": 3})  # another spelling of the path
+    run = train(again, tasks=TASKS, environments=LIBRARY, resume=True)
+    run = train(  # nobody gives the tasks again: the folder holds them
+        run.settings.model_copy(update={"trainer": run.settings.trainer.model_copy(update={"steps": 4})}),
+        environments=LIBRARY,
+        resume=True,
+    )
+    assert [line["step"] for line in run.metrics] == [0, 1, 2, 3]
+
+
+def test_given_tasks_that_are_not_there_are_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data=given stands for .*run/tasks\.jsonl is not there; give them again"):
+        train(small(model, tmp_path / "run", data="given"), environments=LIBRARY)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_line_of_the_metrics_is_named(model: Path, tmp_path: Path) -> None:
+    run = train(small(model, tmp_path / "run"), tasks=TASKS, environments=LIBRARY)
+    with (tmp_path / "run/metrics.jsonl").open("a") as file:
+        file.write("{'step': 1}\n")
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl: 1 problem\(s\)\n  line 2: found "):
+        _ = run.metrics
+
+
 def test_a_policy_without_a_single_error_says_nothing_about_recovery() -> None:
     from fission_grpo import Evaluated
 

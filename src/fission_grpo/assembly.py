@@ -90,7 +90,8 @@ def lay_groundwork(
     find_model(settings.model)
     environments = with_own_environments(environments, settings.environments)
     if tasks is None:
-        chosen = training_set(settings.data, settings.synthetic, environments=environments)
+        kept = RunFolder(settings.folder).tasks
+        chosen = training_set(settings.data, settings.synthetic, environments=environments, given=kept)
     else:
         chosen = tasks_from(tasks, environments=environments)
     require_fit_environments(chosen, {name: make for name, make in environments.items() if name not in ENVIRONMENTS})
@@ -171,7 +172,7 @@ def save_policy(trainer: Trainer) -> Path:
     folder = trainer.run.policy
     if trainer.accelerator.is_main_process:
         with trainer.run.refusal_of(folder):
-            save_model_folder(trainer.learner.model, trainer.stages.chat.renderer.tokenizer, folder)
+            save_model_folder(trainer.learner.model, trainer.chat.tokenizer, folder)
     return folder
 
 

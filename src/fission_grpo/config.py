@@ -150,7 +150,7 @@ class RunSettings(Settings):
     lora: LoraSettings | None = None
     """Train adapters and leave the model as it is; none trains every weight."""
     data: str = SYNTHETIC
-    """A JSONL file of tasks, or `synthetic`."""
+    """A JSONL file of tasks, or `synthetic`; `given` in a run to which a program gave its tasks."""
     synthetic: SyntheticSettings = Field(default_factory=SyntheticSettings)
     environments: dict[str, str] = Field(default_factory=dict)
     """Your own: the name that tasks give -> `package.module:name` of a class of tools or of an environment."""

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pydantic import Field
+
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.parse import assistant_message, parse_message
 from fission_grpo.chat.transcript import Transcript
@@ -50,10 +52,10 @@ class Horizon(StrEnum):
 class RolloutSettings(Settings):
     """Limits of a rollout."""
 
-    max_tokens: int = 512
+    max_tokens: int = Field(default=512, ge=1)
     """Most tokens of one assistant message."""
-    max_turns: int = 8
-    """Most assistant messages of one trajectory."""
+    max_turns: int = Field(default=8, ge=1)
+    """Most assistant messages for one user message; `Horizon.EPISODE` goes through several of those."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

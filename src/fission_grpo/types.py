@@ -215,6 +215,7 @@ class EndReason(StrEnum):
     LENGTH = "length"
     """Sampling hit the token limit inside a message."""
     MAX_TURNS = "max_turns"
+    """No more assistant messages were allowed for this user message."""
     CONTEXT = "context"
     """The next prompt would not fit the context window."""
     HARNESS_FAULT = "harness_fault"

@@ -394,6 +394,28 @@ def _broken_yaml(folder: Path) -> None:
     (folder / "run.yaml").write_text("trainer: [\n", encoding="utf-8")
 
 
+def _emptied_run(folder: Path) -> None:
+    (folder / "old").mkdir()
+    (folder / "old" / "config.yaml").write_text("", encoding="utf-8")
+
+
+def _prose(folder: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (folder / name).write_text("Call me Ishmael.\n", encoding="utf-8")
+
+
+def _broken_plan(folder: Path) -> None:
+    (folder / "plan.json").write_text('{"model"', encoding="utf-8")
+
+
+def _broken_settings(folder: Path) -> None:
+    (folder / "settings.json").write_text("", encoding="utf-8")
+
+
+def _broken_adapter(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+
+
 def _plain_file(folder: Path) -> None:
     (folder / "file").write_text("", encoding="utf-8")
 
@@ -422,6 +444,24 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_broken_data, ("train", "--data", "broken.jsonl"), "line 1", "missing key 'messages'"),
     (_old_run, ("train", "--output", "old"), "already holds a run", "--resume"),
     (_old_run, ("train", "--output", "old", "--resume", "trainer.seed=1"), "other settings", "choose another --output"),
+    (
+        _emptied_run,
+        ("train", "--output", "old", "--resume"),
+        "config.yaml holds no settings",
+        "choose another --output",
+    ),
+    (_nothing, ("train", "--data", "given", "--output", "x"), "x/tasks.jsonl is not there", "set data to a file"),
+    (_nothing, ("train", "rollouts.max_tokens=0"), "got 0", "greater than or equal to 1"),
+    (_nothing, ("train", "rollouts.max_turns=0"), "got 0", "greater than or equal to 1"),
+    (_broken_adapter, ("train", "--model", "."), "adapter_config.json has no key", "save the model anew"),
+    (_prose, ("compare", "a.txt", "b.txt"), "a.txt: 1 problem(s) line 1: found 'Call me", "expected a JSON object"),
+    (_broken_plan, ("quickstart", "--output", "."), "plan.json is no JSON", "choose another --output"),
+    (
+        _broken_settings,
+        ("eval", "probes", "--model", "nano", "--output", ".", "--resume"),
+        "settings.json is no JSON",
+        "choose another --output",
+    ),
     (_nothing, ("train", "--resume"), "--resume needs the run folder", "--output DIR"),
     (_nothing, ("train", "--resume", "--output", "none"), "none holds no run", "leave out --resume"),
     (_nothing, ("train", "--model", "smollm2", "--arm", "fission"), "fission.contexts is 0", "set fission.contexts=8"),

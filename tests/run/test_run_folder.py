@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fission_grpo.errors import ConfigError, FissionError
-from fission_grpo.files import read_jsonl, write_text
+from fission_grpo.errors import ConfigError, DataError, FissionError
+from fission_grpo.files import read_json, read_jsonl, write_pieces, write_text
 from fission_grpo.run.folder import RunFolder
 
 SETTINGS: dict[str, Any] = {"seed": 1, "trainer": {"steps": 100, "beta": 0.02}, "data": None}
@@ -62,6 +63,15 @@ def test_a_section_under_its_former_name_is_the_same_setting(tmp_path: Path) -> 
     run.check({**SETTINGS, "environments": {"library": "shop:Library"}}, resume=True)
     with pytest.raises(ConfigError, match=r"other settings \(environments.library\)"):
         run.check({**SETTINGS, "environments": {"library": "other:Library"}}, resume=True)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "steps", "- 1", "trainer: {", "a: b: c", b"\xff\xfe"])
+def test_settings_that_are_damaged_are_told_in_one_sentence(tmp_path: Path, text: str | bytes) -> None:
+    run = folder(tmp_path)
+    run.config.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=r"config\.yaml holds no settings \(.+\); restore it or choose") as error:
+        run.check(SETTINGS, resume=True)
+    assert "\n" not in str(error.value)
 
 
 def test_resume_of_nothing_is_a_fresh_run(tmp_path: Path) -> None:
@@ -122,6 +132,25 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) ->
     assert [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("damaged", ['{"step": 1, "rew', "[1]", "", "\x00\x00"])
+def test_a_damaged_line_in_the_middle_is_named_and_the_file_kept(tmp_path: Path, damaged: str) -> None:
+    run = folder(tmp_path)
+    text = f'{{"step": 0}}\n{damaged}\n{{"step": 2}}\n{{"st'
+    run.metrics.write_text(text)
+    with pytest.raises(DataError, match=r"metrics\.jsonl: 1 problem") as error:
+        run.forget_after(1)
+    assert error.value.problems == (f"line 2: found {damaged!r}, expected a JSON object; restore or delete the line",)
+    assert run.metrics.read_text() == text
+    assert not list(run.path.glob(".*"))
+
+
+def test_a_long_damaged_line_is_not_repeated_as_a_whole(tmp_path: Path) -> None:
+    (tmp_path / "traces.jsonl").write_bytes(b"\xff" + b"x" * 10_000 + b"\n")
+    with pytest.raises(DataError) as error:
+        list(read_jsonl(tmp_path / "traces.jsonl"))
+    assert len(str(error.value)) < 300
+
+
 def test_forgetting_needs_no_files(tmp_path: Path) -> None:
     folder(tmp_path).forget_after(0)
 
@@ -164,6 +193,45 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_breaks_while_a_file_is_written_leaves_the_old_one_alone(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    write_text(path, "old")
+
+    def pieces() -> Iterator[str]:
+        yield "half"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_pieces(path, pieces())
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    write_pieces(path, ["a\n", "\ud83d\n"])
+    assert path.read_text() == "a\n\\ud83d\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"a": 1', r"is no JSON \(Expecting ',' delimiter.*\)"),
+        ("", r"is no JSON \(.*\)"),
+        (b"\xff", r"is no JSON \(.*\)"),
+        ("[1]", "holds list, expected a JSON object"),
+        ("{}", "has no key 'a'"),
+        (None, "cannot be read: No such file or directory"),
+    ],
+)
+def test_a_json_file_that_cannot_be_read_is_told_in_one_sentence(
+    tmp_path: Path, text: str | bytes | None, why: str
+) -> None:
+    path = tmp_path / "note.json"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=rf"^{path} {why}; restore it$"):
+        read_json(path, "a", remedy="restore it")
+    path.write_text('{"a": 1, "b": 2}')
+    assert read_json(path, "a", remedy="restore it") == {"a": 1, "b": 2}
+
+
 # Checkpoints.
 
 
@@ -177,6 +245,19 @@ def test_the_newest_two_checkpoints_are_kept_by_number_not_by_name(tmp_path: Pat
         write(run, step)
         assert run.latest_checkpoint() == run.checkpoints / f"step-{step}"
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-10", "step-9"]
+
+
+def test_only_a_number_makes_a_checkpoint(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    kept = ["step-3-backup", "step-", "step-x", "step-9.old", "my-step-9"]
+    for name in kept:
+        (run.checkpoints / name).mkdir()
+    write_text(run.checkpoints / "step-77", "a note")
+    assert run.latest_checkpoint() is None
+    for step in (1, 2, 3):
+        write(run, step)
+    assert run.complete_checkpoints() == [run.checkpoints / "step-2", run.checkpoints / "step-3"]
+    assert {*kept, "step-77"} < {path.name for path in run.checkpoints.iterdir()}
 
 
 def test_a_checkpoint_that_crashed_has_no_name(tmp_path: Path) -> None:

@@ -94,6 +94,21 @@ def test_a_trained_simulator_is_an_ordinary_folder_that_knows_how_to_be_asked(tm
         train_simulator([], QUICK, tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"style"', r"is no JSON \(.*\)"),
+        ("{}", "has no key 'style'"),
+        ('{"style": "rude"}', "names the style 'rude', expected one of "),
+        ('{"style": ["findings"]}', "names the style ..findings.., expected one of "),
+    ],
+)
+def test_a_damaged_note_of_how_to_be_asked_is_told_in_one_sentence(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "simulator.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"simulator\.json {why}.*; restore it, or save the model anew"):
+        style_of(tmp_path)
+
+
 def test_adapters_are_trained_saved_alone_and_merged_when_asked(tmp_path: Path) -> None:
     settings = QUICK.model_copy(update={"lora": LoraSettings(rank=2), "epochs": 10, "learning_rate": 2e-2})
     fit = train_simulator(few(4), settings, tmp_path / "adapter")

@@ -31,6 +31,7 @@ from fission_grpo.simulator_lab.records import (
     taught_leaks,
     write_simulator_records,
 )
+from fission_grpo.tasks.jsonl import write_tasks
 from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS
 from fission_grpo.types import ErrorClass
 
@@ -184,12 +185,26 @@ def test_a_policys_own_failures_become_records(tmp_path: Path) -> None:
     recovery = {**trace, "kind": "fission"}
     (run / "traces.jsonl").write_text(f"{json.dumps(trace)}\n{json.dumps(recovery)}\n", encoding="utf-8")
     (one,) = policy_failures(run)
+    (run / "config.yaml").write_text("data: given\n", encoding="utf-8")  # the same task, given by a program
+    with pytest.raises(ConfigError, match=r"run/tasks\.jsonl is not there"):
+        policy_failures(run)
+    write_tasks(run / "tasks.jsonl", [task])
+    (by_program,) = policy_failures(run)
+    assert (by_program.call, by_program.name) == (one.call, one.name)
+    assert by_program.case.failed == one.case.failed
     assert (one.origin, one.api, one.call) == (RecordOrigin.POLICY, "TicketAPI", wrong)
     assert one.case.reference == task.gold[0]
     assert one.case.failed.messages == task.messages
     mixed, count = simulator_records(SMALL.model_copy(update={"apis": ("TicketAPI",)}), runs=[run])
     assert count.by_origin["policy"] == 1
     assert len({record.id for record in mixed}) == len(mixed)
+
+
+def test_damaged_traces_are_named_with_their_line(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("synthetic: {count: 1, apis: [TicketAPI]}\n", encoding="utf-8")
+    (tmp_path / "traces.jsonl").write_text('{"task": "a", "kind": "exploration", "traj\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"traces\.jsonl: 1 problem\(s\)\n  line 1: found .*expected a JSON object"):
+        policy_failures(tmp_path)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import copy
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -367,6 +368,80 @@ def test_a_checkpoint_of_another_version_is_refused_by_name_before_its_pickles_a
         match=r"step-1 was written by fission-grpo 0\.1\.0 \(checkpoint format 1\).* reads format 2: finish",
     ):
         tiny_run(tmp_path, resume=True)
+
+
+def _halved(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGE: Mapping[str, Callable[[Path], object]] = {
+    "lost": Path.unlink,
+    "empty": lambda path: path.write_bytes(b""),
+    "cut off": _halved,
+    "overwritten": lambda path: path.write_bytes(b"not what was written here\n" * 9),
+    "another object": lambda path: torch.save(["not a state"], path),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with two checkpoints."""
+    folder = tmp_path_factory.mktemp("stopped")
+    finish(tiny_run(folder), stop_after=3)
+    return folder
+
+
+@pytest.mark.parametrize("part", ["model/model.safetensors", "optimizer.bin", "progress-0.pkl"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_told_with_the_one_to_fall_back_to(
+    tmp_path: Path, stopped: Path, part: str, damage: str
+) -> None:
+    run = RunFolder(shutil.copytree(stopped, tmp_path / "run"))
+    newest, previous = run.checkpoints / "step-3", run.checkpoints / "step-2"
+    DAMAGE[damage](newest / part)
+    told = f"{newest} cannot be read: .*; delete {newest} to continue from {previous}, or choose another --output"
+    with pytest.raises(ConfigError, match=told):
+        tiny_run(run.path, resume=True)
+
+
+def test_behind_a_damaged_checkpoint_the_earlier_one_continues_bit_for_bit(
+    tmp_path: Path, stopped: Path, whole: Trainer
+) -> None:
+    run = RunFolder(shutil.copytree(stopped, tmp_path / "run"))
+    for text, why in (('{"form', r"is no JSON \(.*\)"), ("{}", "has no key 'format'")):
+        (run.checkpoints / "step-3" / "checkpoint.json").write_text(text)
+        with pytest.raises(ConfigError, match=rf"checkpoint\.json {why}; delete .*step-3 to continue from .*step-2"):
+            tiny_run(run.path, resume=True)
+    shutil.rmtree(run.checkpoints / "step-3")
+    resumed = tiny_run(run.path, resume=True)
+    assert resumed.progress.step == 2
+    finish(resumed)
+    assert_same_run(resumed, whole)
+
+
+def test_without_an_earlier_checkpoint_the_way_out_is_to_begin_again(tmp_path: Path, stopped: Path) -> None:
+    run = RunFolder(shutil.copytree(stopped, tmp_path / "run"))
+    shutil.rmtree(run.checkpoints / "step-2")
+    _halved(run.checkpoints / "step-3" / "optimizer.bin")
+    with pytest.raises(ConfigError, match=r"step-3 cannot be read: .*; delete .*step-3 to start from the beginning"):
+        tiny_run(run.path, resume=True)
+
+
+def test_weights_of_another_model_are_no_checkpoint_of_this_one(tmp_path: Path) -> None:
+    finish(tiny_run(tmp_path), stop_after=1)
+    other = tiny_model(vocabulary=len(chat().renderer.tokenizer) + 1)
+    with pytest.raises(ConfigError, match=r"step-1 cannot be read: RuntimeError: .*size mismatch"):
+        tiny_run(tmp_path, model=other, resume=True)
+
+
+def test_a_copy_of_a_checkpoint_does_not_stop_the_run(tmp_path: Path, whole: Trainer) -> None:
+    finish(tiny_run(tmp_path), stop_after=3)
+    checkpoints = RunFolder(tmp_path).checkpoints
+    shutil.copytree(checkpoints / "step-3", checkpoints / "step-3-backup")
+    resumed = tiny_run(tmp_path, resume=True)
+    finish(resumed)
+    assert_same_run(resumed, whole)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-3-backup", "step-4", "step-5"]
 
 
 def test_a_run_is_resumed_by_as_many_processes_as_began_it(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class TrainingBatch:
         and the forward pass cheaper. The KL penalty therefore acts on groups with signal only.
 
         Args:
-            max_tokens: most tokens that one trajectory could have sampled, for `Aggregation.CONSTANT`.
+            max_tokens: the divisor of `Aggregation.CONSTANT`; see `Learner`.
         """
         weighed = [row for row in rows_of(groups, objective) if row.tokens]
         width = max((row.tokens for row in weighed), default=1)

@@ -81,7 +81,7 @@ def token_weights(mask_BT: Tensor, aggregation: Aggregation, *, max_tokens: int)
     Args:
         mask_BT: True where the policy sampled the token.
         aggregation: how tokens are averaged.
-        max_tokens: most tokens that one trajectory could have sampled; used by CONSTANT alone.
+        max_tokens: most tokens that could have been sampled for one user message; used by CONSTANT alone.
     Returns:
         [B, T] float32, 0 where the mask is False. Empty trajectories weigh nothing.
     """

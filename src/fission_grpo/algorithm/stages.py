@@ -48,7 +48,7 @@ class Stages:
     horizon: Horizon
     """How far exploration goes in a task with a world; without one it is a single message."""
     max_turns: int
-    """Most assistant messages of one trajectory."""
+    """Most assistant messages for one user message."""
     seed: int
     rank: int = 0
 

@@ -40,7 +40,12 @@ class ChatFormat:
 
     def __reduce__(self) -> tuple[type[ChatFormat], tuple[PreTrainedTokenizerBase]]:
         """Pickled as its tokenizer: what it has rendered is rendered again where it arrives."""
-        return ChatFormat, (self.renderer.tokenizer,)
+        return ChatFormat, (self.tokenizer,)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """With the chat template that is used here."""
+        return self.renderer.tokenizer
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[int, ...]:
         """The dialogue up to the place where the policy speaks.

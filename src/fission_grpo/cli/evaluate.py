@@ -288,9 +288,7 @@ def _subject(run: Path | None, model: str | None, output: Path | None, *, folder
     found = RunFolder(run)
     if not found.config.exists():
         raise ConfigError(f"{run} is no run folder: it holds no config.yaml; give the --output of `fission train`")
-    if model is None and not found.policy.is_dir():
-        raise ConfigError(f"{run} has no trained policy yet; finish it with: fission train --resume --output {run}")
-    return _Subject(model=model or str(found.policy), output=output or run / folder, config=found.config)
+    return _Subject(model=model or str(found.trained_policy()), output=output or run / folder, config=found.config)
 
 
 def _member(kind: Any, word: str) -> Any:

@@ -13,7 +13,6 @@ from fission_grpo.commands.train import TrainedRun
 from fission_grpo.config import RunSettings, load_settings
 from fission_grpo.environments.base import Environments
 from fission_grpo.environments.functions.imported import environments_of
-from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.heldout import Evaluation
 from fission_grpo.evaluation.metrics import (
     EPISODE_METRICS,
@@ -104,10 +103,10 @@ def evaluate(
     """
     known: Environments = {**ENVIRONMENTS, **environments_of(environments or {})}
     if isinstance(model, TrainedRun):
-        settings, name = settings or model.settings, _policy_of(model.folder)
+        settings, name = settings or model.settings, str(RunFolder(model.folder).trained_policy())
         known = {**model.environments, **known}
-    elif RunFolder(Path(model)).config.exists():
-        settings, name = settings or load_settings(file=RunFolder(Path(model)).config), _policy_of(Path(model))
+    elif (run := RunFolder(Path(model))).config.exists():
+        settings, name = settings or load_settings(file=run.config), str(run.trained_policy())
         known = with_own_environments(known, settings.environments)
     else:
         settings, name = settings or RunSettings(), str(model)
@@ -126,10 +125,3 @@ def evaluate(
             for task, trajectory in zip(played, trajectories, strict=True)
         )
     )
-
-
-def _policy_of(run: Path) -> str:
-    policy = RunFolder(run).policy
-    if not policy.is_dir():
-        raise ConfigError(f"{run} has no trained policy yet; finish it with: fission train --resume --output {run}")
-    return str(policy)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fission_grpo.commands.worker_pool import Job, work
 from fission_grpo.errors import ConfigError
-from fission_grpo.files import write_text
+from fission_grpo.files import read_json, write_text
 from fission_grpo.recipes import Recipe
 from fission_grpo.recipes.arms import Arm
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
@@ -97,12 +97,12 @@ def _require_same_plan(plan: Quickstart) -> None:
     """What lies in the folder is only reused for the same experiment; more arms and seeds may join it.
 
     Raises:
-        ConfigError: the folder holds another one.
+        ConfigError: the folder holds another one, or a `plan.json` that cannot be read.
     """
     path = plan.output / "plan.json"
     wanted = {"model": plan.model, "recipe": plan.recipe, "size": plan.size, "overrides": list(plan.overrides)}
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, remedy="restore it or choose another --output")
         if found != wanted:
             raise ConfigError(f"{plan.output} holds {found}, asked for {wanted}; choose another --output")
     write_text(path, json.dumps(wanted) + "\n")

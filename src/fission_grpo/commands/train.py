@@ -19,6 +19,7 @@ from fission_grpo.progress import progress
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.interruption import Interruption
 from fission_grpo.tasks.jsonl import Given, record_of, write_tasks
+from fission_grpo.tasks.training_set import GIVEN
 from fission_grpo.training.trainer import StepReport, Trainer
 from fission_grpo.types import Task
 
@@ -50,7 +51,11 @@ class TrainedRun:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One mapping of names to numbers for each update, read from `metrics.jsonl`."""
+        """One mapping of names to numbers for each update, read from `metrics.jsonl`.
+
+        Raises:
+            DataError: a line of the file is damaged.
+        """
         return list(read_jsonl(RunFolder(self.folder).metrics))
 
     @property
@@ -93,7 +98,7 @@ def train(
     """
     run = RunFolder(settings.folder)
     if tasks is not None:
-        settings = settings.model_copy(update={"data": str(run.tasks)})
+        settings = settings.model_copy(update={"data": GIVEN})
     run.check(settings.saved(), resume=resume)
     trainer = assemble(settings, environments={**ENVIRONMENTS, **environments_of(environments or {})}, tasks=tasks)
     if tasks is not None:

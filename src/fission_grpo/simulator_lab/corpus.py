@@ -202,7 +202,8 @@ def _tasks_of(folder: RunFolder) -> dict[str, Task]:
 
     settings = load_settings(file=folder.config)
     environments = with_own_environments(ENVIRONMENTS, settings.environments)
-    return {task.id: task for task in training_set(settings.data, settings.synthetic, environments=environments)}
+    chosen = training_set(settings.data, settings.synthetic, environments=environments, given=folder.tasks)
+    return {task.id: task for task in chosen}
 
 
 def _replayed(task: Task, trajectory: Mapping[str, Any]) -> WrongCall | None:

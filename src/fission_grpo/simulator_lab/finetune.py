@@ -7,7 +7,6 @@ model folder with a card, and a note of how the model wants to be asked.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 import time
 from collections import Counter
@@ -23,9 +22,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.errors import ConfigError
-from fission_grpo.files import write_text
 from fission_grpo.models.catalog import LoadedModel, Precision, load_policy_model
-from fission_grpo.models.folder import save_trained_weights
+from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import LoraSettings, add_lora
 from fission_grpo.policy.local.hf_policy import context_window
 from fission_grpo.seeds import derive
@@ -135,7 +133,9 @@ def train_simulator(
         validation=validation,
         seconds=time.monotonic() - began,
     )
-    _save(model, loaded.chat, settings, records, fit)
+    style = json.dumps({"style": settings.style.value}) + "\n"
+    texts = {STYLE_FILE: style, "README.md": model_card(settings, records, fit)}
+    save_model_folder(model, loaded.chat.tokenizer, output, texts=texts)
     return fit
 
 
@@ -266,21 +266,6 @@ def _printing() -> type[Any]:
 
     printer: type[Any] = PrinterCallback
     return printer
-
-
-def _save(
-    model: Any, chat: ChatFormat, settings: SimulatorTrainingSettings, records: Sequence[SimulatorRecord], fit: Fit
-) -> None:
-    """Write aside, then rename: a folder of this name is a whole one."""
-    unfinished = fit.folder.with_name(f".{fit.folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    save_trained_weights(model, unfinished)
-    chat.renderer.tokenizer.save_pretrained(unfinished)
-    write_text(unfinished / STYLE_FILE, json.dumps({"style": settings.style.value}) + "\n")
-    write_text(unfinished / "README.md", model_card(settings, records, fit))
-    shutil.rmtree(fit.folder, ignore_errors=True)
-    unfinished.rename(fit.folder)
 
 
 def model_card(settings: SimulatorTrainingSettings, records: Sequence[SimulatorRecord], fit: Fit) -> str:

@@ -25,7 +25,7 @@ from fission_grpo.chat.parse import render_call
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.environments.schema import explain_problems
 from fission_grpo.errors import DataError
-from fission_grpo.files import write_text
+from fission_grpo.files import write_pieces
 from fission_grpo.simulator.base import Case, FailedCall
 from fission_grpo.simulator.fault_fields import NAME, names_field
 from fission_grpo.simulator.leak import Known, Leak, find_leaks
@@ -119,7 +119,7 @@ class SimulatorRecord:
 def write_simulator_records(path: Path, records: Iterable[SimulatorRecord]) -> None:
     """Write records, one a line, replacing the file as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(json.dumps(_plain(record), ensure_ascii=False) + "\n" for record in records))
+    write_pieces(path, (json.dumps(_plain(record), ensure_ascii=False) + "\n" for record in records))
 
 
 def read_simulator_records(path: Path, *, split: RecordSplit | None = None) -> list[SimulatorRecord]:

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 from fission_grpo.environments.base import Environments
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.errors import DataError
+from fission_grpo.files import write_pieces
 from fission_grpo.tasks.inspection import Render, inspect_record
 from fission_grpo.types import Message, Task, ToolCall, World
 
@@ -31,11 +32,7 @@ _VERBATIM = ("world", "meta")
 
 def write_tasks(path: Path | str, tasks: Iterable[Task]) -> None:
     """Write tasks, one a line, replacing the file as a whole or not at all."""
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.partial")
-    with draft.open("w", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(record_of(task), ensure_ascii=False) + "\n" for task in tasks)
-    draft.replace(target)
+    write_pieces(Path(path), (json.dumps(record_of(task), ensure_ascii=False) + "\n" for task in tasks))
 
 
 def read_tasks(

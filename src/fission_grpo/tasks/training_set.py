@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fission_grpo.environments.base import Environments
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
+from fission_grpo.errors import ConfigError
 from fission_grpo.settings import Settings
 from fission_grpo.tasks.dialogue import continuations, decision_points, premature_calls
 from fission_grpo.tasks.jsonl import read_tasks
@@ -19,6 +20,9 @@ from fission_grpo.types import Task
 
 SYNTHETIC = "synthetic"
 """In place of a file: tasks drawn afresh."""
+GIVEN = "given"
+"""In place of a file: the tasks that a program gave, as its run folder keeps them. It does not name the folder, so that
+a run can be moved."""
 
 _DEFAULT = Mixture()
 
@@ -76,21 +80,32 @@ class SyntheticSettings(Settings):
         )
 
 
-def training_set(data: str, synthetic: SyntheticSettings, *, environments: Environments) -> list[Task]:
+def training_set(
+    data: str, synthetic: SyntheticSettings, *, environments: Environments, given: Path | None = None
+) -> list[Task]:
     """The tasks of a run, in order.
 
     Args:
-        data: a JSONL file, or `SYNTHETIC`.
+        data: a JSONL file, `SYNTHETIC` or `GIVEN`.
         synthetic: which tasks to draw; plays no part with a file.
-        worlds: where the gold calls of a file are executed.
+        environments: where the gold calls of a file are executed.
+        given: the file that `GIVEN` stands for; none where no program can have given tasks.
 
     Raises:
         DataError: the file has problems; all of them are listed.
-        ConfigError: the drawing cannot be done.
+        ConfigError: the drawing cannot be done; or no tasks were given.
     """
-    return (
-        list(_drawn(synthetic)) if data == SYNTHETIC else read_tasks(Path(data).expanduser(), environments=environments)
-    )
+    if data == SYNTHETIC:
+        return list(_drawn(synthetic))
+    if data != GIVEN:
+        return read_tasks(Path(data).expanduser(), environments=environments)
+    if given is None or not given.is_file():
+        missing = "here are none" if given is None else f"{given} is not there"
+        raise ConfigError(
+            f"data={GIVEN} stands for the tasks that a program gave to this run, and {missing}; "
+            "give them again (tasks=...), or set data to a file of tasks"
+        )
+    return read_tasks(given, environments=environments)
 
 
 @lru_cache(maxsize=2)

@@ -10,17 +10,20 @@ checkpoints/step-N/
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
+from safetensors import SafetensorError
 
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.errors import ConfigError
-from fission_grpo.files import write_text
+from fission_grpo.files import read_json, write_text
 from fission_grpo.models.folder import load_trained_weights, save_trained_weights
 from fission_grpo.policy.local.speculation import PromptLookup
 from fission_grpo.run.folder import RunFolder
@@ -28,6 +31,15 @@ from fission_grpo.run.folder import RunFolder
 FORMAT = 2
 """Of what this module writes. 1, without `checkpoint.json`, is version 0.1's: its pickles name modules that moved."""
 PACKAGE = "fission-grpo"
+
+_TOLD = 200
+"""Most characters of somebody else's message that are repeated: theirs end in advice that is none here."""
+DAMAGE = (
+    *(OSError, SafetensorError, RuntimeError),  # files that are not there or cut off; to `torch.load` a broken archive
+    *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError),  # what pickle says that it may raise
+    *(KeyError, TypeError, ValueError),  # something was read, and does not fit model, optimizer or progress
+)
+"""What a checkpoint raises that is cut off, overwritten, or of another model."""
 
 
 @dataclass(slots=True)
@@ -77,22 +89,36 @@ class Checkpoints:
         """Continue from a checkpoint.
 
         Raises:
-            ConfigError: it is of another format; or it was written by another number of processes: each has tasks and a
-                fission buffer of its own.
+            ConfigError: it is of another format, or damaged; or it was written by another number of processes: each has
+                tasks and a fission buffer of its own.
+            DataError: a line of metrics or traces is damaged.
         """
-        _require_format(checkpoint)
+        remedy = self._way_around(checkpoint)
+        _require_format(checkpoint, remedy)
         written, processes = len(list(checkpoint.glob("progress-*.pkl"))), self._accelerator.num_processes
-        if written != processes:
+        if written not in (0, processes):
             raise ConfigError(
                 f"{checkpoint} was written by {written} process(es), and this run has {processes}: "
                 f"resume with --num_processes {written}, or choose another --output"
             )
-        self._accelerator.load_state(str(checkpoint))
-        # Our own pickle; the buffer holds more than tensors.
-        self._progress.load_state_dict(torch.load(self._progress_file(checkpoint), weights_only=False))
+        try:
+            self._accelerator.load_state(str(checkpoint))
+            # Our own pickle; the buffer holds more than tensors.
+            self._progress.load_state_dict(torch.load(self._progress_file(checkpoint), weights_only=False))
+        except torch.OutOfMemoryError:  # a RuntimeError that says nothing about the checkpoint
+            raise
+        except DAMAGE as error:
+            told = shorten(f"{type(error).__name__}: {error}", _TOLD).rstrip(":")
+            raise ConfigError(f"{checkpoint} cannot be read: {told}; {remedy}") from error
         if self._accelerator.is_main_process:
             self._run.forget_after(self._progress.step)
         self._accelerator.wait_for_everyone()
+
+    def _way_around(self, checkpoint: Path) -> str:
+        """What to do if it cannot be read."""
+        others = [other for other in self._run.complete_checkpoints() if other != checkpoint]
+        instead = f"continue from {others[-1]}" if others else "start from the beginning"
+        return f"delete {checkpoint} to {instead}, or choose another --output"
 
     def _write(self, path: Path) -> None:
         self._accelerator.wait_for_everyone()
@@ -107,10 +133,11 @@ class Checkpoints:
         return checkpoint / f"progress-{self._accelerator.process_index}.pkl"
 
 
-def _require_format(checkpoint: Path) -> None:
+def _require_format(checkpoint: Path, remedy: str) -> None:
     """Refuse what another version wrote, before any of its pickles is opened."""
     label = checkpoint / "checkpoint.json"
-    found = json.loads(label.read_text(encoding="utf-8")) if label.exists() else {"format": 1, PACKAGE: "0.1.0"}
+    unlabelled = {"format": 1, PACKAGE: "0.1.0"}
+    found = read_json(label, "format", PACKAGE, remedy=remedy) if label.exists() else unlabelled
     if found["format"] != FORMAT:
         raise ConfigError(
             f"{checkpoint} was written by {PACKAGE} {found[PACKAGE]} (checkpoint format {found['format']}), and this "

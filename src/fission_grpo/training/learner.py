@@ -66,7 +66,8 @@ class Learner:
 
         Args:
             distribution: what trajectories are sampled from; the sampler's own value.
-            longest: most tokens that one trajectory can sample.
+            longest: most tokens that can be sampled for one user message, for `Aggregation.CONSTANT`. That is a whole
+                trajectory but with `Horizon.EPISODE`, where each user message may sample as many; it stays the divisor.
         """
         self.settings = settings
         self.longest = longest

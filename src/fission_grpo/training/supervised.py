@@ -126,7 +126,7 @@ def supervise(
 
 
 def _say(transcript: Transcript, text: str, chat: ChatFormat) -> None:
-    ids = (*chat.renderer.tokenizer(text, add_special_tokens=False)["input_ids"], chat.eos_id)
+    ids = (*chat.tokenizer(text, add_special_tokens=False)["input_ids"], chat.eos_id)
     transcript.extend_sampled(Completion(ids=ids, logprobs=(0.0,) * len(ids), finish=FinishReason.STOP))
 
 

@@ -101,6 +101,7 @@ class Trainer:
         accelerator: Accelerator,
     ) -> None:
         self.settings = settings
+        self.chat = chat
         self.tasks = tasks
         self.source = source
         self.run = run

@@ -16,6 +16,7 @@ from fission_grpo.agents.qwen_fc import decode, without_reasoning
 from fission_grpo.chat.parse import render_call
 from fission_grpo.environments.bfcl.entries import BfclCategory
 from fission_grpo.evaluation.bfcl.records import BfclEnd, BfclRecord, Step
+from fission_grpo.files import write_pieces
 
 EXPORT_MODEL = "Qwen/Qwen3-8B-FC"
 """Name in `bfcl_eval` under which the official scorer decodes the texts as we wrote them."""
@@ -40,7 +41,7 @@ def export(records: Sequence[BfclRecord], folder: Path, *, model: str = EXPORT_M
         lines = [official_result(record) for record in sorted(found, key=lambda record: record.scenario)]
         if lines:
             path = place / f"BFCL_v4_multi_turn_{category}_result.json"
-            path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="ascii")
+            write_pieces(path, (json.dumps(line) + "\n" for line in lines))
             written.append(path)
     return tuple(written)
 
