@@ -76,7 +76,7 @@ class Evaluated:
         if not self.recovery.total:
             lines.append("no episode had an error: nothing is known about recovery")
         if faults := harness_faults(self.records).successes:
-            lines.append(f"{faults} of {len(self.records)} episodes were spoiled by faults of ours and are left out")
+            lines.append(f"{faults} of {len(self.records)} episodes were broken by faults of ours and are left out")
         return "\n".join(lines)
 
 

@@ -76,7 +76,7 @@ def by_slice(metric: Metric, records: Iterable[EpisodeRecord], key: Callable[[Ep
 
 
 def harness_faults(records: Iterable[EpisodeRecord]) -> Rate:
-    """Episodes spoiled by our machinery, over all episodes."""
+    """Episodes that a fault of our machinery made invalid, over all episodes."""
     return sum((Rate.of(record.harness_fault) for record in records), start=_NOTHING)
 
 

@@ -115,7 +115,7 @@ def compare_arms(
     """Treatment minus baseline on the same tasks; runs are paired when both arms have the same training seeds.
 
     Raises:
-        ValueError: the runs do not hold the same tasks, each once, or a fault spoiled every task in some run.
+        ValueError: the runs do not hold the same tasks, each once, or every task met a harness fault in some run.
     """
     early, late = _by_task(baseline), _by_task(treatment)
     shared = _shared_tasks((baseline.name, early), (treatment.name, late))

@@ -293,7 +293,7 @@ class Format(Generic[RecordT]):
     key: Callable[[RecordT], str]
     """What was played."""
     sound: Callable[[RecordT], bool]
-    """False where a fault of ours or of a server spoiled it: it is played again."""
+    """False where a fault of ours or of a server made it invalid: it is played again."""
     to_line: Callable[[RecordT], str]
     read: Callable[[Path], Sequence[RecordT]]
     """All whole lines of a file; raises DataError with every line that is no record."""

@@ -24,7 +24,7 @@ from fission_grpo.files import write_text
 from fission_grpo.progress import progress
 
 MAX_CONSECUTIVE_FAILURES = 20
-"""Spoiled episodes in a row after which a server or our machinery is taken for dead."""
+"""Invalid episodes in a row after which a server or our machinery is taken to be down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ def run_session(
         ConfigError: no such model or server, or the folder holds another evaluation, or one that `resume` does not ask
             for.
         DataError: the folder's traces hold lines that are no records.
-        PolicyError: the model broke, or the last `MAX_CONSECUTIVE_FAILURES` episodes were spoiled; what was finished
+        PolicyError: the model broke, or the last `MAX_CONSECUTIVE_FAILURES` episodes met a fault; what was finished
             is safe.
     """
     require_free(output, settings.saved(), resume=resume)
@@ -127,7 +127,7 @@ def play_missing(
 
     Raises:
         DataError: `log` holds lines that are no records.
-        PolicyError, ConfigError: the agent cannot go on, or the last `MAX_CONSECUTIVE_FAILURES` episodes were spoiled.
+        PolicyError, ConfigError: the agent cannot go on, or the last `MAX_CONSECUTIVE_FAILURES` episodes met a fault.
     """
     held = finished(log, form) & episodes.keys()
     missing = (begin() for key, begin in episodes.items() if key not in held)

@@ -62,7 +62,7 @@ def benchmark_sections(runs: Runs, folder: Path) -> list[str]:
 
 
 def accuracy_table(runs: Runs) -> str:
-    """Official accuracy by category and overall, and what our machinery spoiled."""
+    """Official accuracy by category and overall, and how many entries faults of ours made invalid."""
     categories = sorted({category_of(record) for records in runs.values() for record in records})
     rows = [[name or "all", *(str(_accuracy(records, name)) for records in runs.values())] for name in categories]
     if len(categories) > 1:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from fission_grpo.evaluation.dead_groups import DeadGroups
+from fission_grpo.evaluation.group_outcomes import GroupAccount
 from fission_grpo.evaluation.metrics import (
     EPISODE_METRICS,
     PROBE,
@@ -178,21 +178,21 @@ def verdict_sentence(comparison: Comparison) -> str:
     )
 
 
-_DEAD_ROWS: tuple[tuple[str, Callable[[DeadGroups], Rate]], ...] = (
-    ("Exploration groups: all fail", lambda dead: dead.all_fail),
-    ("Exploration groups: some right", lambda dead: dead.mixed),
-    ("Exploration groups: all right", lambda dead: dead.all_right),
-    ("Exploration groups with a gradient", lambda dead: dead.alive),
-    ("All-fail groups with a fission group", lambda dead: dead.families),
-    ("All-fail groups rescued by fission", lambda dead: dead.revived),
-    ("Fission groups with a gradient", lambda dead: dead.fission_alive),
-    ("Fission groups with a success", lambda dead: dead.fission_success),
+_GROUP_ROWS: tuple[tuple[str, Callable[[GroupAccount], Rate]], ...] = (
+    ("Exploration groups: all fail", lambda account: account.all_fail),
+    ("Exploration groups: some right", lambda account: account.mixed),
+    ("Exploration groups: all right", lambda account: account.all_right),
+    ("Exploration groups with a gradient", lambda account: account.has_signal),
+    ("All-fail groups with a fission group", lambda account: account.fissioned),
+    ("All-fail groups rescued by fission", lambda account: account.rescued),
+    ("Fission groups with a gradient", lambda account: account.fission_has_signal),
+    ("Fission groups with a success", lambda account: account.fission_success),
 )
 
 
-def dead_groups_table(accounts: Mapping[str, DeadGroups]) -> str:
-    """Dead groups by arm."""
-    rows = [[title, *(str(pick(dead)) for dead in accounts.values())] for title, pick in _DEAD_ROWS]
+def groups_table(accounts: Mapping[str, GroupAccount]) -> str:
+    """How the groups of each arm came out."""
+    rows = [[title, *(str(pick(account)) for account in accounts.values())] for title, pick in _GROUP_ROWS]
     return markdown_table(["", *accounts], rows)
 
 
