@@ -25,7 +25,6 @@ from fission_grpo.report.tables import (
     markdown_table,
     metrics_table,
     probes_by_class_table,
-    probes_by_kind_table,
     repeats_table,
     verdict_sentence,
 )
@@ -88,7 +87,6 @@ def test_sliced_tables() -> None:
     # Each episode is a probe whose injected call is repeated by the 10 that err; their own error is mended at once.
     assert cells(repeats_table(ARMS), "E6 precondition unmet")[1].endswith("(10/30)")
     assert cells(probes_by_class_table(ARMS), "E6 precondition unmet")[3].endswith("(36/40)")
-    assert cells(probes_by_kind_table(ARMS), "precondition")[1].endswith("(10/20)")
     assert cells(effort_table(ARMS), "Steps from")[1] == "1.00 [1.00, 1.00] (n=10)"
 
 

@@ -62,9 +62,9 @@ class BlindSpot:
         return 1 - self.gap.before.value / foreign if foreign else math.nan
 
 
-def bfcl_probe(seed: int = 0, kind: ProbeKind = ProbeKind.MIXED, *, limit: int | None = None) -> list[ProbeItem]:
+def bfcl_probe(seed: int = 0, *, limit: int | None = None) -> list[ProbeItem]:
     """One injected error in each of the first `limit` official Base entries, for the rest of its user turn."""
-    items = map(within_turn, islice(probe_items(bfcl_entries(BfclCategory.BASE), seed, kind), limit))
+    items = map(within_turn, islice(probe_items(bfcl_entries(BfclCategory.BASE), seed, ProbeKind.MIXED), limit))
     return [replace(item, task=_tagged(item.task, part="probe")) for item in items]
 
 

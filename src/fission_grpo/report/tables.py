@@ -94,10 +94,6 @@ def _probe_class(record: EpisodeRecord) -> str:
     return record.probe.error if record.probe else ""
 
 
-def _probe_kind(record: EpisodeRecord) -> str:
-    return record.probe.kind if record.probe else ""
-
-
 def _probes(arm: EvaluatedArm) -> list[EpisodeRecord]:
     return [record for record in arm.records if record.probe is not None]
 
@@ -107,11 +103,6 @@ def probes_by_class_table(arms: Sequence[EvaluatedArm]) -> str:
     return _sliced_table(
         "Next call right after", arms, [by_slice(PROBE, _probes(a), _probe_class) for a in arms], error_name
     )
-
-
-def probes_by_kind_table(arms: Sequence[EvaluatedArm]) -> str:
-    """Next call right, by the way the call was made wrong."""
-    return _sliced_table("Next call right after", arms, [by_slice(PROBE, _probes(a), _probe_kind) for a in arms], str)
 
 
 def points(one: Compared) -> str:
