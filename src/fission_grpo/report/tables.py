@@ -152,20 +152,24 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> str:
     return markdown_table(header, rows) + "".join(f"\n{note}\n" for note in notes)
 
 
-def _judgement(comparison: Comparison) -> str:
-    if not comparison.interval.excludes_zero:
-        return "not settled: the interval holds 0"
-    higher = comparison.interval.low > 0
-    return "better" if higher == (comparison.metric.better is Better.HIGHER) else "worse"
+def judgement(one: Compared, *, settled: bool) -> str:
+    """In a word; what settles a comparison is another question for arms than for runs of a benchmark."""
+    if not settled:
+        return "not settled"
+    return "better" if (one.difference > 0) == (one.metric.better is Better.HIGHER) else "worse"
 
 
 def verdict_sentence(comparison: Comparison) -> str:
     """One sentence: from, to, difference with interval, and whether that settles anything."""
+    # The interval alone: arms with different numbers of seeds have no p-value, and the sign test, whose unit is the
+    # task, leaves out every task of which less than half of the runs changed.
+    settled = comparison.interval.excludes_zero
+    word = judgement(comparison, settled=settled) + ("" if settled else ": the interval holds 0")
     tasks = f"{comparison.tasks} tasks" + (f" ({comparison.excluded} excluded)" if comparison.excluded else "")
     return (
         f"{comparison.title}: {comparison.baseline} {_share(comparison.before)} → "
         f"{comparison.treatment} {_share(comparison.after)}, {points(comparison)} points, "
-        f"{tasks}, {comparison.runs[0]} and {comparison.runs[1]} runs: {_judgement(comparison)}."
+        f"{tasks}, {comparison.runs[0]} and {comparison.runs[1]} runs: {word}."
     )
 
 
