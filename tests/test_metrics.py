@@ -338,7 +338,7 @@ episodes = st.builds(
 def test_the_two_identities(records: list[EpisodeRecord]) -> None:
     rate = {metric.name: m.measure(metric, records) for metric in m.EPISODE_METRICS}
     assert rate["final"].successes == rate["err"].successes + rate["clean"].successes
-    assert rate["error"].successes == rate["err"].total
+    assert rate["erred"].successes == rate["err"].total
     ends = ("final", "false_success", "gave_up", "cut_short")
     assert sum(rate[name].successes for name in ends) == len(records)
 

@@ -129,10 +129,9 @@ def evaluate(
         played = tasks_from(tasks, environments=known)
     require_judges(played, known, horizon=Horizon.EPISODE, fission=False)
     settings = settings.model_copy(update={"model": name})
-    model_dump = settings.model_dump(
-        mode="json", include={"model", "chat_template", "precision", "rollouts", "environments"}
-    )
-    asked = {"tasks": len(played), "fingerprint": fingerprint(list(map(record_of, played))), **model_dump}
+    kept = {"model", "chat_template", "precision", "rollouts", "environments"}
+    tasks_kept = {"tasks": len(played), "fingerprint": fingerprint([record_of(task) for task in played])}
+    asked = {**tasks_kept, **settings.model_dump(mode="json", include=kept)}
     if output is not None:
         require_free(Path(output), asked, resume=True)
     player = load_player(settings, environments=known)

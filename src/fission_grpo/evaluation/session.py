@@ -19,7 +19,6 @@ from fission_grpo.evaluation.interleave import Played, interleave
 from fission_grpo.evaluation.records import Format, RecordT
 from fission_grpo.files import write_text
 
-SETTINGS = "settings.json"
 MAX_CONSECUTIVE_FAILURES = 20
 """Invalid episodes in a row after which a server or our machinery is taken to be down."""
 
@@ -32,7 +31,7 @@ def require_free(output: Path, settings: Mapping[str, Any], *, resume: bool) -> 
     Raises:
         ConfigError: the folder holds an evaluation by other settings, or one that `resume` does not ask for.
     """
-    path = output / SETTINGS
+    path = output / "settings.json"
     if not path.exists():
         if (output / COMPLETE).exists():
             raise ConfigError(
@@ -51,7 +50,7 @@ def require_free(output: Path, settings: Mapping[str, Any], *, resume: bool) -> 
 def reserve(output: Path, settings: Mapping[str, Any]) -> None:
     """Take a free folder for these settings: they stand in its `settings.json` from now on."""
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / SETTINGS, settings)
+    write_json(output / "settings.json", settings)
 
 
 def write_json(path: Path, value: Any) -> None:
