@@ -5,6 +5,6 @@ set -euo pipefail
 
 fission train --recipe nano --config examples/own_tools.yaml --arm grpo-matched --output runs/own-grpo "$@"
 fission train --recipe nano --config examples/own_tools.yaml --arm fission --output runs/own-fission "$@"
-fission eval tasks examples/own_tools_heldout.jsonl --run runs/own-grpo --output runs/own-grpo/evaluation
-fission eval tasks examples/own_tools_heldout.jsonl --run runs/own-fission --output runs/own-fission/evaluation
+fission eval tasks examples/own_tools_heldout.jsonl --run runs/own-grpo
+fission eval tasks examples/own_tools_heldout.jsonl --run runs/own-fission
 fission compare runs/own-grpo runs/own-fission

@@ -13,7 +13,7 @@ from fission_grpo.algorithm.batch import TrainingBatch, rows_of
 from fission_grpo.algorithm.groups import Group, Member
 from fission_grpo.algorithm.losses import DAPO, DR_GRPO, GRPO, Objective, policy_loss
 from fission_grpo.algorithm.rewards import Reward, RewardTerm
-from fission_grpo.evaluation.dead_groups import count_dead_groups, group_outcome
+from fission_grpo.evaluation.group_outcomes import account_groups, group_outcome
 from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.rollout import Trajectory
 from fission_grpo.run.traces import trace
@@ -173,7 +173,7 @@ def test_without_signal_the_batch_is_empty(objective: Objective, groups: list[Gr
     assert loss_of(batch, objective) == 0.0
 
 
-def test_training_and_the_account_of_a_run_agree_on_what_is_dead() -> None:
+def test_training_and_the_account_of_a_run_agree_on_what_has_signal() -> None:
     """Down to the threshold; partial credit keeps a group alive in which nobody succeeds (a reward of 1 is success)."""
     rewards: list[list[float | None]] = [
         [0.0, 1.0],
@@ -185,8 +185,8 @@ def test_training_and_the_account_of_a_run_agree_on_what_is_dead() -> None:
         [0.5, None],
     ]
     groups = [replace(group(row), id=str(number)) for number, row in enumerate(rewards)]
-    account = count_dead_groups(filter(None, (group_outcome(trace(g, step=0, scale=Scale.STD)) for g in groups)))
-    assert account.alive == Rate(sum(g.signal() is Signal.PRESENT for g in groups), 7) == Rate(3, 7)
+    account = account_groups(filter(None, (group_outcome(trace(g, step=0, scale=Scale.STD)) for g in groups)))
+    assert account.has_signal == Rate(sum(g.signal() is Signal.PRESENT for g in groups), 7) == Rate(3, 7)
     assert account.all_fail == Rate(sum(g.all_fail for g in groups), 7) == Rate(5, 7)
     assert account.all_right == Rate(sum(g.all_right for g in groups), 7) == Rate(1, 7)
 

@@ -28,7 +28,7 @@ from tiny_runs import (
 from fission_grpo.algorithm.offline import OfflineSource
 from fission_grpo.algorithm.pool import ContextPool
 from fission_grpo.algorithm.source import FissionSettings
-from fission_grpo.evaluation.dead_groups import count_dead_groups, group_outcome
+from fission_grpo.evaluation.group_outcomes import account_groups, group_outcome
 from fission_grpo.files import read_jsonl
 from fission_grpo.report.tables import budget_table
 from fission_grpo.training.trainer import Trainer
@@ -121,11 +121,11 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_the_collection_is_no_training_and_no_dead_group(whole: Trainer) -> None:
-    account = count_dead_groups(filter(None, map(group_outcome, read_jsonl(whole.run.traces))))
-    assert account.alive.total == STEPS * SETTINGS["queries"]
-    assert account.fission_alive.total == STEPS * OFFLINE.contexts
-    assert account.families.successes == account.revived.successes == 0  # no fresh failure was ever fissioned
+def test_the_collection_is_no_training_and_no_group_of_the_account(whole: Trainer) -> None:
+    account = account_groups(filter(None, map(group_outcome, read_jsonl(whole.run.traces))))
+    assert account.has_signal.total == STEPS * SETTINGS["queries"]
+    assert account.fission_has_signal.total == STEPS * OFFLINE.contexts
+    assert account.fissioned.successes == account.rescued.successes == 0  # no fresh failure was ever fissioned
 
 
 @pytest.mark.parametrize("step", [1, 3])

@@ -18,14 +18,16 @@ from typing import Any
 import pytest
 from chat_tokenizers import NO_TOOLS
 from click.testing import Result
-from tiny_policies import chat, tiny_model
+from tiny_policies import ENVIRONMENTS, chat, tiny_model
 from typer.testing import CliRunner
 
 from fission_grpo.cli import app
 from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
-from fission_grpo.evaluation.heldout import PARTS
+from fission_grpo.evaluation.heldout import PARTS, Player
 from fission_grpo.files import read_jsonl
 from fission_grpo.models.catalog import load_policy_model
+from fission_grpo.policy.scripted import ScriptedPolicy
+from fission_grpo.rollout import RolloutSettings
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.interruption import Interruption
 from fission_grpo.tasks.jsonl import read_tasks, write_tasks
@@ -240,6 +242,11 @@ def test_an_evaluation_counts_what_it_played(model: Path) -> None:
     result = fission("eval", "heldout", *asked)
     found = told(result)
     assert found["episodes"]["final"]["total"] == 3
+    assert list(found["episodes"]) == [  # since version 0.1
+        *("first_call", "first_attempt", "final", "error", "err", "clean", "ncr@1", "ncr@3", "repeat", "abandon"),
+        *("cut_off", "false_success", "gave_up", "cut_short"),
+    ]
+    assert list(found["episodes"]["final"]) == ["count", "total", "value", "low", "high"]
     assert found["mixed"]["probe"]["total"] == 3
     assert "transfer" not in found  # the validation split has none
     assert len(list(read_jsonl(Path("ev/episodes.jsonl")))) == 3
@@ -291,12 +298,12 @@ def test_a_run_on_tasks_of_its_own_is_evaluated_on_ours(model: Path) -> None:
 def test_a_run_that_cannot_be_evaluated_says_what_to_do(model: Path) -> None:
     assert train(model, "--output", "run", steps=1).exit_code == 0
     Path("run/policy").rename("elsewhere")
-    for command in ("heldout", "bfcl", "probes", "tau2"):
-        unfinished = fission("eval", command, "--run", "run")
+    for command in (("heldout",), ("bfcl",), ("probes",), ("tau2",), ("tasks", "own.jsonl")):
+        unfinished = fission("eval", *command, "--run", "run")
         assert (unfinished.exit_code, unfinished.stdout) == (2, "")
         assert "run has no trained policy yet; finish it with: fission train --resume --output run" in unfinished.stderr
-        assert "elsewhere is no run folder" in fission("eval", command, "--run", "elsewhere").stderr
-        assert "give --run RUN, or both --model MODEL and --output FOLDER" in fission("eval", command).stderr
+        assert "elsewhere is no run folder" in fission("eval", *command, "--run", "elsewhere").stderr
+        assert "give --run RUN, or both --model MODEL and --output FOLDER" in fission("eval", *command).stderr
 
 
 def test_our_own_evaluation_replaces_none_by_other_settings(model: Path) -> None:
@@ -306,8 +313,83 @@ def test_our_own_evaluation_replaces_none_by_other_settings(model: Path) -> None
     assert fission(*asked, "--size", "3").stdout == first.stdout
     other = fission(*asked, "--size", "4")
     assert (other.exit_code, "other settings (size)" in other.stderr) == (2, True)
-    Path("ev/complete.json").unlink()  # stopped before it was whole
-    assert fission(*asked, "--size", "4").exit_code == 0
+    Path("ev/complete.json").unlink()  # stopped before it was whole: begun with these settings, and theirs
+    assert "other settings (size)" in fission(*asked, "--size", "4").stderr
+    assert fission(*asked, "--size", "3").stdout == first.stdout
+
+
+def test_an_evaluation_takes_its_folder_once_all_prompts_fit_and_before_it_plays(model: Path) -> None:
+    asked = ("eval", "heldout", "--model", model, "--output", "ev", "--validation", "--size", "3", *SMALL)
+    no_room = fission(*asked, "rollouts.max_tokens=100000")
+    assert (no_room.exit_code, Path("ev").exists()) == (2, False)
+    events: list[str] = []
+
+    def script(prompt: str) -> str:
+        events.append("played")
+        return "Done."
+
+    policy = ScriptedPolicy(chat().renderer.tokenizer, script, eos_id=chat().eos_id)
+    player = Player(policy=policy, chat=chat(), environments=ENVIRONMENTS, rollouts=RolloutSettings())
+    player.play(synthesise(0, 2, apis=("TwitterAPI",)), begin=lambda: events.append("taken"))
+    assert (events[0], set(events[1:])) == ("taken", {"played"})
+
+
+def test_an_evaluation_of_version_0_1_is_never_replaced(model: Path) -> None:
+    asked = ("--model", model, "--output", "ev", *SMALL)
+    assert fission("eval", "heldout", *asked, "--validation", "--size", "3").exit_code == 0
+    Path("ev/settings.json").unlink()
+    write_tasks("own.jsonl", synthesise(0, 2, apis=("TwitterAPI",)))
+    before = {path.name: path.read_bytes() for path in Path("ev").iterdir()}
+    for command in (("heldout", "--validation", "--size", "3"), ("tasks", "own.jsonl")):
+        refused = fission("eval", *command, *asked)
+        assert (refused.exit_code, refused.stderr.count("version 0.1")) == (2, 1)
+    assert {path.name: path.read_bytes() for path in Path("ev").iterdir()} == before
+
+
+def test_tasks_of_ones_own_have_a_folder_of_their_own(model: Path) -> None:
+    assert train(model, "--output", "run", steps=1).exit_code == 0
+    write_tasks("own.jsonl", synthesise(0, 2, apis=("TwitterAPI",)))
+    write_tasks("other.jsonl", synthesise(1, 2, apis=("TwitterAPI",)))
+    heldout = ("eval", "heldout", "--run", "run", "--validation", "--size", "3")
+    assert fission(*heldout).exit_code == 0
+    before = {path.name: path.read_bytes() for path in Path("run/evaluation").iterdir()}
+    mixed_up = fission("eval", "tasks", "own.jsonl", "--run", "run", "--output", "run/evaluation")
+    assert (mixed_up.exit_code, "was begun with other settings" in mixed_up.stderr) == (2, True)
+    assert {path.name: path.read_bytes() for path in Path("run/evaluation").iterdir()} == before
+
+    own = ("eval", "tasks", "own.jsonl", "--run", "run")
+    first = fission(*own, "--json")
+    assert told(first)["final"]["total"] == 2
+    assert {path.name for path in Path("run/tasks").iterdir()} == {"settings.json", "episodes.jsonl", "complete.json"}
+    assert fission(*own, "--json").stdout == first.stdout
+    asked = json.loads(Path("run/tasks/settings.json").read_text())
+    assert (asked["tasks"], asked["model"], asked["rollouts"]["max_tokens"]) == (2, "run/policy", 8)
+    other = fission("eval", "tasks", "other.jsonl", "--run", "run")
+    assert (other.exit_code, "other settings (fingerprint)" in other.stderr) == (2, True)
+    assert "other settings (tasks" not in fission(*own, "--output", "elsewhere", "rollouts.max_tokens=9").stderr
+    both = fission("compare", "run", "elsewhere")
+    assert (both.exit_code, "give one of them: run/evaluation or run/tasks" in both.stderr) == (2, True)
+    compared = told(fission("compare", "run/tasks", "elsewhere", "--json"))
+    assert [(one["part"], one["entries"]) for one in compared["contrasts"]] == [("episodes", 2)]
+    Path("run/evaluation").rename("aside")
+    assert told(fission("compare", "run", "elsewhere", "--json"))["contrasts"] == [
+        {**one, "baseline": "run"} for one in compared["contrasts"]
+    ]
+
+
+def test_a_file_of_settings_changes_the_runs_own_key_by_key(model: Path) -> None:
+    assert train(model, "--output", "run", steps=1).exit_code == 0
+    write_tasks("own.jsonl", synthesise(0, 2, apis=("TwitterAPI",)))
+    Path("more.yaml").write_text("rollouts: {max_turns: 3}\nprecision: fp32\n", encoding="utf-8")
+    for command in (("heldout", "--size", "3", "--validation"), ("tasks", "own.jsonl")):
+        asked = ("eval", *command, "--run", "run", "--config", "more.yaml")
+        assert fission(*asked, "--output", f"{command[0]}-ev").exit_code == 0
+        rollouts = json.loads(Path(f"{command[0]}-ev/settings.json").read_text())["rollouts"]
+        assert (rollouts["max_tokens"], rollouts["max_turns"]) == (8, 3)
+        refused = fission(*asked, "--recipe", "nano")
+        assert (refused.exit_code, "leave out --recipe" in refused.stderr) == (2, True)
+    Path("more.yaml").write_text("data: own.jsonl\n", encoding="utf-8")
+    assert "leave data out" in fission("eval", "heldout", "--run", "run", "--config", "more.yaml").stderr
 
 
 def test_demonstrations_are_learned(model: Path) -> None:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from fission_grpo.errors import DataError
 from fission_grpo.evaluation import metrics as m
-from fission_grpo.evaluation.dead_groups import GroupOutcome, count_dead_groups, group_outcome
 from fission_grpo.evaluation.events import Follow, error_events, probe_event
+from fission_grpo.evaluation.group_outcomes import GroupOutcome, account_groups, group_outcome
 from fission_grpo.evaluation.records import (
     EpisodeRecord,
     Probe,
@@ -338,7 +338,7 @@ episodes = st.builds(
 def test_the_two_identities(records: list[EpisodeRecord]) -> None:
     rate = {metric.name: m.measure(metric, records) for metric in m.EPISODE_METRICS}
     assert rate["final"].successes == rate["err"].successes + rate["clean"].successes
-    assert rate["error"].successes == rate["err"].total
+    assert rate["erred"].successes == rate["err"].total
     ends = ("final", "false_success", "gave_up", "cut_short")
     assert sum(rate[name].successes for name in ends) == len(records)
 
@@ -362,32 +362,32 @@ def group(name: str, correct: str, rewards: Sequence[float], parent: str | None 
     )
 
 
-def test_dead_groups() -> None:
-    account = count_dead_groups(
+def test_the_account_of_groups() -> None:
+    account = account_groups(
         [
-            group("a", "--", [1, 1]),  # dead; its family finds a success: revived
-            group("b", "--", [1, 2]),  # all fail, but partial credit keeps a gradient; its family fails too
-            group("c", "--", [1, 1]),  # dead, never fissioned
+            group("a", "--", [1, 1]),  # no signal; its fission group finds a success: rescued
+            group("b", "--", [1, 2]),  # all fail, but partial credit gives signal; its fission group fails too
+            group("c", "--", [1, 1]),  # no signal, never fissioned
             group("d", "++", [4, 4]),
-            group("e", "+-", [4, 1]),  # mixed, fissioned with success: alive already, so not "revived"
+            group("e", "+-", [4, 1]),  # mixed, fissioned with success: not all failed, so not "rescued"
             group("a1", "+-", [4, 1], parent="a"),
             group("b1", "--", [2, 2], parent="b"),
             group("e1", "++", [4, 4], parent="e"),
         ]
     )
     assert (account.all_fail, account.mixed, account.all_right) == (Rate(3, 5), Rate(1, 5), Rate(1, 5))
-    assert account.alive == Rate(2, 5)
-    assert (account.families, account.revived) == (Rate(2, 3), Rate(1, 3))
-    assert (account.fission_alive, account.fission_success) == (Rate(1, 3), Rate(2, 3))
+    assert account.has_signal == Rate(2, 5)
+    assert (account.fissioned, account.rescued) == (Rate(2, 3), Rate(1, 3))
+    assert (account.fission_has_signal, account.fission_success) == (Rate(1, 3), Rate(2, 3))
 
 
-def test_a_grandchild_revives_the_first_group() -> None:
+def test_a_grandchild_rescues_the_first_group() -> None:
     line = [group("a", "-", [0]), group("b", "-", [0], parent="a"), group("c", "+", [1], parent="b")]
-    assert count_dead_groups(line).revived == Rate(1, 1)
+    assert account_groups(line).rescued == Rate(1, 1)
 
 
-def test_equal_rewards_up_to_rounding_are_dead() -> None:
-    assert not group("a", "--", [0.1 + 0.2, 0.3]).alive
+def test_equal_rewards_up_to_rounding_are_no_signal() -> None:
+    assert not group("a", "--", [0.1 + 0.2, 0.3]).has_signal
 
 
 def test_group_outcome_reads_a_trace() -> None:

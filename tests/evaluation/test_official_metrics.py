@@ -91,9 +91,9 @@ def test_the_official_verdict_does_not_ask_how_an_episode_ended() -> None:
 
 
 def test_a_malformed_message_that_ends_the_turn_is_no_giving_up() -> None:
-    unheard = episode(message(0, broken=True), message(1), ok=False)
-    assert [event.follow for event in error_events(unheard)] == [Follow.UNHEARD]
-    rate = rates([unheard])
+    not_sent = episode(message(0, broken=True), message(1), ok=False)
+    assert [event.follow for event in error_events(not_sent)] == [Follow.NOT_SENT]
+    rate = rates([not_sent])
     assert (rate["abandon"], rate["stopped"], rate["ncr@1"]) == (Rate(0, 1), Rate(1, 1), Rate(0, 1))
 
 

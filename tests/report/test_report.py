@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fission_grpo.evaluation.dead_groups import count_dead_groups, group_outcome
+from fission_grpo.evaluation.group_outcomes import account_groups, group_outcome
 from fission_grpo.evaluation.metrics import ERR, FINAL, FIRST_ATTEMPT, PROBE, REPEAT
 from fission_grpo.evaluation.paired import EvaluatedArm, compare_arms
 from fission_grpo.evaluation.records import EpisodeRecord, Probe, TurnRecord
@@ -19,13 +19,12 @@ from fission_grpo.report.figures import Curve, curves_figure, rates_figure, read
 from fission_grpo.report.style import arm_colours
 from fission_grpo.report.tables import (
     comparisons_table,
-    dead_groups_table,
     effort_table,
     error_name,
+    groups_table,
     markdown_table,
     metrics_table,
     probes_by_class_table,
-    probes_by_kind_table,
     repeats_table,
     verdict_sentence,
 )
@@ -88,7 +87,6 @@ def test_sliced_tables() -> None:
     # Each episode is a probe whose injected call is repeated by the 10 that err; their own error is mended at once.
     assert cells(repeats_table(ARMS), "E6 precondition unmet")[1].endswith("(10/30)")
     assert cells(probes_by_class_table(ARMS), "E6 precondition unmet")[3].endswith("(36/40)")
-    assert cells(probes_by_kind_table(ARMS), "precondition")[1].endswith("(10/20)")
     assert cells(effort_table(ARMS), "Steps from")[1] == "1.00 [1.00, 1.00] (n=10)"
 
 
@@ -210,7 +208,7 @@ def test_messages_that_are_no_calls_stay_readable() -> None:
     assert readable(text("a") + "\n" + text("b", n=1)) == "a(), b(n=1)"
 
 
-def test_the_telling_tree_is_a_dead_group_with_a_mixed_family() -> None:
+def test_the_telling_tree_is_an_all_fail_group_with_mixed_recoveries() -> None:
     hopeless = copy.deepcopy(FAMILY)
     hopeless["trajectories"] = FAMILY["trajectories"][1:]
     trees = list(fission_trees([EXPLORATION, hopeless, FAMILY]))
@@ -218,7 +216,7 @@ def test_the_telling_tree_is_a_dead_group_with_a_mixed_family() -> None:
     assert most_telling([]) is None
 
 
-def test_a_family_without_its_parent_is_no_tree() -> None:
+def test_a_fission_group_without_its_parent_is_no_tree() -> None:
     assert list(fission_trees([FAMILY])) == []
 
 
@@ -263,10 +261,10 @@ def test_an_arm_keeps_its_colour() -> None:
     assert arm_colours(["warm start", "GRPO"]) == {name: colours[name] for name in ("warm start", "GRPO")}
 
 
-def test_dead_groups_from_a_file(tmp_path: Path) -> None:
+def test_the_account_of_groups_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     path.write_text("".join(json.dumps(trace) + "\n" for trace in (EXPLORATION, FAMILY)))
-    account = count_dead_groups(filter(None, map(group_outcome, read_jsonl(path))))
-    table = dead_groups_table({"fission": account})
+    account = account_groups(filter(None, map(group_outcome, read_jsonl(path))))
+    table = groups_table({"fission": account})
     assert cells(table, "All-fail groups rescued by fission")[1].endswith("(1/1)")
     assert cells(table, "Exploration groups: all right")[1].endswith("(0/1)")

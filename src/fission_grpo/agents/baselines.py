@@ -15,7 +15,7 @@ from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation
 from fission_grpo.agents.formats import PromptFormat
 from fission_grpo.chat.parse import parse_message
 from fission_grpo.environments.bfcl.outcomes import classify
-from fission_grpo.simulator.base import ErrorSimulator, FailedCall
+from fission_grpo.simulator.base import FailedCall
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.types import ErrorClass, Message, OutcomeKind, ParsedMessage, ToolCall, ToolOutcome
 
@@ -69,13 +69,11 @@ class StructuredErrors:
     the tools, the call and the world's text, and never the reference.
     """
 
-    def __init__(
-        self, inner: Agent, *, simulator: ErrorSimulator | None = None, read: OutcomeReader = classify
-    ) -> None:
+    def __init__(self, inner: Agent, *, read: OutcomeReader = classify) -> None:
         self.name = f"{inner.name} + structured errors"
         self.width = inner.width
         self._inner = inner
-        self._simulator = simulator or RulesSimulator()
+        self._simulator = RulesSimulator()
         self._read = read
 
     def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
@@ -130,7 +128,6 @@ class CuedFormat:
         inner: PromptFormat,
         encode: Callable[[str], Sequence[int]],
         *,
-        cue: str = WAIT,
         read_outcome: OutcomeReader = classify,
     ) -> None:
         """Put the cue behind the inner prompt.
@@ -140,13 +137,12 @@ class CuedFormat:
         """
         self._inner = inner
         self._encode = encode
-        self._cue = cue
         self._read_outcome = read_outcome
 
     def prompt(self, dialogue: Conversation) -> tuple[int, ...]:
         """The inner prompt, followed by the cue's tokens if a tool error stands at its end."""
         ids = self._inner.prompt(dialogue)
-        return (*ids, *self._encode(self._cue)) if self.is_cued(dialogue) else ids
+        return (*ids, *self._encode(WAIT)) if self.is_cued(dialogue) else ids
 
     def read(self, text: str) -> Answer:
         return self._inner.read(text)
@@ -159,7 +155,7 @@ class CuedFormat:
 
     def with_cue(self, answer: Answer) -> Answer:
         """The answer as the model gave it, cue included: read again, so that the history holds what stood there."""
-        whole = self.read(self._cue + answer.text)
+        whole = self.read(WAIT + answer.text)
         return replace(answer, text=whole.text, message=whole.message, calls=whole.calls, failures=whole.failures)
 
 
@@ -197,11 +193,10 @@ class WaitMessage:
     Not the same thing: the model reads the cue and does not say it. Report it under this name, beside no exact one.
     """
 
-    def __init__(self, inner: Agent, *, cue: str = WAIT, read: OutcomeReader = classify) -> None:
+    def __init__(self, inner: Agent, *, read: OutcomeReader = classify) -> None:
         self.name = f"{inner.name} + Wait in the error"
         self.width = inner.width
         self._inner = inner
-        self._cue = cue
         self._read = read
 
     def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
@@ -213,7 +208,7 @@ class WaitMessage:
         if not ends_in_error(dialogue, self._read):
             return dialogue
         *before, last = dialogue.messages
-        return replace(dialogue, messages=(*before, {**last, "content": f"{last['content']}\n\n{self._cue}"}))
+        return replace(dialogue, messages=(*before, {**last, "content": f"{last['content']}\n\n{WAIT}"}))
 
 
 def ends_in_error(dialogue: Conversation, read: OutcomeReader = classify) -> bool:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from fission_grpo.cli.options import FAILED, OVERRIDES, ConfigFile, Json, RecipeName, json_text, read_settings
+from fission_grpo.cli.options import FAILED, OVERRIDES, Json, json_text, read_settings
 from fission_grpo.errors import ConfigError
+from fission_grpo.recipes import Recipe
 
 if TYPE_CHECKING:
     from fission_grpo.agents.choice import AgentChoice
+    from fission_grpo.config import RunSettings
 
 evaluation = typer.Typer(
     no_args_is_help=True, help="Evaluate a policy, here or behind a server.", rich_markup_mode=None
@@ -26,6 +29,12 @@ AnyModel: TypeAlias = Annotated[
 ]
 Output: TypeAlias = Annotated[
     Path | None, typer.Option(help="Folder for traces, numbers and summary.", show_default="in --run")
+]
+ConfigOnTop: TypeAlias = Annotated[
+    Path | None, typer.Option(help="YAML file of settings; each wins over the run's own, as one that is typed does.")
+]
+NoRunRecipe: TypeAlias = Annotated[
+    Recipe | None, typer.Option(help="Settings to start from, without --run: a run starts from its own.")
 ]
 Endpoint: TypeAlias = Annotated[
     str | None, typer.Option(help="Address of an OpenAI-compatible server; the key is taken from OPENAI_API_KEY.")
@@ -62,8 +71,8 @@ def heldout(
     run: Run = None,
     model: AnyModel = None,
     output: Output = None,
-    config: ConfigFile = None,
-    recipe: RecipeName = None,
+    config: ConfigOnTop = None,
+    recipe: NoRunRecipe = None,
     size: Annotated[int, typer.Option(min=3, help="Episodes, and items of each probe.")] = 300,
     seed: Annotated[int, typer.Option(help="Seed of the held-out tasks.")] = 0,
     validation: Annotated[
@@ -72,10 +81,8 @@ def heldout(
     as_json: Json = False,
 ) -> None:
     """Play our own held-out episodes and fixed-error probes, as in the quickstart."""
-    what = _subject(run, model, output, folder="evaluation")
-    # A run on tasks of its own is evaluated on ours: whatever it was trained on would be no held-out tasks.
-    flags = {"model": what.model, "data": "synthetic" if run else None}
-    settings = read_settings(recipe, config or (None if recipe else what.config), None, flags, ctx.args)
+    what = subject(run, model, output, folder="evaluation")
+    settings = what.settings(recipe, config, ctx.args)
     from fission_grpo.commands.heldout import evaluate_heldout, rates, tables
     from fission_grpo.tasks.synthesis.generator import Split
 
@@ -113,7 +120,7 @@ def bfcl(
     from fission_grpo.environments.bfcl.entries import BfclCategory
 
     by_default = PromptMode.CHAT_TOOLS if endpoint else PromptMode.OFFICIAL_QWEN_FC
-    what = _subject(run, model, output, folder="bfcl")
+    what = subject(run, model, output, folder="bfcl")
     agent = what.agent(endpoint, mode or by_default, aid or baseline, temperature=temperature, max_tokens=max_tokens)
     settings = BfclSettings(
         agent=replace(agent, strictness=Strictness.LENIENT) if lenient else agent,
@@ -172,7 +179,7 @@ def probes(
     from fission_grpo.agents.formats import PromptMode
     from fission_grpo.commands.probes import ProbeSettings, evaluate_probes
 
-    what, mode = _subject(run, model, output, folder="probes"), mode or PromptMode.CHAT_TOOLS
+    what, mode = subject(run, model, output, folder="probes"), mode or PromptMode.CHAT_TOOLS
     agent = what.agent(endpoint, mode, aid or baseline, temperature=temperature, max_tokens=max_tokens)
     settings = ProbeSettings(agent=agent, limit=limit, seed=seed)
     found = evaluate_probes(settings, output=what.output, resume=resume, width=width)
@@ -206,7 +213,7 @@ def tau2(
     from fission_grpo.environments.tau2.official import Tau2Split
     from fission_grpo.evaluation.protocols.tau2 import SoloPrompt
 
-    what, mode = _subject(run, model, output, folder="tau2"), mode or PromptMode.CHAT_TOOLS
+    what, mode = subject(run, model, output, folder="tau2"), mode or PromptMode.CHAT_TOOLS
     settings = Tau2Settings(
         agent=what.agent(endpoint, mode, aid or baseline, temperature=temperature, max_tokens=max_tokens),
         split=_member(Tau2Split, split),
@@ -232,7 +239,7 @@ def compare(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Subject:
+class Subject:
     """What is evaluated, and where that is kept."""
 
     model: str
@@ -245,6 +252,21 @@ class _Subject:
         """For tables: of a policy in a run folder that of the run."""
         path = Path(self.model)
         return path.parent.name if self.config and path == self.config.parent / "policy" else path.name
+
+    def settings(self, recipe: Recipe | None, config: Path | None, typed: Sequence[str]) -> RunSettings:
+        """The run's own settings, key by key under those of a file and those that are typed; else a recipe's.
+
+        Whatever a run was trained on would be no held-out tasks: its `data` is not taken along.
+
+        Raises:
+            ConfigError: a run and a recipe, which both bring all settings; or see `resolve`.
+        """
+        from fission_grpo.config import load_settings
+
+        if self.config and recipe:
+            raise ConfigError("--run brings the settings of the run along; leave out --recipe, and change single ones")
+        base = load_settings(file=self.config).model_copy(update={"data": "synthetic"}) if self.config else None
+        return read_settings(recipe, config, None, {"model": self.model}, typed, base=base)
 
     def agent(
         self, endpoint: str | None, mode: str, baseline: str, *, temperature: float, max_tokens: int
@@ -271,7 +293,7 @@ class _Subject:
         )
 
 
-def _subject(run: Path | None, model: str | None, output: Path | None, *, folder: str) -> _Subject:
+def subject(run: Path | None, model: str | None, output: Path | None, *, folder: str) -> Subject:
     """What the options name; a run gives what they leave open.
 
     Args:
@@ -282,13 +304,13 @@ def _subject(run: Path | None, model: str | None, output: Path | None, *, folder
     if run is None:
         if model is None or output is None:
             raise ConfigError("nothing to evaluate: give --run RUN, or both --model MODEL and --output FOLDER")
-        return _Subject(model=model, output=output, config=None)
+        return Subject(model=model, output=output, config=None)
     from fission_grpo.run.folder import RunFolder
 
     found = RunFolder(run)
     if not found.config.exists():
         raise ConfigError(f"{run} is no run folder: it holds no config.yaml; give the --output of `fission train`")
-    return _Subject(model=model or str(found.trained_policy()), output=output or run / folder, config=found.config)
+    return Subject(model=model or str(found.trained_policy()), output=output or run / folder, config=found.config)
 
 
 def _member(kind: Any, word: str) -> Any:

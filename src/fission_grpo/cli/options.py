@@ -36,13 +36,20 @@ def json_text(value: Any) -> str:
 
 
 def read_settings(
-    recipe: Recipe | None, config: Path | None, arm: Arm | None, flags: Mapping[str, Any], extra: Iterable[str]
+    recipe: Recipe | None,
+    config: Path | None,
+    arm: Arm | None,
+    flags: Mapping[str, Any],
+    extra: Iterable[str],
+    *,
+    base: RunSettings | None = None,
 ) -> RunSettings:
     """The settings that a command line asks for: see `resolve`. Options come first, other settings after them."""
     from fission_grpo.config import read_overrides
     from fission_grpo.recipes.resolve import resolve
 
-    return resolve(recipe=recipe, file=config, arm=arm, written=[*_flagged(flags), *read_overrides(list(extra))])
+    written = [*_flagged(flags), *read_overrides(list(extra))]
+    return resolve(recipe=recipe, base=base, file=config, arm=arm, written=written)
 
 
 def _flagged(flags: Mapping[str, Any]) -> Iterator[Setting]:

@@ -19,12 +19,13 @@ from typing import Any
 from fission_grpo.agents.base import Agent
 from fission_grpo.agents.formats import PromptMode
 from fission_grpo.agents.local import OFFICIAL_MAX_TOKENS, OFFICIAL_TEMPERATURE
+from fission_grpo.commands.session import SessionSettings, run_session
 from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
 from fission_grpo.evaluation.bfcl.export import export
 from fission_grpo.evaluation.bfcl.records import BFCL_RECORDS, BfclEnd, BfclRecord, as_episode
 from fission_grpo.evaluation.bfcl.score import Score, score_entries
 from fission_grpo.evaluation.protocols.bfcl import ToolRelease, play_entry
-from fission_grpo.evaluation.session import SessionSettings, run_session, write_json
+from fission_grpo.evaluation.session import write_json
 from fission_grpo.files import write_text
 from fission_grpo.report.benchmark import benchmark_sections
 from fission_grpo.types import Task

@@ -1,14 +1,15 @@
 """The evaluation of one model on our own held-out tasks by settings: assembled, played, and put into words.
 
-settings.json    what was asked for
+settings.json    what was asked for; it stands there before anything is played
 episodes.jsonl   one line for each episode; so, too, transfer, mixed and precondition
 complete.json    how many there are of each
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from fission_grpo.assembly import ENVIRONMENTS
 from fission_grpo.config import RunSettings
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError
-from fission_grpo.evaluation.heldout import COMPLETE, PARTS, Evaluation, Player, build_suite, play_suite
+from fission_grpo.evaluation.heldout import PARTS, Evaluation, Player, build_suite, play_suite
 from fission_grpo.evaluation.metrics import EPISODE_METRICS, PROBE_METRICS, Metric, measure
 from fission_grpo.evaluation.paired import EvaluatedArm
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.session import require_free, reserve
+from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.models.catalog import load_policy_model
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.progress import progress
@@ -38,6 +40,9 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
 }
 """What each part is measured by."""
 
+_KEYS: Mapping[str, str] = {"erred": "error", "stopped": "cut_off"}
+"""Name of a metric -> its key in the JSON of evaluations on tasks of ours and of the user, where that is another."""
+
 _TITLES: Mapping[str, str] = {
     "episodes": "Held-out episodes",
     "transfer": "Episodes on an API never trained on",
@@ -47,39 +52,29 @@ _TITLES: Mapping[str, str] = {
 
 
 def evaluate_heldout(settings: RunSettings, *, output: Path, split: Split, seed: int, size: int) -> Evaluation:
-    """Play our own suite and keep everything in `output`.
+    """Play the suite that fits the tasks of some settings, greedily, and keep everything in `output`.
 
     Records are written when all are there, so that one that was stopped begins anew; a finished one is played again
     and replaced, by the same settings only.
 
     Raises:
-        ConfigError: see `evaluate_model`; or the folder holds an evaluation by other settings.
-    """
-    model = settings.model_dump(mode="json", include={"model", "chat_template", "precision", "rollouts", "synthetic"})
-    asked = {**model, "split": split, "seed": seed, "size": size}
-    if (output / COMPLETE).exists():
-        require_free(output, asked, resume=True)
-    found = evaluate_model(settings, split=split, seed=seed, size=size)
-    reserve(output, asked)
-    found.save(output)
-    return found
-
-
-def evaluate_model(settings: RunSettings, *, split: Split, seed: int, size: int) -> Evaluation:
-    """Load the model of some settings and play the suite that fits their tasks, greedily.
-
-    Raises:
-        ConfigError: no such model, tasks that cannot be drawn, or prompts that leave no room for an answer.
+        ConfigError: the folder holds an evaluation by other settings; or no such model, tasks that cannot be drawn, or
+            prompts that leave no room for an answer, and then the folder is left alone.
     """
     if settings.data != SYNTHETIC:
         raise ConfigError(f"data={settings.data}: evaluation plays synthesised held-out tasks only; leave data out")
+    model = settings.model_dump(mode="json", include={"model", "chat_template", "precision", "rollouts", "synthetic"})
+    asked = {**model, "split": split, "seed": seed, "size": size}
+    require_free(output, asked, resume=True)
     player = load_player(settings, environments=ENVIRONMENTS)
     synthetic = settings.synthetic
     suite = build_suite(
         split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
     )
     with episodes_shown(sum(len(getattr(suite, part)) for part in PARTS)) as report:
-        return play_suite(suite, player, report=report)
+        found = play_suite(suite, player, begin=partial(reserve, output, asked), report=report)
+    found.save(output)
+    return found
 
 
 def load_player(settings: RunSettings, *, environments: Environments) -> Player:
@@ -108,10 +103,15 @@ def episodes_shown(total: int) -> Iterator[Callable[[int], None]]:
         yield report
 
 
+def rates_by_key(metrics: Iterable[Metric], records: Sequence[EpisodeRecord]) -> dict[str, Rate]:
+    """What some episodes are measured by, under the keys of our JSON."""
+    return {_KEYS.get(metric.name, metric.name): measure(metric, records) for metric in metrics}
+
+
 def rates(evaluation: Evaluation) -> dict[str, dict[str, dict[str, Any]]]:
     """Every metric of every part as counts with a 95 % interval."""
     return {
-        part: {metric.name: _rate(metric, records) for metric in METRICS[part]}
+        part: {key: rate.as_json() for key, rate in rates_by_key(METRICS[part], records).items()}
         for part, records in evaluation.parts.items()
         if records
     }
@@ -124,15 +124,3 @@ def tables(evaluation: Evaluation, *, name: str) -> str:
         for part, records in evaluation.parts.items()
         if records
     )
-
-
-def _rate(metric: Metric, records: Sequence[EpisodeRecord]) -> dict[str, Any]:
-    rate = measure(metric, records)
-    interval = rate.interval
-    return {
-        "count": rate.successes,
-        "total": rate.total,
-        "value": rate.successes / rate.total if rate.total else None,
-        "low": interval.low,
-        "high": interval.high,
-    }

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fission_grpo.assembly import ENVIRONMENTS, with_own_environments
-from fission_grpo.commands.heldout import episodes_shown, load_player
+from fission_grpo.commands.heldout import episodes_shown, load_player, rates_by_key
 from fission_grpo.commands.train import TrainedRun
 from fission_grpo.config import RunSettings, load_settings
 from fission_grpo.environments.base import Environments
 from fission_grpo.environments.functions.imported import environments_of
-from fission_grpo.evaluation.heldout import Evaluation
+from fission_grpo.evaluation.heldout import save_parts
 from fission_grpo.evaluation.metrics import (
     EPISODE_METRICS,
     ERR,
@@ -24,11 +25,13 @@ from fission_grpo.evaluation.metrics import (
     measure,
 )
 from fission_grpo.evaluation.records import EpisodeRecord, record_episode
+from fission_grpo.evaluation.session import require_free, reserve
 from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.preflight import require_judges
 from fission_grpo.rollout import Horizon
 from fission_grpo.run.folder import RunFolder
-from fission_grpo.tasks.jsonl import Given, read_tasks, tasks_from
+from fission_grpo.tasks.gold_chain import fingerprint
+from fission_grpo.tasks.jsonl import Given, read_tasks, record_of, tasks_from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +40,13 @@ class Evaluated:
 
     records: tuple[EpisodeRecord, ...]
     """One for each task, in order."""
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """What was played, with what: for `settings.json`."""
 
     @property
     def metrics(self) -> dict[str, Rate]:
         """Every metric by name, as a count over a count; `docs/evaluation.md` defines them."""
-        return {metric.name: measure(metric, self.records) for metric in EPISODE_METRICS}
+        return rates_by_key(EPISODE_METRICS, self.records)
 
     @property
     def final(self) -> Rate:
@@ -59,15 +64,18 @@ class Evaluated:
         return measure(ERR, self.records)
 
     def as_json(self) -> dict[str, Any]:
-        """Every metric as plain values; a share over nothing is null."""
-        return {
-            name: {"count": rate.successes, "total": rate.total, "value": rate.value if rate.total else None}
-            for name, rate in self.metrics.items()
-        }
+        """Every metric with its count and 95 % interval; see `Rate.as_json`."""
+        return {key: rate.as_json() for key, rate in self.metrics.items()}
 
-    def save(self, folder: Path) -> None:
-        """Write the records where `fission compare` finds them."""
-        Evaluation(episodes=self.records, transfer=(), mixed=(), precondition=()).save(folder)
+    def save(self, folder: Path | str) -> None:
+        """Write settings and records where `fission compare` finds them; the same evaluation is replaced.
+
+        Raises:
+            ConfigError: the folder holds another evaluation.
+        """
+        require_free(Path(folder), self.asked, resume=True)
+        reserve(Path(folder), self.asked)
+        save_parts(Path(folder), {"episodes": self.records})
 
     def __str__(self) -> str:
         """Three rates with 95 % intervals and counts, and what must be known to read them."""
@@ -75,7 +83,7 @@ class Evaluated:
         if not self.recovery.total:
             lines.append("no episode had an error: nothing is known about recovery")
         if faults := harness_faults(self.records).successes:
-            lines.append(f"{faults} of {len(self.records)} episodes were spoiled by faults of ours and are left out")
+            lines.append(f"{faults} of {len(self.records)} episodes were broken by faults of ours and are left out")
         return "\n".join(lines)
 
 
@@ -89,6 +97,7 @@ def evaluate(
     tasks: Given | Path | str,
     environments: Mapping[str, Any] | None = None,
     settings: RunSettings | None = None,
+    output: Path | str | None = None,
 ) -> Evaluated:
     """Play tasks with a policy, greedily and for real: it sees every error, may retry, and decides when it is done.
 
@@ -97,9 +106,11 @@ def evaluate(
         tasks: tasks, objects with the keys of a line of a task file, or the path of such a file.
         environments: as for `train`; those of a run of `train` are known already.
         settings: limits of a rollout, chat template and precision, for a model that is no run.
+        output: folder that is asked for before anything is played, and then written; see `Evaluated.save`.
 
     Raises:
-        ConfigError: model, tasks or environments cannot work or do not fit each other, or nothing judges a task.
+        ConfigError: model, tasks or environments cannot work or do not fit each other, nothing judges a task, or
+            `output` holds another evaluation.
     """
     known: Environments = {**ENVIRONMENTS, **environments_of(environments or {})}
     if isinstance(model, TrainedRun):
@@ -116,12 +127,23 @@ def evaluate(
     else:
         played = tasks_from(tasks, environments=known)
     require_judges(played, known, horizon=Horizon.EPISODE, fission=False)
-    player = load_player(settings.model_copy(update={"model": name}), environments=known)
+    settings = settings.model_copy(update={"model": name})
+    kept = {"model", "chat_template", "precision", "rollouts", "environments"}
+    tasks_kept = {"tasks": len(played), "fingerprint": fingerprint([record_of(task) for task in played])}
+    asked = {**tasks_kept, **settings.model_dump(mode="json", include=kept)}
+    if output is not None:
+        require_free(Path(output), asked, resume=True)
+    player = load_player(settings, environments=known)
     with episodes_shown(len(played)) as report:
-        trajectories = player.play(played, report=report)
-    return Evaluated(
+        begin = partial(reserve, Path(output), asked) if output else lambda: None
+        trajectories = player.play(played, begin=begin, report=report)
+    found = Evaluated(
         records=tuple(
             record_episode(task, trajectory.turns, verdict=trajectory.verdict, end=trajectory.end)
             for task, trajectory in zip(played, trajectories, strict=True)
-        )
+        ),
+        asked=asked,
     )
+    if output is not None:
+        found.save(output)
+    return found

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fission_grpo.agents.base import Agent
+from fission_grpo.commands.session import SessionSettings, run_session
 from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.evaluation.blind_spot import BlindSpot, Speaker, bfcl_probe, blind_spot, blind_spot_pairs
@@ -23,7 +24,7 @@ from fission_grpo.evaluation.metrics import PROBE_METRICS, Metric, measure
 from fission_grpo.evaluation.paired import EvaluatedArm
 from fission_grpo.evaluation.protocols.ours import play_task
 from fission_grpo.evaluation.records import EPISODE_RECORDS, EpisodeRecord, probed
-from fission_grpo.evaluation.session import SessionSettings, run_session, write_json
+from fission_grpo.evaluation.session import write_json
 from fission_grpo.files import write_text
 from fission_grpo.report.contrasts import blind_spot_markdown
 from fission_grpo.report.tables import metrics_table

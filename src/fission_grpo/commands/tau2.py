@@ -14,12 +14,13 @@ from typing import Any
 
 from fission_grpo.agents.base import Agent
 from fission_grpo.agents.formats import PromptMode
+from fission_grpo.commands.session import SessionSettings, run_session
 from fission_grpo.environments.tau2.entries import tau2_entries
 from fission_grpo.environments.tau2.official import Tau2Split
 from fission_grpo.environments.tau2.outcomes import classify_tau2
 from fission_grpo.evaluation.protocols.tau2 import SoloLimits, SoloPrompt, play_ticket
 from fission_grpo.evaluation.records import EPISODE_RECORDS, EpisodeRecord
-from fission_grpo.evaluation.session import SessionSettings, run_session, write_json
+from fission_grpo.evaluation.session import write_json
 from fission_grpo.evaluation.tau2_score import Tau2Score, score_tickets
 from fission_grpo.types import ErrorClass, OutcomeKind
 

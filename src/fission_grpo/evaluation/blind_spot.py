@@ -2,7 +2,7 @@
 
 After Self-Correction Bench (arXiv:2507.02778), which finds that models mend an error in a user's message and overlook
 the identical one in their own answer. There the error stands in prose; here it is a wrong tool call with the world's
-real error text. Both questions of a pair stand at the first call of a user turn and hold the same words: once the call
+real error text. Both prompts of a pair stand at the first call of a user turn and hold the same words: once the call
 is an assistant message and the error its tool result, once the user's message ends with both as another agent's log.
 The world is the same, because an injected error harms nothing (`tasks.dialogue.inject`).
 """
@@ -62,9 +62,9 @@ class BlindSpot:
         return 1 - self.gap.before.value / foreign if foreign else math.nan
 
 
-def bfcl_probe(seed: int = 0, kind: ProbeKind = ProbeKind.MIXED, *, limit: int | None = None) -> list[ProbeItem]:
+def bfcl_probe(seed: int = 0, *, limit: int | None = None) -> list[ProbeItem]:
     """One injected error in each of the first `limit` official Base entries, for the rest of its user turn."""
-    items = map(within_turn, islice(probe_items(bfcl_entries(BfclCategory.BASE), seed, kind), limit))
+    items = map(within_turn, islice(probe_items(bfcl_entries(BfclCategory.BASE), seed, ProbeKind.MIXED), limit))
     return [replace(item, task=_tagged(item.task, part="probe")) for item in items]
 
 

@@ -1,8 +1,8 @@
 """`fission compare`: evaluation folders in, paired differences out; the first run is the baseline.
 
 Two kinds of folders are read: of `fission eval` on our tasks (one JSONL of episode records a part), and of a benchmark
-(`traces.jsonl`, one BFCL entry or one episode record a line). Only entries that both runs have and that no
-fault of ours spoiled are compared; every other one is named.
+(`traces.jsonl`, one BFCL entry or one episode record a line). Only entries that both runs have, each
+without a fault of ours, are compared; every other one is named.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.bfcl.records import as_episode, read_bfcl
-from fission_grpo.evaluation.heldout import PARTS, Evaluation
+from fission_grpo.evaluation.heldout import COMPLETE, Evaluation
 from fission_grpo.evaluation.metrics import (
     ACCURACY,
     BENCHMARK_METRICS,
@@ -34,6 +34,8 @@ from fission_grpo.files import read_jsonl
 
 BENCHMARK, PROBES = "benchmark", "probe"
 """Parts of a benchmark's folder: its entries, and injected errors. A record's `meta["part"]` may name another."""
+IN_RUN = ("evaluation", "tasks")
+"""Where a run folder holds an evaluation on our tasks, and one on tasks of the user's own."""
 _EPISODE = (FINAL, FIRST_ATTEMPT, ERR, NCR)
 _PROBE = (PROBE, FINAL, PROBE_REPEAT)
 
@@ -100,11 +102,14 @@ def load_run(path: Path) -> Parts:
     """The records of an evaluation folder, of a run folder that holds one, or of one JSONL of records, by part.
 
     Raises:
-        ConfigError: nothing of the kind is there.
+        ConfigError: nothing of the kind is there, or a run folder holds two.
         DataError: a record that cannot be read.
     """
-    for place in (path, path / "evaluation"):
-        if (place / f"{PARTS[0]}.jsonl").exists():
+    inside = [path / name for name in IN_RUN]
+    if all((place / COMPLETE).exists() for place in inside):
+        raise ConfigError(f"{path} holds two evaluations; give one of them: {' or '.join(map(str, inside))}")
+    for place in (path, *inside):
+        if (place / COMPLETE).exists():
             return Evaluation.load(place).parts
         if (place / TRACES).is_file() and not (place / "metrics.jsonl").exists():  # those of a training are groups
             return _read(place / TRACES)
@@ -182,9 +187,9 @@ def _by_category(paired: Paired, *, seed: int) -> list[Contrast]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart; a folder called `evaluation` is named after its parent."""
+    """The shortest ends of the paths that tell them apart; one inside a run is named after the run."""
     parts = [path.resolve().parts for path in paths]
-    parts = [one[:-1] if one[-1] == "evaluation" else one for one in parts]
+    parts = [one[:-1] if one[-1] in IN_RUN else one for one in parts]
     ends = (["/".join(one[-length:]) for one in parts] for length in range(1, max(map(len, parts)) + 1))
     distinct = next((names for names in ends if len(set(names)) == len(names)), None)
     if distinct is None:

@@ -17,8 +17,8 @@ class Follow(StrEnum):
     """Another step: s + 1 exists."""
     ANSWERED = "answered"
     """Words: the policy let the error stand."""
-    UNHEARD = "unheard"
-    """Nothing: the protocol took a malformed message for the end of the turn, and the policy never heard of it."""
+    NOT_SENT = "not_sent"
+    """Nothing: the protocol took a malformed message for the end of the turn, and nothing was sent back."""
     CUT_OFF = "cut_off"
     """A limit ended the episode."""
 
@@ -83,7 +83,7 @@ def error_events(
     for place, turn in enumerate(episode.turns):
         if user_turn in (None, turn.user_turn) and (met := turn.error) is not None and error in (None, met):
             later = [other for other in episode.turns[place + 1 :] if other.user_turn == turn.user_turn]
-            wordless = Follow.UNHEARD if turn.failures and not turn.outcomes else Follow.CUT_OFF
+            wordless = Follow.NOT_SENT if turn.failures and not turn.outcomes else Follow.CUT_OFF
             events.append(_event(met, turn.failed, later, wordless))
     return tuple(events)
 

@@ -6,7 +6,7 @@ It plays for real: it sees every true error text, may retry, and decides when it
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -82,9 +82,9 @@ class Evaluation:
     """All records of one policy on one suite."""
 
     episodes: tuple[EpisodeRecord, ...]
-    transfer: tuple[EpisodeRecord, ...]
-    mixed: tuple[EpisodeRecord, ...]
-    precondition: tuple[EpisodeRecord, ...]
+    transfer: tuple[EpisodeRecord, ...] = ()
+    mixed: tuple[EpisodeRecord, ...] = ()
+    precondition: tuple[EpisodeRecord, ...] = ()
 
     @property
     def parts(self) -> dict[str, tuple[EpisodeRecord, ...]]:
@@ -93,14 +93,22 @@ class Evaluation:
 
     def save(self, folder: Path) -> None:
         """One JSONL file for each part."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for part, records in self.parts.items():
-            write_records(folder / f"{part}.jsonl", records)
-        write_text(folder / COMPLETE, json.dumps({part: len(records) for part, records in self.parts.items()}) + "\n")
+        save_parts(folder, self.parts)
 
     @staticmethod
     def load(folder: Path) -> Evaluation:
-        return Evaluation(**{part: read_records(folder / f"{part}.jsonl") for part in PARTS})
+        """The parts that a complete evaluation has: all, or of tasks of the user's own its episodes."""
+        held = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+        return Evaluation(**{part: read_records(folder / f"{part}.jsonl") for part in held})
+
+
+def save_parts(folder: Path, parts: Mapping[str, Sequence[EpisodeRecord]]) -> None:
+    """One JSONL file for each part, then how many there are of each; in between, the folder is not complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / COMPLETE).unlink(missing_ok=True)
+    for part, records in parts.items():
+        write_records(folder / f"{part}.jsonl", records)
+    write_text(folder / COMPLETE, json.dumps({part: len(records) for part, records in parts.items()}) + "\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,16 +120,24 @@ class Player:
     environments: Environments
     rollouts: RolloutSettings
 
-    def play(self, tasks: Sequence[Task], *, report: Callable[[int], None] = lambda done: None) -> list[Trajectory]:
+    def play(
+        self,
+        tasks: Sequence[Task],
+        *,
+        begin: Callable[[], None] = lambda: None,
+        report: Callable[[int], None] = lambda done: None,
+    ) -> list[Trajectory]:
         """One trajectory for each task, through all of its user turns.
 
         Args:
+            begin: called when every prompt is known to fit, before anything is played.
             report: told how many more are done.
         Raises:
             ConfigError: a prompt leaves no room for an answer; nothing has been played then.
         """
         most = self.rollouts.max_tokens
         prompts = render_prompts(tasks, chat=self.chat, window=self.policy.context_window, max_tokens=most)
+        begin()
         trajectories: list[Trajectory] = []
         for first in range(0, len(tasks), AT_ONCE):
             batch = tasks[first : first + AT_ONCE]
@@ -141,13 +157,19 @@ class Player:
         return trajectories
 
 
-def play_suite(suite: Suite, player: Player, *, report: Callable[[int], None] = lambda done: None) -> Evaluation:
-    """The whole suite in one go, so that no part waits for the slowest dialogue of another.
+def play_suite(
+    suite: Suite,
+    player: Player,
+    *,
+    begin: Callable[[], None] = lambda: None,
+    report: Callable[[int], None] = lambda done: None,
+) -> Evaluation:
+    """The whole suite in one go, so that no part waits for the slowest dialogue of another; see `Player.play`.
 
     Probes are continuations after an injected error: is the next call right, and does the policy get there in the end?
     """
     probes = [item.task for item in (*suite.mixed, *suite.precondition)]
-    played = iter(player.play([*suite.episodes, *suite.transfer, *probes], report=report))
+    played = iter(player.play([*suite.episodes, *suite.transfer, *probes], begin=begin, report=report))
     return Evaluation(
         episodes=tuple(_record(task, next(played)) for task in suite.episodes),
         transfer=tuple(_record(task, next(played)) for task in suite.transfer),

@@ -76,7 +76,7 @@ def by_slice(metric: Metric, records: Iterable[EpisodeRecord], key: Callable[[Ep
 
 
 def harness_faults(records: Iterable[EpisodeRecord]) -> Rate:
-    """Episodes spoiled by our machinery, over all episodes."""
+    """Episodes that a fault of our machinery made invalid, over all episodes."""
     return sum((Rate.of(record.harness_fault) for record in records), start=_NOTHING)
 
 
@@ -166,7 +166,8 @@ OFFICIAL_ERR = replace(
     meaning="verdict right, over episodes with at least one error or malformed message",
     rule=lambda episode, error: Rate.of(episode.valid, given=bool(error_events(episode, error=error))),
 )
-"""ERR with the official verdict, as ACCURACY is FINAL with it."""
+"""ERR with the official verdict, as ACCURACY is FINAL with it. Both are called `err`, because no evaluation has both:
+in every file that is the key of the ERR that fits its tasks."""
 ERR_TURN = Metric(
     name="err_turn",
     title="ERR_turn",
@@ -278,9 +279,8 @@ PROBE_ABANDON = Metric(
 )
 
 EPISODE_METRICS: tuple[Metric, ...] = (
-    # Whoever reads `fission eval heldout --json` knows two of them by other names.
-    *(FIRST_CALL, FIRST_ATTEMPT, FINAL, replace(ERRED, name="error"), ERR, CLEAN),
-    *(NCR, recovered_within(3), REPEAT, ABANDON, replace(CUT_OFF, name="cut_off")),
+    *(FIRST_CALL, FIRST_ATTEMPT, FINAL, ERRED, ERR, CLEAN),
+    *(NCR, recovered_within(3), REPEAT, ABANDON, CUT_OFF),
     *(FALSE_SUCCESS, GAVE_UP, CUT_SHORT),
 )
 """What our own episodes are measured by."""

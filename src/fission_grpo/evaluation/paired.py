@@ -15,7 +15,6 @@ from fission_grpo.errors import DataError
 from fission_grpo.evaluation.metrics import Metric
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.statistics import (
-    RESAMPLES,
     Change,
     Counts,
     Difference,
@@ -109,13 +108,11 @@ class Comparison(Compared):
         )
 
 
-def compare_arms(
-    metric: Metric, baseline: EvaluatedArm, treatment: EvaluatedArm, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Comparison:
+def compare_arms(metric: Metric, baseline: EvaluatedArm, treatment: EvaluatedArm) -> Comparison:
     """Treatment minus baseline on the same tasks; runs are paired when both arms have the same training seeds.
 
     Raises:
-        ValueError: the runs do not hold the same tasks, each once, or a fault spoiled every task in some run.
+        ValueError: the runs do not hold the same tasks, each once, or every task met a harness fault in some run.
     """
     early, late = _by_task(baseline), _by_task(treatment)
     shared = _shared_tasks((baseline.name, early), (treatment.name, late))
@@ -132,7 +129,7 @@ def compare_arms(
         for runs in (early, late)
     )
     paired = early.keys() == late.keys()
-    change = paired_difference(before, after, paired_seeds=paired, resamples=resamples, seed=seed)
+    change = paired_difference(before, after, paired_seeds=paired)
     per_seed = zip(early, before.row_rates, after.row_rates, strict=True) if paired else ()
     return Comparison(
         metric=metric,

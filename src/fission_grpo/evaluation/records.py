@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from fission_grpo.call_matching import call_key
 from fission_grpo.errors import DataError
 from fission_grpo.files import write_pieces
 from fission_grpo.tasks.probe import ProbeItem
@@ -158,16 +159,6 @@ class EpisodeRecord:
         return sum(turn.tokens for turn in self.turns)
 
 
-def _plain_number(text: str) -> int | float:
-    number = float(text)
-    return int(number) if number.is_integer() else number
-
-
-def _by_value(call: ToolCall) -> str:
-    """`call_text` with 5.0 read as 5; true stays different from 1."""
-    return json.dumps(json.loads(call_text(call), parse_float=_plain_number), sort_keys=True)
-
-
 def first_call_right(turns: Sequence[Turn], target: Sequence[ToolCall]) -> bool:
     """Whether the first call is one of the target calls, or, with an empty target, whether words come first.
 
@@ -190,7 +181,7 @@ def _right(calls: Sequence[ToolCall], failures: Sequence[ParseFailure], target: 
         return False
     if not calls or not target:
         return not calls and not target
-    return _by_value(calls[0]) in map(_by_value, target)
+    return call_key(calls[0]) in map(call_key, target)
 
 
 def _user_turns(task: Task, turns: Sequence[Turn]) -> Iterator[int]:
@@ -294,7 +285,7 @@ class Format(Generic[RecordT]):
     key: Callable[[RecordT], str]
     """What was played."""
     sound: Callable[[RecordT], bool]
-    """False where a fault of ours or of a server spoiled it: it is played again."""
+    """False where a fault of ours or of a server made it invalid: it is played again."""
     to_line: Callable[[RecordT], str]
     read: Callable[[Path], Sequence[RecordT]]
     """All whole lines of a file; raises DataError with every line that is no record."""

@@ -1,4 +1,4 @@
-"""One evaluation in one folder: reserved, played, and written record by record, so that what was stopped goes on.
+"""One evaluation in one folder: reserved, then written record by record, so that what was stopped goes on.
 
 settings.json   what was asked for; it stands there before anything is played
 traces.jsonl    one line for each finished episode, appended as it ends
@@ -9,85 +9,36 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fission_grpo.agents.base import Agent
-from fission_grpo.agents.baselines import OutcomeReader
-from fission_grpo.agents.choice import AgentChoice
-from fission_grpo.environments.bfcl.outcomes import classify
 from fission_grpo.errors import ConfigError, PolicyError
+from fission_grpo.evaluation.heldout import COMPLETE
 from fission_grpo.evaluation.interleave import Played, interleave
-from fission_grpo.evaluation.records import TRACES, Format, RecordT
+from fission_grpo.evaluation.records import Format, RecordT
 from fission_grpo.files import read_json, write_text
-from fission_grpo.progress import progress
 
 MAX_CONSECUTIVE_FAILURES = 20
-"""Spoiled episodes in a row after which a server or our machinery is taken for dead."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionSettings:
-    """What to play, and how; equal settings may share a folder."""
-
-    agent: AgentChoice
-    limit: int | None = None
-    """Episodes of each kind, the first ones; None is all."""
-    seed: int = 0
-
-    def saved(self) -> dict[str, Any]:
-        """For `settings.json`."""
-        return {**asdict(self), "agent": self.agent.saved()}
-
-
-def run_session(
-    settings: SessionSettings,
-    episodes: Mapping[str, Callable[[], Played[RecordT]]],
-    *,
-    form: Format[RecordT],
-    purpose: str,
-    output: Path,
-    resume: bool,
-    agent: Agent | None,
-    width: int,
-    read: OutcomeReader = classify,
-) -> tuple[RecordT, ...]:
-    """Reserve the folder, build the agent, play what the folder does not hold yet; can be stopped at any moment.
-
-    Args:
-        episodes: by key; each is begun when there is room for it.
-        purpose: names the evaluation, and keeps the seeds of different ones apart.
-        resume: go on with what the folder holds.
-        agent: who answers; None builds the one that the settings choose.
-        width: dialogues side by side.
-        read: what a tool's text means in the world at hand.
-
-    Returns:
-        A record for each episode, in order.
-
-    Raises:
-        ConfigError: no such model or server, or the folder holds another evaluation, or one that `resume` does not ask
-            for.
-        DataError: the folder's traces hold lines that are no records.
-        PolicyError: the model broke, or the last `MAX_CONSECUTIVE_FAILURES` episodes were spoiled; what was finished
-            is safe.
-    """
-    require_free(output, settings.saved(), resume=resume)
-    agent = agent or settings.agent.build(width=width, read=read)
-    reserve(output, settings.saved())
-    return play_missing(episodes, agent, log=output / TRACES, form=form, purpose=purpose, seed=settings.seed)
+"""Invalid episodes in a row after which a server or our machinery is taken to be down."""
 
 
 def require_free(output: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
     """Refuse before anything is loaded.
 
+    Args:
+        resume: an evaluation by the same settings may be gone on with, or replaced.
     Raises:
         ConfigError: the folder holds an evaluation by other settings, one that `resume` does not ask for, or a
             `settings.json` that cannot be read.
     """
     path = output / "settings.json"
     if not path.exists():
+        if (output / COMPLETE).exists():
+            raise ConfigError(
+                f"{output} holds an evaluation of version 0.1, which did not say by which settings; choose another "
+                "--output (`fission compare` reads both)"
+            )
         return
     if not resume:
         raise ConfigError(f"{output} already holds an evaluation; go on with --resume or choose another --output")
@@ -128,16 +79,15 @@ def play_missing(
 
     Raises:
         DataError: `log` holds lines that are no records.
-        PolicyError, ConfigError: the agent cannot go on, or the last `MAX_CONSECUTIVE_FAILURES` episodes were spoiled.
+        PolicyError, ConfigError: the agent cannot go on, or the last `MAX_CONSECUTIVE_FAILURES` episodes met a fault.
     """
     held = finished(log, form) & episodes.keys()
     missing = (begin() for key, begin in episodes.items() if key not in held)
     failures = 0
-    with log.open("a", encoding="utf-8") as file, progress(purpose, total=len(episodes), done=len(held)) as advance:
-        for number, record in enumerate(interleave(missing, agent, purpose=purpose, seed=seed), start=len(held) + 1):
+    with log.open("a", encoding="utf-8") as file:
+        for record in interleave(missing, agent, purpose=purpose, seed=seed):
             file.write(form.to_line(record) + "\n")
             file.flush()
-            advance(number, form.key(record))
             report(record)
             failures = 0 if form.sound(record) else failures + 1
             if failures == MAX_CONSECUTIVE_FAILURES:

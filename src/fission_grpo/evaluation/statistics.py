@@ -88,6 +88,11 @@ class Rate:
     def interval(self) -> Interval:
         return wilson(self.successes, self.total)
 
+    def as_json(self) -> dict[str, float | None]:
+        """Plain values; a share over nothing is null. Files whose form is older than this one keep their own keys."""
+        value, (low, high) = (self.value if self.total else None), (self.interval.low, self.interval.high)
+        return {"count": self.successes, "total": self.total, "value": value, "low": low, "high": high}
+
     def __str__(self) -> str:
         return _share_text(self)
 

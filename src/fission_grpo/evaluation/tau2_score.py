@@ -23,7 +23,7 @@ class Tau2Score:
     ends: Mapping[Tau2End, int]
     """How the judged episodes ended, by official name."""
     faults: int
-    """Tickets that our machinery or the server spoiled: counted here and nowhere else."""
+    """Tickets that a fault of our machinery or of the server made invalid: counted here and nowhere else."""
 
     @property
     def overall(self) -> Rate:

@@ -35,15 +35,21 @@ def recipe(name: str, changes: Mapping[str, Any] | None = None, *, arm: str | No
 
 
 def resolve(
-    *, recipe: Recipe | None, file: Path | None = None, arm: Arm | None = None, written: Sequence[Setting] = ()
+    *,
+    recipe: Recipe | None,
+    base: RunSettings | None = None,
+    file: Path | None = None,
+    arm: Arm | None = None,
+    written: Sequence[Setting] = (),
 ) -> RunSettings:
     """Recipe, then file, then what was written, then arm; the run folder is named after them unless it has a name.
 
+    Args:
+        base: where there is no recipe, settings to start from in place of the defaults.
     Raises:
         ConfigError: the file cannot be read; unknown settings, values that cannot be or do not go together.
     """
-    base = load_recipe(recipe) if recipe else None
-    settings = load_settings(base=base, file=file, overrides=written)
+    settings = load_settings(base=load_recipe(recipe) if recipe else base, file=file, overrides=written)
     if arm is not None:
         settings = apply_arm(arm, settings, written=written_names([*(read_yaml(file) if file else ()), *written]))
     if settings.output is None:

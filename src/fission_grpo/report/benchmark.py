@@ -62,7 +62,7 @@ def benchmark_sections(runs: Runs, folder: Path) -> list[str]:
 
 
 def accuracy_table(runs: Runs) -> str:
-    """Official accuracy by category and overall, and what our machinery spoiled."""
+    """Official accuracy by category and overall, and how many entries faults of ours made invalid."""
     categories = sorted({category_of(record) for records in runs.values() for record in records})
     rows = [[name or "all", *(str(_accuracy(records, name)) for records in runs.values())] for name in categories]
     if len(categories) > 1:
@@ -72,9 +72,9 @@ def accuracy_table(runs: Runs) -> str:
     return markdown_table(["Accuracy ↑", *runs], rows)
 
 
-def recovery_table(runs: Runs, metrics: Sequence[Metric] = BENCHMARK_METRICS) -> str:
+def recovery_table(runs: Runs) -> str:
     """Metrics by runs; the arrow points to the better side."""
-    return markdown_table(["", *runs], [[metric.heading, *_cells(metric, runs)] for metric in metrics])
+    return markdown_table(["", *runs], [[metric.heading, *_cells(metric, runs)] for metric in BENCHMARK_METRICS])
 
 
 def class_table(records: Sequence[EpisodeRecord]) -> str:
@@ -85,9 +85,9 @@ def class_table(records: Sequence[EpisodeRecord]) -> str:
     return markdown_table(["Class", *header, "Steps", "Tokens"], rows)
 
 
-def curve_table(runs: Runs, upto: int = CURVE) -> str:
-    """Recovery within 1 to k steps of the same user turn, over all errors."""
-    rows = [[f"within {steps}", *_cells(recovered_within(steps), runs)] for steps in range(1, upto + 1)]
+def curve_table(runs: Runs) -> str:
+    """Recovery within 1 to `CURVE` steps of the same user turn, over all errors."""
+    rows = [[f"within {steps}", *_cells(recovered_within(steps), runs)] for steps in range(1, CURVE + 1)]
     return markdown_table(["An error-free step", *runs], rows)
 
 

@@ -8,7 +8,7 @@ from fission_grpo.evaluation.blind_spot import BlindSpot
 from fission_grpo.evaluation.compare_runs import PartContrast, RunComparison
 from fission_grpo.evaluation.metrics import Better
 from fission_grpo.evaluation.paired import Contrast, Paired
-from fission_grpo.report.tables import markdown_table, p_value, points
+from fission_grpo.report.tables import judgement, markdown_table, p_value, points
 
 LISTED = 40
 """Most entries spelled out in a line; all of them are in the JSON."""
@@ -29,7 +29,8 @@ def contrasts_table(contrasts: Sequence[Contrast], baseline: str, treatment: str
 
 def verdict_of(one: Contrast) -> str:
     """One sentence: the difference, and whether it settles anything."""
-    return f"{one.title}: {points(one)} points, p = {p_value(one)}: {_judgement(one)}."
+    settled = one.p_value is not None and one.p_value < 0.05 and one.interval.excludes_zero
+    return f"{one.title}: {points(one)} points, p = {p_value(one)}: {judgement(one, settled=settled)}."
 
 
 def noise_statement(one: Contrast, paired: Paired) -> str:
@@ -91,13 +92,6 @@ def _left_out(paired: Paired) -> str:
 def _row(one: Contrast) -> list[str]:
     sides = f"{len(one.fixed)} / {len(one.broken)}" if one.metric.better is Better.HIGHER else "-"
     return [one.metric.heading, str(one.before), str(one.after), points(one), p_value(one), sides]
-
-
-def _judgement(one: Contrast) -> str:
-    if one.p_value is None or one.p_value >= 0.05 or not one.interval.excludes_zero:
-        return "not settled"
-    higher = one.difference > 0
-    return "better" if higher == (one.metric.better is Better.HIGHER) else "worse"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -20,6 +20,9 @@ Row = Mapping[str, Any]
 """One line of `metrics.jsonl`: `step` and numbers."""
 Series = npt.NDArray[np.float64]
 
+WINDOW = 10
+"""Steps of the trailing mean that every line of the training picture shows."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
@@ -123,7 +126,6 @@ def curves_figure(
     *,
     colours: Mapping[str, str],
     curves: Sequence[Curve] = CURVES,
-    window: int = 10,
 ) -> Path:
     """One panel a curve: a faint line for each run, a strong one for the mean of the arm's runs.
 
@@ -132,15 +134,14 @@ def curves_figure(
         path: PNG or SVG.
         colours: by arm name, from `arm_colours`.
         curves: which keys to draw.
-        window: steps of the trailing mean that every line shows.
     """
     with house_style():
         figure = new_figure(3.3 * len(curves), 2.9)
         panels = figure.subplots(1, len(curves), squeeze=False)[0]
         for panel, curve in zip(panels, curves, strict=True):
-            _curve_panel(panel, curve, window)
+            _curve_panel(panel, curve)
             for name, runs in arms.items():
-                _arm_lines(panel, name, colours[name], [_series(run, curve, window) for run in runs])
+                _arm_lines(panel, name, colours[name], [_series(run, curve) for run in runs])
             _say_if_empty(panel)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower center", ncols=max(1, len(arms)), fontsize=8.5, handlelength=1.4)
@@ -148,10 +149,10 @@ def curves_figure(
         return save(figure, path)
 
 
-def _curve_panel(panel: Any, curve: Curve, window: int) -> None:
+def _curve_panel(panel: Any, curve: Curve) -> None:
     panel.set_title(curve.title, pad=16)
     unit = "%" if curve.share else curve.unit
-    subtitle = ", ".join(filter(None, (unit, f"mean of the last {window} steps")))
+    subtitle = ", ".join(filter(None, (unit, f"mean of the last {WINDOW} steps")))
     panel.text(0, 1.02, subtitle, transform=panel.transAxes, fontsize=7.5, color=QUIET, va="bottom")
     panel.set_xlabel("step", fontsize=8)
     panel.yaxis.grid(visible=True)
@@ -165,13 +166,13 @@ def _say_if_empty(panel: Any) -> None:
         panel.text(0.5, 0.5, "not recorded", transform=panel.transAxes, ha="center", color=QUIET)
 
 
-def _series(run: Sequence[Row], curve: Curve, window: int) -> tuple[Series, Series]:
+def _series(run: Sequence[Row], curve: Curve) -> tuple[Series, Series]:
     """Steps and trailing means of one run. Both of shape [T], T = steps at which the key was written."""
     points = [(row["step"], row[curve.key]) for row in run if row.get(curve.key) is not None]
     steps_T = np.array([step for step, _ in points], dtype=np.float64)
     values_T = np.array([value for _, value in points], dtype=np.float64) * (100 if curve.share else 1)
     sums_T = np.concatenate([[0.0], np.cumsum(values_T)])
-    first_T = np.maximum(np.arange(len(values_T)) + 1 - window, 0)
+    first_T = np.maximum(np.arange(len(values_T)) + 1 - WINDOW, 0)
     last_T = np.arange(len(values_T)) + 1
     return steps_T, (sums_T[last_T] - sums_T[first_T]) / np.maximum(last_T - first_T, 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from fission_grpo.evaluation.dead_groups import DeadGroups, count_dead_groups, group_outcome
+from fission_grpo.evaluation.group_outcomes import GroupAccount, account_groups, group_outcome
 from fission_grpo.evaluation.heldout import Evaluation
 from fission_grpo.evaluation.metrics import (
     EPISODE_METRICS,
@@ -25,8 +25,8 @@ from fission_grpo.report.style import arm_colours
 from fission_grpo.report.tables import (
     budget_table,
     comparisons_table,
-    dead_groups_table,
     effort_table,
+    groups_table,
     markdown_table,
     metrics_table,
     probes_by_class_table,
@@ -84,8 +84,8 @@ def write_summary(results: Results) -> None:
         *(f"\n{part}:\n\n{comparisons_table(ones)}" for part, ones in comparisons.items() if ones),
         "\n## What each arm spent\n",
         budget_table(curves),
-        "\n## Dead groups\n\n![curves](curves.png)\n",
-        dead_groups_table(accounts),
+        "\n## Groups without signal\n\n![curves](curves.png)\n",
+        groups_table(accounts),
         *_tree_section(results),
     ]
     write_text(results.summary, "\n".join(sections) + "\n")
@@ -110,12 +110,10 @@ def _glance(arms: Sequence[EvaluatedArm], probes: Mapping[str, Sequence[Evaluate
     return markdown_table(header, rows)
 
 
-def _account(results: Results, arm: str) -> DeadGroups:
+def _account(results: Results, arm: str) -> GroupAccount:
     """Each run by itself, because group ids repeat from run to run; then all of them together."""
     first, *others = (
-        count_dead_groups(
-            outcome for outcome in map(group_outcome, read_jsonl(results.run(arm, seed).traces)) if outcome
-        )
+        account_groups(outcome for outcome in map(group_outcome, read_jsonl(results.run(arm, seed).traces)) if outcome)
         for seed in results.seeds
     )
     return sum(others, start=first)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from fission_grpo.evaluation.dead_groups import DeadGroups
+from fission_grpo.evaluation.group_outcomes import GroupAccount
 from fission_grpo.evaluation.metrics import (
     EPISODE_METRICS,
     PROBE,
@@ -94,10 +94,6 @@ def _probe_class(record: EpisodeRecord) -> str:
     return record.probe.error if record.probe else ""
 
 
-def _probe_kind(record: EpisodeRecord) -> str:
-    return record.probe.kind if record.probe else ""
-
-
 def _probes(arm: EvaluatedArm) -> list[EpisodeRecord]:
     return [record for record in arm.records if record.probe is not None]
 
@@ -107,11 +103,6 @@ def probes_by_class_table(arms: Sequence[EvaluatedArm]) -> str:
     return _sliced_table(
         "Next call right after", arms, [by_slice(PROBE, _probes(a), _probe_class) for a in arms], error_name
     )
-
-
-def probes_by_kind_table(arms: Sequence[EvaluatedArm]) -> str:
-    """Next call right, by the way the call was made wrong."""
-    return _sliced_table("Next call right after", arms, [by_slice(PROBE, _probes(a), _probe_kind) for a in arms], str)
 
 
 def points(one: Compared) -> str:
@@ -161,38 +152,42 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> str:
     return markdown_table(header, rows) + "".join(f"\n{note}\n" for note in notes)
 
 
-def _judgement(comparison: Comparison) -> str:
-    if not comparison.interval.excludes_zero:
-        return "not settled: the interval holds 0"
-    higher = comparison.interval.low > 0
-    return "better" if higher == (comparison.metric.better is Better.HIGHER) else "worse"
+def judgement(one: Compared, *, settled: bool) -> str:
+    """In a word; what settles a comparison is another question for arms than for runs of a benchmark."""
+    if not settled:
+        return "not settled"
+    return "better" if (one.difference > 0) == (one.metric.better is Better.HIGHER) else "worse"
 
 
 def verdict_sentence(comparison: Comparison) -> str:
     """One sentence: from, to, difference with interval, and whether that settles anything."""
+    # The interval alone: arms with different numbers of seeds have no p-value, and the sign test, whose unit is the
+    # task, leaves out every task of which less than half of the runs changed.
+    settled = comparison.interval.excludes_zero
+    word = judgement(comparison, settled=settled) + ("" if settled else ": the interval holds 0")
     tasks = f"{comparison.tasks} tasks" + (f" ({comparison.excluded} excluded)" if comparison.excluded else "")
     return (
         f"{comparison.title}: {comparison.baseline} {_share(comparison.before)} → "
         f"{comparison.treatment} {_share(comparison.after)}, {points(comparison)} points, "
-        f"{tasks}, {comparison.runs[0]} and {comparison.runs[1]} runs: {_judgement(comparison)}."
+        f"{tasks}, {comparison.runs[0]} and {comparison.runs[1]} runs: {word}."
     )
 
 
-_DEAD_ROWS: tuple[tuple[str, Callable[[DeadGroups], Rate]], ...] = (
-    ("Exploration groups: all fail", lambda dead: dead.all_fail),
-    ("Exploration groups: some right", lambda dead: dead.mixed),
-    ("Exploration groups: all right", lambda dead: dead.all_right),
-    ("Exploration groups with a gradient", lambda dead: dead.alive),
-    ("All-fail groups with a fission group", lambda dead: dead.families),
-    ("All-fail groups rescued by fission", lambda dead: dead.revived),
-    ("Fission groups with a gradient", lambda dead: dead.fission_alive),
-    ("Fission groups with a success", lambda dead: dead.fission_success),
+_GROUP_ROWS: tuple[tuple[str, Callable[[GroupAccount], Rate]], ...] = (
+    ("Exploration groups: all fail", lambda account: account.all_fail),
+    ("Exploration groups: some right", lambda account: account.mixed),
+    ("Exploration groups: all right", lambda account: account.all_right),
+    ("Exploration groups with a gradient", lambda account: account.has_signal),
+    ("All-fail groups with a fission group", lambda account: account.fissioned),
+    ("All-fail groups rescued by fission", lambda account: account.rescued),
+    ("Fission groups with a gradient", lambda account: account.fission_has_signal),
+    ("Fission groups with a success", lambda account: account.fission_success),
 )
 
 
-def dead_groups_table(accounts: Mapping[str, DeadGroups]) -> str:
-    """Dead groups by arm."""
-    rows = [[title, *(str(pick(dead)) for dead in accounts.values())] for title, pick in _DEAD_ROWS]
+def groups_table(accounts: Mapping[str, GroupAccount]) -> str:
+    """How the groups of each arm came out."""
+    rows = [[title, *(str(pick(account)) for account in accounts.values())] for title, pick in _GROUP_ROWS]
     return markdown_table(["", *accounts], rows)
 
 

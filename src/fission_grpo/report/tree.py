@@ -63,7 +63,7 @@ class FissionTree:
         return sum(branch.right for branch in self.recoveries)
 
     @property
-    def dead(self) -> bool:
+    def all_fail(self) -> bool:
         """Not one exploration trajectory was right."""
         return not any(branch.right for branch in self.branches)
 
@@ -136,14 +136,14 @@ def fission_trees(traces: Iterable[Mapping[str, Any]]) -> Iterator[FissionTree]:
 
 
 def most_telling(trees: Iterable[FissionTree]) -> FissionTree | None:
-    """A tree that shows the mechanism, not a typical one: of a zero-variance group, its recoveries mixed most evenly.
+    """A tree that shows the mechanism, not a typical one: of a group that all failed, its recoveries mixed most evenly.
 
     A caption has to say that it was picked. None without trees.
     """
 
     def telling(tree: FissionTree) -> tuple[bool, float]:
         share = tree.rescues / max(len(tree.recoveries), 1)
-        return tree.dead, share * (1 - share)
+        return tree.all_fail, share * (1 - share)
 
     return max(trees, key=telling, default=None)
 
@@ -173,12 +173,12 @@ def text_tree(tree: FissionTree, *, width: int = 110) -> str:
     for place, stem in enumerate(_stems(len(tree.branches), "")):
         lines.append(_text_line(tree.branches[place], stem, width))
         if place == tree.failed:
-            trunk = "   " if place == len(tree.branches) - 1 else "│  "
-            lines += [_clip(f"{trunk}   ↳ {tree.origin}: {text}", width) for text in tree.feedback]
-            family = zip(tree.recoveries, _stems(len(tree.recoveries), trunk + "   "), strict=True)
-            lines += [_text_line(recovery, inner, width) for recovery, inner in family]
-    dead = "all failed" if tree.dead else "mixed"
+            indent = "   " if place == len(tree.branches) - 1 else "│  "
+            lines += [_clip(f"{indent}   ↳ {tree.origin}: {text}", width) for text in tree.feedback]
+            recoveries = zip(tree.recoveries, _stems(len(tree.recoveries), indent + "   "), strict=True)
+            lines += [_text_line(recovery, inner, width) for recovery, inner in recoveries]
+    explored = "all failed" if tree.all_fail else "mixed"
     lines.append(
-        f"   exploration {dead}; fission (step {tree.fission_step}): {tree.rescues}/{len(tree.recoveries)} right"
+        f"   exploration {explored}; fission (step {tree.fission_step}): {tree.rescues}/{len(tree.recoveries)} right"
     )
     return "\n".join(lines)

@@ -22,18 +22,15 @@ EXPORT_MODEL = "Qwen/Qwen3-8B-FC"
 """Name in `bfcl_eval` under which the official scorer decodes the texts as we wrote them."""
 
 
-def export(records: Sequence[BfclRecord], folder: Path, *, model: str = EXPORT_MODEL) -> tuple[Path, ...]:
-    """Write `<folder>/<model>/multi_turn/BFCL_v4_multi_turn_<category>_result.json`, one line an entry.
+def export(records: Sequence[BfclRecord], folder: Path) -> tuple[Path, ...]:
+    """Write `<folder>/<EXPORT_MODEL>/multi_turn/BFCL_v4_multi_turn_<category>_result.json`, one line an entry.
 
     Entries that ended in a fault are left out: they have no result (`bfcl evaluate` then needs `--partial-eval`).
-
-    Args:
-        model: a name that `bfcl evaluate --model` knows and whose handler is `QwenFCHandler`.
 
     Returns:
         The files written, one for each category that has entries.
     """
-    place = folder / model.replace("/", "_") / "multi_turn"
+    place = folder / EXPORT_MODEL.replace("/", "_") / "multi_turn"
     place.mkdir(parents=True, exist_ok=True)
     written = []
     for category in BfclCategory:

@@ -22,7 +22,7 @@ class CategoryScore:
     right: int
     judged: int
     faults: int
-    """Entries that our machinery or the server spoiled: counted here and nowhere else."""
+    """Entries that a fault of our machinery or of the server made invalid: counted here and nowhere else."""
     entries: int
     """Entries that the category has."""
 

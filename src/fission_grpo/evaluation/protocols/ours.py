@@ -19,7 +19,7 @@ MAX_STEPS = 20
 """Most messages with calls in one user turn."""
 
 
-def play_task(task: Task, environment: Environment, *, max_steps: int = MAX_STEPS) -> Played[EpisodeRecord]:
+def play_task(task: Task, environment: Environment) -> Played[EpisodeRecord]:
     """Play one task from where its messages end, through its follow-ups; the environment is reset first.
 
     Raises:
@@ -29,7 +29,7 @@ def play_task(task: Task, environment: Environment, *, max_steps: int = MAX_STEP
     first_turn = play.user_turn
     try:
         environment.reset(task)
-        end = yield from play.turns(max_steps)
+        end = yield from play.turns()
         verdict = environment.score() if end is not EndReason.HARNESS_FAULT else None
     except EnvironmentFault:
         end, verdict = EndReason.HARNESS_FAULT, None
@@ -54,20 +54,20 @@ class _Play:
         self._messages: list[Message] = list(task.messages)
         self._environment = environment
 
-    def turns(self, max_steps: int) -> Generator[Conversation, Answer | AgentFault, EndReason]:
+    def turns(self) -> Generator[Conversation, Answer | AgentFault, EndReason]:
         """All user turns from here on."""
-        end = yield from self._turn(max_steps)
+        end = yield from self._turn()
         for text in self._followups:
             if end is not EndReason.ANSWERED:
                 return end
             self._messages.append({"role": "user", "content": text})
             self._environment.next_turn()
             self.user_turn += 1
-            end = yield from self._turn(max_steps)
+            end = yield from self._turn()
         return end
 
-    def _turn(self, max_steps: int) -> Generator[Conversation, Answer | AgentFault, EndReason]:
-        for _ in range(max_steps):
+    def _turn(self) -> Generator[Conversation, Answer | AgentFault, EndReason]:
+        for _ in range(MAX_STEPS):
             answer = yield Conversation(messages=tuple(self._messages), tools=self._environment.tools)
             if isinstance(answer, AgentFault):
                 return EndReason.HARNESS_FAULT if answer.kind is FaultKind.MACHINERY else EndReason.CONTEXT

@@ -1,8 +1,8 @@
-"""Dead-group accounting: how many groups teach nothing, and how many of those fission revived.
+"""How the groups of a run came out: how many gave no signal, and how many of those that all failed fission rescued.
 
-Read from `traces.jsonl`, one JSON object a group. *Dead* is what it is in training: no difference between rewards
-(`rewards.zero_variance`). *All fail* is the paper's case for fission (arXiv:2601.15625): nobody succeeded, so
-that there is no success to reinforce, even where partial credit keeps the group alive.
+Read from `traces.jsonl`, one JSON object a group. A group *has signal* where training says so: its rewards differ
+(`rewards.zero_variance`). *All fail* is the paper's case for fission (arXiv:2601.15625): nobody succeeded, so there
+is no success to reinforce. The two are not opposites: partial credit can give an all-fail group signal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fission_grpo.types import GroupKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupOutcome:
-    """What the accounting needs to know of one group. Trajectories spoiled by a harness fault are left out."""
+    """What the account needs to know of one group. Trajectories that met a harness fault are left out."""
 
     group: str
     parent: str | None
@@ -35,8 +35,8 @@ class GroupOutcome:
         return all(self.correct)
 
     @property
-    def alive(self) -> bool:
-        """Rewards differ, so the group has a gradient; partial credit can keep an all-fail group alive."""
+    def has_signal(self) -> bool:
+        """Rewards differ, so the group has a gradient."""
         return not zero_variance(self.rewards)
 
 
@@ -57,51 +57,50 @@ def group_outcome(trace: Mapping[str, Any]) -> GroupOutcome | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeadGroups:
+class GroupAccount:
     """The account of one run; accounts of several runs add up."""
 
     all_fail: Rate
     """Over exploration groups; with `mixed` and `all_right` it adds up to all of them."""
     mixed: Rate
     all_right: Rate
-    alive: Rate
+    has_signal: Rate
     """Exploration groups with a gradient."""
-    families: Rate
-    """All-fail exploration groups from which a fission family was sampled."""
-    revived: Rate
+    fissioned: Rate
+    """All-fail exploration groups from which a fission group was sampled."""
+    rescued: Rate
     """All-fail exploration groups with at least one success among their fission descendants."""
-    fission_alive: Rate
+    fission_has_signal: Rate
     """Fission groups with a gradient."""
     fission_success: Rate
     """Fission groups with at least one success."""
 
-    def __add__(self, other: DeadGroups) -> DeadGroups:
-        return DeadGroups(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
+    def __add__(self, other: GroupAccount) -> GroupAccount:
+        return GroupAccount(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
 
 
 def _root(group: GroupOutcome, known: Mapping[str, GroupOutcome]) -> str:
-    """The exploration group at the head of the line, through any depth of fission."""
+    """The exploration group that it descends from, through any depth of fission."""
     while group.parent is not None and group.parent in known:
         group = known[group.parent]
     return group.group if group.parent is None else group.parent
 
 
-def count_dead_groups(groups: Iterable[GroupOutcome]) -> DeadGroups:
+def account_groups(groups: Iterable[GroupOutcome]) -> GroupAccount:
     """Account for the groups of one run; order does not matter, and a repeated id counts once, the last one."""
     known = {group.group: group for group in groups}
     exploration = [group for group in known.values() if group.parent is None]
     fission = [group for group in known.values() if group.parent is not None]
-    touched = {_root(group, known) for group in fission}
+    fissioned = {_root(group, known) for group in fission}
     rescued = {_root(group, known) for group in fission if not group.all_fail}
-    dead = [group for group in exploration if group.all_fail]
-    total, families = len(exploration), len(fission)
-    return DeadGroups(
-        all_fail=Rate(len(dead), total),
-        mixed=Rate(sum(not (group.all_fail or group.all_right) for group in exploration), total),
-        all_right=Rate(sum(group.all_right for group in exploration), total),
-        alive=Rate(sum(group.alive for group in exploration), total),
-        families=Rate(sum(group.group in touched for group in dead), len(dead)),
-        revived=Rate(sum(group.group in rescued for group in dead), len(dead)),
-        fission_alive=Rate(sum(group.alive for group in fission), families),
-        fission_success=Rate(sum(not group.all_fail for group in fission), families),
+    all_fail = [group for group in exploration if group.all_fail]
+    return GroupAccount(
+        all_fail=Rate(len(all_fail), len(exploration)),
+        mixed=Rate(sum(not (group.all_fail or group.all_right) for group in exploration), len(exploration)),
+        all_right=Rate(sum(group.all_right for group in exploration), len(exploration)),
+        has_signal=Rate(sum(group.has_signal for group in exploration), len(exploration)),
+        fissioned=Rate(sum(group.group in fissioned for group in all_fail), len(all_fail)),
+        rescued=Rate(sum(group.group in rescued for group in all_fail), len(all_fail)),
+        fission_has_signal=Rate(sum(group.has_signal for group in fission), len(fission)),
+        fission_success=Rate(sum(not group.all_fail for group in fission), len(fission)),
     )
