@@ -95,7 +95,7 @@ def test_half_a_surrogate_pair_survives(tmp_path: Path) -> None:
     record = {"step": 0, "text": "\ud83d and \\ud83d and ☃"}
     run.append(run.traces, [record])
     assert list(read_jsonl(run.traces)) == [record]
-    run.forget_after(1)
+    run.truncate_after(1)
     assert list(read_jsonl(run.traces)) == [record]
 
 
@@ -115,7 +115,7 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) ->
     run.append(run.traces, [{"step": step, "group": group} for step in range(5) for group in range(2)])
     with run.metrics.open("a") as file:
         file.write('{"step": 5, "rew')
-    run.forget_after(3)
+    run.truncate_after(3)
     assert [record["step"] for record in read_jsonl(run.metrics)] == [0, 1, 2]
     assert [record["step"] for record in read_jsonl(run.traces)] == [0, 0, 1, 1, 2, 2]
     run.append(run.metrics, [{"step": 3}])
@@ -123,7 +123,7 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) ->
 
 
 def test_forgetting_needs_no_files(tmp_path: Path) -> None:
-    folder(tmp_path).forget_after(0)
+    folder(tmp_path).truncate_after(0)
 
 
 def test_a_full_disk_is_reported_with_a_remedy(tmp_path: Path) -> None:

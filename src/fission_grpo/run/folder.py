@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.files import ESCAPED, read_jsonl, write_text
-from fission_grpo.settings import FORMER_NAMES
+from fission_grpo.settings import current_key
 
 KEPT_CHECKPOINTS = 2
 """The newest, and one to fall back to."""
@@ -71,7 +71,7 @@ class RunFolder:
 
     def _same_settings(self, settings: Mapping[str, Any]) -> None:
         loaded = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        saved = dict(_dotted({FORMER_NAMES.get(name, name): value for name, value in loaded.items()}))
+        saved = {".".join(current_key(name.split("."))): value for name, value in _dotted(loaded)}
         wanted = dict(_dotted(settings))
         changed = sorted(key for key in {*saved, *wanted} - {_MAY_GROW} if saved.get(key) != wanted.get(key))
         if changed:
@@ -105,7 +105,7 @@ class RunFolder:
         for old in sorted(self.checkpoints.glob("step-*"), key=_step_of)[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
 
-    def forget_after(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Drop metrics and traces of steps >= `step`: the resumed run writes them again."""
         for path in (self.metrics, self.traces):
             if path.exists():

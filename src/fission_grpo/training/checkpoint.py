@@ -31,7 +31,7 @@ PACKAGE = "fission-grpo"
 
 
 @dataclass(slots=True)
-class Progress:
+class RunState:
     """Where the run stands: all that a checkpoint holds besides weights, optimizer and random states."""
 
     source: FissionSource
@@ -52,10 +52,10 @@ class Progress:
 class Checkpoints:
     """Writes and reads the checkpoints of a run, all its processes together."""
 
-    def __init__(self, run: RunFolder, accelerator: Accelerator, progress: Progress) -> None:
+    def __init__(self, run: RunFolder, accelerator: Accelerator, state: RunState) -> None:
         self._run = run
         self._accelerator = accelerator
-        self._progress = progress
+        self._state = state
         accelerator.register_save_state_pre_hook(_save_trained_weights)
         accelerator.register_load_state_pre_hook(_load_trained_weights)
 
@@ -65,7 +65,7 @@ class Checkpoints:
         Raises:
             FissionError: the disk refused it, with what is safe so far.
         """
-        step = self._progress.step
+        step = self._state.step
         if self._accelerator.is_main_process:
             self._run.write_checkpoint(step, self._write)
             return
@@ -89,15 +89,15 @@ class Checkpoints:
             )
         self._accelerator.load_state(str(checkpoint))
         # Our own pickle; the buffer holds more than tensors.
-        self._progress.load_state_dict(torch.load(self._progress_file(checkpoint), weights_only=False))
+        self._state.load_state_dict(torch.load(self._progress_file(checkpoint), weights_only=False))
         if self._accelerator.is_main_process:
-            self._run.forget_after(self._progress.step)
+            self._run.truncate_after(self._state.step)
         self._accelerator.wait_for_everyone()
 
     def _write(self, path: Path) -> None:
         self._accelerator.wait_for_everyone()
         self._accelerator.save_state(str(path))
-        torch.save(self._progress.state_dict(), self._progress_file(path))
+        torch.save(self._state.state_dict(), self._progress_file(path))
         if self._accelerator.is_main_process:
             write_text(path / "checkpoint.json", json.dumps({"format": FORMAT, PACKAGE: version(PACKAGE)}) + "\n")
         self._accelerator.wait_for_everyone()

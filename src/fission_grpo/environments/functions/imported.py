@@ -1,6 +1,6 @@
 """A user's own worlds, named in the settings and imported from the user's code.
 
-    worlds:
+    environments:
       library: "shop.worlds:Library"     # a class whose public methods are tools, or anything that makes an Environment
 
 Modules are looked for where Python finds them, and in the current folder.
