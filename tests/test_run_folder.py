@@ -24,6 +24,15 @@ def folder(path: Path) -> RunFolder:
 # Settings.
 
 
+def test_a_run_goes_on_by_the_former_names_of_its_settings(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.create({"worlds": {"shop": "own:Shop"}, "synthetic": {"moments": True, "count": 3}}, resume=False)
+    now = {"environments": {"shop": "own:Shop"}, "synthetic": {"decision_positions": True, "count": 3}}
+    run.check(now, resume=True)
+    with pytest.raises(ConfigError, match=r"other settings \(synthetic\.decision_positions\)"):
+        run.check({**now, "synthetic": {"decision_positions": False, "count": 3}}, resume=True)
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
     run = folder(tmp_path)
     run.append(run.metrics, [{"step": 0}])

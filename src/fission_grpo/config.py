@@ -23,7 +23,7 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import Precision
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.rollout import RolloutSettings
-from fission_grpo.settings import Settings, current_key
+from fission_grpo.settings import Settings, current_key, with_current_names
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
 from fission_grpo.tasks.training_set import SYNTHETIC, SyntheticSettings
@@ -155,7 +155,8 @@ class RunSettings(Settings):
     """A JSONL file of tasks, or `synthetic`."""
     synthetic: SyntheticSettings = Field(default_factory=SyntheticSettings)
     environments: dict[str, str] = Field(default_factory=dict)
-    """Your own: the name that tasks give -> `package.module:name` of a class of tools or of an environment."""
+    """Your own: the name that tasks give -> `package.module:name` of a class of tools, of a list of functions, or of an
+    environment."""
     output: str | None = None
     """The run folder; the command line names it after recipe, arm and seed if it has no name."""
     simulator: SimulatorName = SimulatorName.RULES
@@ -230,7 +231,7 @@ class _Tree:
                 if meaning := _meaning(_dotted(setting.key)):
                     raise ConfigError(f"unknown setting {_dotted(setting.key)} ({setting.origin}); {meaning}")
                 raise ConfigError(f"{_dotted(key)} ({setting.origin}): {here} is a value, not a section")
-        node[name] = _with_current_names(key, setting.value)
+        node[name] = with_current_names(setting.value, key)
         self.origins[key] = setting.origin
 
     def written(self, key: Key) -> Key:
@@ -242,17 +243,6 @@ class _Tree:
     def origin(self, key: Key) -> str:
         """Where the value at a key came from."""
         return self.origins.get(self.written(key), "defaults")
-
-
-def _with_current_names(key: Key, value: Any) -> Any:
-    """A section that was written as one value, with former names in it replaced."""
-    if not isinstance(value, Mapping):
-        return value
-    inner = {name: current_key((*key, str(name))) for name in value}
-    return {
-        place[-1] if place != (*key, str(name)) else name: _with_current_names(place, value[name])
-        for name, place in inner.items()
-    }
 
 
 def load_settings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,6 +20,17 @@ def current_key(key: Sequence[str]) -> tuple[str, ...]:
         if now := FORMER_NAMES.get(".".join(key[:length])):
             return (*now.split("."), *key[length:])
     return tuple(key)
+
+
+def with_current_names(value: Any, above: Sequence[str] = ()) -> Any:
+    """Settings as nested values, or those of the section at `above`, by today's names."""
+    if not isinstance(value, Mapping):
+        return value
+    places = {name: current_key((*above, str(name))) for name in value}
+    return {
+        name if place == (*above, str(name)) else place[-1]: with_current_names(value[name], place)
+        for name, place in places.items()
+    }
 
 
 class Settings(BaseModel):

@@ -82,8 +82,8 @@ def train(
         settings: see `recipe`; `settings.folder` is where the run keeps its files.
         tasks: in place of `settings.data`: tasks, or objects with the keys of a line of a task file. They are kept as
             `tasks.jsonl` in the run folder.
-        environments: beside those of the settings: the name that tasks give -> a class of tools, or anything that makes
-            an `Environment`.
+        environments: beside those of the settings: the name that tasks give -> a class of tools, a list of functions,
+            or anything that makes an `Environment`.
         resume: continue the run in the folder, from the start if it has none.
 
     Raises:

@@ -22,6 +22,7 @@ from fission_grpo.evaluation.interleave import Played, interleave
 from fission_grpo.evaluation.records import TRACES, Format, RecordT
 from fission_grpo.files import write_text
 from fission_grpo.progress import progress
+from fission_grpo.settings import with_current_names
 
 MAX_CONSECUTIVE_FAILURES = 20
 """Spoiled episodes in a row after which a server or our machinery is taken for dead."""
@@ -90,7 +91,7 @@ def require_free(output: Path, settings: Mapping[str, Any], *, resume: bool) -> 
         return
     if not resume:
         raise ConfigError(f"{output} already holds an evaluation; go on with --resume or choose another --output")
-    held = json.loads(path.read_text(encoding="utf-8"))
+    held = with_current_names(json.loads(path.read_text(encoding="utf-8")))
     changed = sorted(_changed(held, json.loads(json.dumps(settings))))
     if changed:
         raise ConfigError(f"{output} was begun with other settings ({', '.join(changed)}); choose another --output")

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.files import ESCAPED, read_jsonl, write_text
-from fission_grpo.settings import current_key
+from fission_grpo.settings import with_current_names
 
 KEPT_CHECKPOINTS = 2
 """The newest, and one to fall back to."""
@@ -71,7 +71,7 @@ class RunFolder:
 
     def _same_settings(self, settings: Mapping[str, Any]) -> None:
         loaded = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        saved = {".".join(current_key(name.split("."))): value for name, value in _dotted(loaded)}
+        saved = dict(_dotted(with_current_names(loaded)))
         wanted = dict(_dotted(settings))
         changed = sorted(key for key in {*saved, *wanted} - {_MAY_GROW} if saved.get(key) != wanted.get(key))
         if changed:

@@ -44,7 +44,8 @@ def environments_of(kinds: Mapping[str, Any]) -> dict[str, Callable[[], Environm
     """Environment factories by name, of what a program holds in its hands.
 
     Args:
-        kinds: name of the environment, as tasks give it -> a class of tools, or anything that makes an `Environment`.
+        kinds: name of the environment, as tasks give it -> a class of tools, a list of functions, or anything
+            that makes an `Environment`.
 
     Raises:
         ConfigError: one of them can be no environment.
@@ -82,7 +83,7 @@ def _made_by(setting: str, place: str, factory: Any) -> Callable[[], Environment
     """A function that makes environments, once it has shown that it does."""
     if not callable(factory):
         raise ConfigError(
-            f"{setting}: {place} is {type(factory).__name__}; expected a class, a function, or a list of functions"
+            f"{setting}: {place} is {type(factory).__name__}; expected a class or a function, or a list of functions"
         )
     made = _guarded(setting, f"{place}()", factory)
     if lacking := [verb for verb in _VERBS if not hasattr(made, verb)]:
