@@ -434,5 +434,5 @@ def test_a_task_that_the_template_refuses_is_named() -> None:
     refusing = "{%- if messages[0].content == 'no' %}{{ raise_exception('not this one') }}{% endif %}" + NANO
     said = [{"role": "user", "content": word} for word in ("yes", "no")]
     two = [Task(id=one["content"], messages=(one,), tools=()) for one in said]
-    with pytest.raises(ConfigError, match="task no: .*not this one"):
+    with pytest.raises(ConfigError, match=r"task no: .*not this one"):
         render_prompts(two, chat=ChatFormat(byte_tokenizer(refusing)), window=10_000, max_tokens=1)
