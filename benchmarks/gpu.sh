@@ -34,7 +34,7 @@ longest() {
 }
 
 # The compiled kernel and its backward pass against a dense mask, before anything is timed.
-wanted kernel && "$python" -m pytest tests/test_attention.py -k compiled | tee "$out/kernel.txt"
+wanted kernel && "$python" -m pytest tests/tree/test_tree_attention.py -k compiled | tee "$out/kernel.txt"
 compare qwen3-1.7b --shape qwen3-1.7b
 compare qwen3-1.7b-checkpointed --shape qwen3-1.7b --checkpoint
 compare qwen3-8b-checkpointed --shape qwen3-8b --checkpoint

@@ -23,7 +23,10 @@ from typing import Any
 ARMS = "grpo,grpo-matched,grpo-decision,fission,fission-decision,fission-static,fission-passthrough,fission-offline"
 TIMES = ("time/", "generate/")
 """Prefixes of metrics that may differ: seconds, and how the sampler went about its work."""
-COMPARED = ("metrics.jsonl", "traces.jsonl", "episodes.jsonl", "*.safetensors")
+COMPARED = (
+    *("metrics.jsonl", "traces.jsonl", "*.safetensors"),
+    *("episodes.jsonl", "transfer.jsonl", "mixed.jsonl", "precondition.jsonl"),
+)
 
 
 def main() -> int:

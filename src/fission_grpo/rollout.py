@@ -230,7 +230,8 @@ def rollout(
         )
         for start, horizon in zip(starts, horizons, strict=True)
     ]
-    running = [dialogue for dialogue in dialogues if dialogue.end is None]
+    begun = [(dialogue, dialogue.context) for dialogue in dialogues]
+    running = [dialogue for dialogue, context in begun if context is not None]
     report(len(dialogues) - len(running))
 
     def reply(index: int, completion: Completion) -> Context | None:
@@ -239,7 +240,7 @@ def rollout(
             report(1)
         return following
 
-    contexts = [dialogue.transcript.ids for dialogue in running]
+    contexts = [context for _, context in begun if context is not None]
     policy.converse(contexts, reply=reply, sampling=sampling, seed=seed)
     return [dialogue.trajectory() for dialogue in dialogues]
 
@@ -263,28 +264,28 @@ class Dialogue:
             max_turns: most assistant messages for one user message.
             room: most tokens of a context that still leaves room for a completion.
         """
-        self.start = start
-        self.chat = chat
-        self.horizon = horizon
-        self.max_turns = max_turns
-        self.room = room
-        self.transcript = start.transcript.fork()
-        self.turns: list[Turn] = []
-        self.snapshots: list[Snapshot | None] = []
-        self.followups = list(start.task.followups)
-        self.user_turn_began = 0
-        self.fault = start.fault
+        self._start = start
+        self._chat = chat
+        self._horizon = horizon
+        self._max_turns = max_turns
+        self._room = room
+        self._transcript = start.transcript.fork()
+        self._turns: list[Turn] = []
+        self._snapshots: list[Snapshot | None] = []
+        self._followups = list(start.task.followups)
+        self._user_turn_began = 0
+        self._fault = start.fault
         self.end: EndReason | None = None
         """None while it goes on."""
         if start.fault:
             self.end = EndReason.HARNESS_FAULT
-        elif len(self.transcript.ids) > room:
+        elif len(self._transcript.ids) > room:
             self.end = EndReason.CONTEXT
 
     @property
     def context(self) -> Context | None:
         """The token ids to continue; None once it has ended."""
-        return self.transcript.ids if self.end is None else None
+        return self._transcript.ids if self.end is None else None
 
     def advance(self, completion: Completion) -> Context | None:
         """Read one completion, let the world answer, and decide whether to go on: with which context, or None.
@@ -293,17 +294,17 @@ class Dialogue:
             ValueError: it has ended.
         """
         if self.end is not None:
-            raise ValueError(f"task {self.start.task.id}: the dialogue has ended ({self.end}); expected no completion")
-        begin = len(self.transcript.ids)
-        self.transcript.extend_sampled(completion)
-        text = self.chat.decode(completion.ids)
+            raise ValueError(f"task {self._start.task.id}: the dialogue has ended ({self.end}); expected no completion")
+        begin = len(self._transcript.ids)
+        self._transcript.extend_sampled(completion)
+        text = self._chat.decode(completion.ids)
         parsed = parse_message(text)
         outcomes = self._answer(parsed)
         snapshot: Snapshot | None = None
         with self._masking_faults():
             snapshot = self._snapshot()
-        self.turns.append(Turn(completion=completion, text=text, parsed=parsed, outcomes=outcomes, start=begin))
-        self.snapshots.append(snapshot)
+        self._turns.append(Turn(completion=completion, text=text, parsed=parsed, outcomes=outcomes, start=begin))
+        self._snapshots.append(snapshot)
         if self.end is None:
             with self._masking_faults():
                 self._go_on(completion.finish, outcomes)
@@ -318,14 +319,14 @@ class Dialogue:
             self._invalidate(str(fault))
 
     def _invalidate(self, fault: str) -> None:
-        self.fault = fault
+        self._fault = fault
         self.end = EndReason.HARNESS_FAULT
 
     def _answer(self, parsed: ParsedMessage) -> tuple[ToolOutcome, ...]:
         """The world's answers in the order of the calls; none is asked for behind a fault of ours."""
         if parsed.failures:
             return (malformed_reply(parsed.failures),)
-        environment = self.start.environment
+        environment = self._start.environment
         if environment is None:
             return ()
         outcomes: list[ToolOutcome] = []
@@ -338,61 +339,69 @@ class Dialogue:
 
     def _snapshot(self) -> Snapshot | None:
         """None without a world, and of one that has broken."""
-        if self.start.environment is None or self.end is EndReason.HARNESS_FAULT:
+        if self._start.environment is None or self.end is EndReason.HARNESS_FAULT:
             return None
-        return self.start.environment.snapshot()
+        return self._start.environment.snapshot()
 
     def _go_on(self, finish: FinishReason, outcomes: Sequence[ToolOutcome]) -> None:
         if finish is FinishReason.LENGTH:
             self.end = EndReason.LENGTH
-        elif self.horizon is Horizon.CALL:
+        elif self._horizon is Horizon.CALL:
             self.end = EndReason.HORIZON
         elif not outcomes:
             self._answered(finish)
-        elif len(self.turns) - self.user_turn_began >= self.max_turns:
+        elif len(self._turns) - self._user_turn_began >= self._max_turns:
             self.end = EndReason.MAX_TURNS
         else:
-            self._observe(self.chat.reply(finish, [outcome.text for outcome in outcomes]))
+            self._observe(self._chat.reply(finish, [outcome.text for outcome in outcomes]))
 
     def _answered(self, finish: FinishReason) -> None:
         """The policy spoke in words: its turn is over, and perhaps the user goes on."""
-        if self.horizon is Horizon.TURN or not self.followups:
+        if self._horizon is Horizon.TURN or not self._followups:
             self.end = EndReason.ANSWERED
             return
-        if self.start.environment is not None:
-            self.start.environment.next_turn()
-        self.user_turn_began = len(self.turns)
-        self._observe(self.chat.user(finish, self.followups.pop(0)))
+        if self._start.environment is not None:
+            self._start.environment.next_turn()
+        self._user_turn_began = len(self._turns)
+        self._observe(self._chat.user(finish, self._followups.pop(0)))
 
     def _observe(self, ids: Sequence[int]) -> None:
-        if len(self.transcript.ids) + len(ids) > self.room:
+        if len(self._transcript.ids) + len(ids) > self._room:
             self.end = EndReason.CONTEXT
         else:
-            self.transcript.extend_observed(ids)
+            self._transcript.extend_observed(ids)
 
     def _verdict(self) -> Verdict | None:
         """What the world says; a decision point is judged by its target, and the world is not asked."""
-        if self.start.environment is None or self.end is EndReason.HARNESS_FAULT or self.horizon is Horizon.CALL:
+        if self._start.environment is None or self.end is EndReason.HARNESS_FAULT or self._horizon is Horizon.CALL:
             return None
         with self._masking_faults():
-            return self.start.environment.score()
+            return self._start.environment.score()
         return None
 
     def trajectory(self) -> Trajectory:
-        """The record; the world is asked for its judgement now."""
+        """The record; the world is asked for its judgement now.
+
+        Raises:
+            ValueError: the dialogue still goes on.
+        """
+        if self.end is None:
+            raise ValueError(
+                f"task {self._start.task.id}: the dialogue still goes on; advance it until it has no context"
+            )
         verdict = self._verdict()
         return Trajectory(
-            task=self.start.task,
-            prompt=len(self.start.transcript.ids),
-            ids=tuple(self.transcript.ids),
-            sampled=tuple(self.transcript.sampled),
-            logprobs=tuple(self.transcript.logprobs),
-            given=self.start.messages,
-            turns=tuple(self.turns),
-            snapshots=tuple(self.snapshots),
-            end=self.end or EndReason.MAX_TURNS,
+            task=self._start.task,
+            prompt=len(self._start.transcript.ids),
+            ids=tuple(self._transcript.ids),
+            sampled=tuple(self._transcript.sampled),
+            logprobs=tuple(self._transcript.logprobs),
+            given=self._start.messages,
+            turns=tuple(self._turns),
+            snapshots=tuple(self._snapshots),
+            end=self.end,
             verdict=verdict,
-            fault=self.fault,
+            fault=self._fault,
         )
 
 

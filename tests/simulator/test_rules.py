@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_simulator_fallback import case
+from simulator_cases import case
 
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.types import ErrorClass, OutcomeKind, ToolCall, ToolOutcome

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_official_metrics import CALL, OTHER, episode, message
+from episodes import CALL, OTHER, episode, message
 
 from fission_grpo.errors import ConfigError, DataError
 from fission_grpo.evaluation.compare_runs import compare_runs, load_run

@@ -85,6 +85,11 @@ def test_a_dialogue_that_has_ended_takes_no_completion() -> None:
         one.advance(completion(DONE))
 
 
+def test_a_dialogue_that_goes_on_has_no_record_yet() -> None:
+    with pytest.raises(ValueError, match="the dialogue still goes on; advance it until it has no context"):
+        dialogue().trajectory()
+
+
 def test_a_dialogue_without_room_has_no_context() -> None:
     start = open_task(TASK, chat=chat(), environments=ENVIRONMENTS)
     full = Dialogue(start, chat=chat(), horizon=Horizon.TURN, max_turns=TURNS, room=len(start.transcript.ids) - 1)

@@ -19,7 +19,7 @@ def official_run(script: str, questions: Iterable[str], folder: Path) -> Iterato
     Args:
         script: a file beside this one that reads a line a question and prints a JSON line an answer.
     """
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1] / "src"), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2] / "src"), os.environ.get("PYTHONPATH")]))
     places = [folder / name for name in ("questions", "answers", "errors")]
     places[0].write_text("".join(question + "\n" for question in questions), encoding="utf-8")
     with places[0].open() as stdin, places[1].open("w") as stdout, places[2].open("w") as stderr:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from scripted_server import Scripted, answer, completion, endless, good, hang, hang_up, html, reset, serving, trickle
-from test_simulator_fallback import EXPLICIT, SILENT, WRONG, case
+from simulator_cases import EXPLICIT, SILENT, WRONG, case
 
 from fission_grpo.client.chat import EndpointSettings
 from fission_grpo.errors import ConfigError

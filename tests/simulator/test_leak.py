@@ -14,7 +14,7 @@ from fission_grpo.simulator.base import FailedCall
 from fission_grpo.simulator.leak import Known, LiteralKind, find_leaks
 from fission_grpo.types import ErrorClass, OutcomeKind, ParsedMessage, ToolCall, ToolOutcome
 
-LABELS = Path(__file__).parent / "data" / "leak_labels.jsonl"
+LABELS = Path(__file__).parents[1] / "data" / "leak_labels.jsonl"
 
 
 def failed(call: ToolCall, *, said: str = "do it", world: str | None = None, tools: Any = ()) -> FailedCall:

@@ -265,8 +265,9 @@ run_entries(entries, Killed(gold, entries, width=4), release=ToolRelease.TEXT, t
 
 def test_a_kill_loses_at_most_the_entries_in_flight(tmp_path: Path) -> None:
     traces = tmp_path / "traces.jsonl"
-    tests = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent / "src")])}
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join([str(tests / "support"), str(tests.parent / "src")])
+    environment = {**os.environ, "PYTHONPATH": path}
     died = subprocess.run([sys.executable, "-c", KILLED, str(traces)], env=environment, check=False)
     assert died.returncode == -signal.SIGKILL
     begun = sum(first <= 25 for first in first_batches(BASE[:20], width=4))

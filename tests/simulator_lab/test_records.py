@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from small_records import SMALL, records
 
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.errors import ConfigError, DataError
@@ -25,7 +25,6 @@ from fission_grpo.simulator_lab.records import (
     WORLD_TEACHER,
     RecordOrigin,
     RecordSplit,
-    SimulatorRecord,
     check_simulator_records,
     looks_like_records,
     read_simulator_records,
@@ -34,13 +33,6 @@ from fission_grpo.simulator_lab.records import (
 )
 from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS
 from fission_grpo.types import ErrorClass
-
-SMALL = RecordSettings(count=40, tasks_per_api=4, apis=("TicketAPI", "MessageAPI"))
-
-
-@cache
-def records() -> tuple[SimulatorRecord, ...]:
-    return tuple(simulator_records(SMALL)[0])
 
 
 def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_simulator_fallback import EXPLICIT, SILENT
-from test_simulator_records import records
+from simulator_cases import EXPLICIT, SILENT
+from small_records import records
 from tiny_policies import chat, scripted
 
 from fission_grpo.errors import ConfigError

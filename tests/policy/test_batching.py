@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_policy_hf import NEVER, PAD, VOCABULARY, naive_greedy, tokens
+from naive_greedy import NEVER, PAD, VOCABULARY, naive_greedy, tokens
 from tiny_policies import tiny_model
 
 from fission_grpo.policy.base import Context, Sampling

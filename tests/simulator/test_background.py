@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from scripted_server import Behaviour, Handler, Scripted, good, reset, serving
-from test_simulator_fallback import EXPLICIT, SILENT, says
+from simulator_cases import EXPLICIT, SILENT, says
 from tiny_runs import buffer_of, fingerprint, finish, metrics, tiny_run, warm_model, weights
 
 from fission_grpo.algorithm.source import FissionSettings

@@ -7,8 +7,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from test_simulator_fallback import RIGHT, TOOL, WRONG
-from test_simulator_records import records
+from simulator_cases import RIGHT, TOOL, WRONG
+from small_records import records
 
 from fission_grpo.environments.schema import call_problems
 from fission_grpo.simulator.fault_fields import NAME, fields_at_fault, names_field

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from random import Random
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive_greedy import NEVER, PAD, VOCABULARY, naive_greedy, tokens
 from tiny_policies import FAMILIES, chat, naive_logprobs, tasks, tiny_model
 
 from fission_grpo.errors import PolicyError
-from fission_grpo.policy.base import Context, Sampling
+from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.local.forward import WORTH_WAITING, GenerationCount
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.policy.local.speculation import PromptLookup
@@ -20,14 +20,7 @@ from fission_grpo.policy.scripted import ScriptedPolicy
 from fission_grpo.tree.prefix_tree import build_forest
 from fission_grpo.types import FinishReason
 
-VOCABULARY = 64
-PAD, NEVER = 0, -1
 GREEDY = Sampling(max_tokens=12, temperature=0.0)
-
-
-def tokens(count: int, *, seed: int) -> tuple[int, ...]:
-    rng = Random(seed)
-    return tuple(rng.randrange(1, VOCABULARY) for _ in range(count))
 
 
 A, B, C = tokens(9, seed=1), tokens(4, seed=2), tokens(13, seed=3)
@@ -40,16 +33,6 @@ CONTEXTS = [
     C + tokens(7, seed=6),
     B,
 ]
-
-
-def naive_greedy(model: Any, context: Context, *, eos: int, max_tokens: int = 12) -> tuple[int, ...]:
-    """The whole sequence through the model for every token, no cache, no batch."""
-    ids = list(context)
-    for _ in range(max_tokens):
-        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-        if ids[-1] == eos:
-            break
-    return tuple(ids[len(context) :])
 
 
 def common_token(model: Any) -> int:

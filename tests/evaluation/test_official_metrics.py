@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from bfcl_agents import ScriptedAgent, by_scenario, giving_up, gold, stumbling, told_apart
+from episodes import CALL, OTHER, episode, message
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,62 +20,12 @@ from fission_grpo.evaluation.interleave import interleave
 from fission_grpo.evaluation.metrics import measure
 from fission_grpo.evaluation.paired import category_of, estimate
 from fission_grpo.evaluation.protocols.bfcl import ToolRelease, play_entry
-from fission_grpo.evaluation.records import EpisodeRecord, TurnRecord, from_line, to_line
+from fission_grpo.evaluation.records import EpisodeRecord, from_line, to_line
 from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.types import (
     EndReason,
     ErrorClass,
-    FinishReason,
-    OutcomeKind,
-    ParseFailure,
-    ParseFailureKind,
-    ToolCall,
-    ToolOutcome,
-    Verdict,
 )
-
-CALL, OTHER = ToolCall(name="cd", arguments={}), ToolCall(name="ls", arguments={})
-BROKEN = ParseFailure(kind=ParseFailureKind.JSON, start=0, text="{", detail="not JSON")
-
-
-def message(
-    user_turn: int,
-    call: ToolCall | None = None,
-    error: ErrorClass | None = None,
-    *,
-    tokens: int = 3,
-    broken: bool = False,
-) -> TurnRecord:
-    kind = OutcomeKind.SUCCESS if error is None else OutcomeKind.ERROR
-    return TurnRecord(
-        user_turn=user_turn,
-        text="",
-        calls=(call,) if call else (),
-        failures=(BROKEN,) if broken else (),
-        outcomes=(ToolOutcome(kind=kind, text="", error=error),) if call else (),
-        finish=FinishReason.STOP,
-        tokens=tokens,
-    )
-
-
-def episode(
-    *turns: TurnRecord,
-    ok: bool = True,
-    end: EndReason = EndReason.ANSWERED,
-    turn_ok: tuple[bool | None, ...] | None = None,
-    scenario: int = 0,
-    category: str = "base",
-) -> EpisodeRecord:
-    return EpisodeRecord(
-        task=f"{category}_{scenario}",
-        turns=turns,
-        end=end,
-        verdict=None if end is EndReason.HARNESS_FAULT else Verdict(ok=ok),
-        gold_calls=1,
-        first_call_right=None,
-        meta={"scenario": scenario, "category": category},
-        turn_ok=turn_ok,
-    )
 
 
 def rates(records: Sequence[EpisodeRecord], error: ErrorClass | None = None) -> dict[str, Rate]:
