@@ -23,9 +23,9 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from fission_grpo.algorithm.losses import GRPO, Aggregation, policy_loss, token_weights
-from fission_grpo.tree.logprobs import TokenRow, score, separate, share_prefixes, token_scores
+from fission_grpo.tree.logprobs import score, separate, share_prefixes, token_scores
 from fission_grpo.tree.prefix_tree import build_forest
-from fission_grpo.types import Distribution
+from fission_grpo.types import Distribution, TokenRow
 
 Pass = Callable[[], None]
 

@@ -31,8 +31,8 @@ import torch
 from shapes import add_arguments, build_model, shape_of
 from sides import SIDES, Pass, Work, installed
 
-from fission_grpo.tree.logprobs import TokenRow
 from fission_grpo.tree.prefix_tree import build_forest
+from fission_grpo.types import TokenRow
 
 GROUP = 8
 FEEDBACK = 40

@@ -29,7 +29,7 @@ from fission_grpo.models.lora import LoraSettings
 from fission_grpo.recipes import Recipe, load_recipe
 from fission_grpo.recipes.arms import Arm, apply_arm
 from fission_grpo.rollout import Horizon, RolloutSettings
-from fission_grpo.settings import Settings
+from fission_grpo.settings import Settings, with_current_names
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
 from fission_grpo.tasks.training_set import SyntheticSettings
@@ -83,6 +83,13 @@ def test_a_former_name_is_still_read(tmp_path: Path) -> None:
     both = load_settings(file=written, overrides=read_overrides(["environments.library=other:Library"]))
     assert both.environments == {"library": "other:Library"}
     assert complaint("worlds.library=3") == ("environments.library (command line): got 3, expected a valid string")
+
+
+@pytest.mark.parametrize("written", ["synthetic.moments=true", "synthetic={moments: true}", "--synthetic.moments=true"])
+def test_a_former_name_may_stand_inside_a_section(written: str) -> None:
+    assert load_settings(overrides=read_overrides([written])).synthetic.decision_positions
+    kept = {"data": {1: "one"}, "moments": False}  # neither this name elsewhere nor a key that is no text is touched
+    assert with_current_names(kept) == kept
 
 
 def test_saved_settings_are_the_same_settings(tmp_path: Path) -> None:
@@ -164,6 +171,11 @@ def test_a_mistake_gets_its_cause_and_its_remedy(written: str, expected: str) ->
         ("trainer.total_epochs=3", "trainer.steps"),
         ("--bf16", "precision=bf16 with lora.rank=16"),
         ("--use_vllm", "no other engine is wired up"),
+        ("trainer.save_freq=3", "the nearest by meaning is trainer.checkpoint_every"),
+        ("rollouts.max_new_tokens=8", "the nearest by meaning is rollouts.max_tokens"),
+        ("simulator_model.path=x", "the nearest is simulator_model."),
+        ("fission.batch_size=8", "the nearest is fission."),
+        ("fission.epochs=8", "the nearest is fission."),
     ],
 )
 def test_names_of_other_libraries_are_answered_by_meaning(written: str, expected: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from chat_tokenizers import NANO, byte_tokenizer
 from tiny_policies import DONE, ENVIRONMENTS, LetterByLetter, chat, hidden_task, say, script, scripted, tasks
 
 from fission_grpo.algorithm.batch import TrainingBatch
@@ -15,11 +16,12 @@ from fission_grpo.algorithm.failures import Fault
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.losses import GRPO
+from fission_grpo.chat.format import ChatFormat
 from fission_grpo.environments.base import Environments, Snapshot
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.policy.base import Policy, Sampling
-from fission_grpo.rollout import Horizon, Start, Trajectory, open_task, rollout
+from fission_grpo.rollout import Horizon, Start, Trajectory, open_task, render_prompts, rollout
 from fission_grpo.tasks.synthesis.generator import Mixture, synthesise
 from fission_grpo.types import (
     EndReason,
@@ -426,3 +428,11 @@ def test_snapshots_hold_the_world_as_it_was_after_each_turn() -> None:
             live.execute(call)
         replayed.restore(snapshot)
         assert replayed.state_hash() == live.state_hash()
+
+
+def test_a_task_that_the_template_refuses_is_named() -> None:
+    refusing = "{%- if messages[0].content == 'no' %}{{ raise_exception('not this one') }}{% endif %}" + NANO
+    said = [{"role": "user", "content": word} for word in ("yes", "no")]
+    two = [Task(id=one["content"], messages=(one,), tools=()) for one in said]
+    with pytest.raises(ConfigError, match=r"task no: .*not this one"):
+        render_prompts(two, chat=ChatFormat(byte_tokenizer(refusing)), window=10_000, max_tokens=1)

@@ -160,7 +160,7 @@ def open_run(trainer: Trainer, settings: RunSettings, *, resume: bool) -> None:
     if checkpoint is not None:
         trainer.checkpoints.load(checkpoint)
     elif trainer.accelerator.is_main_process:
-        run.forget_after(0)
+        run.truncate_after(0)
 
 
 def save_policy(trainer: Trainer) -> Path:

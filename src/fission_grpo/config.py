@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -23,7 +23,7 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import Precision
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.rollout import RolloutSettings
-from fission_grpo.settings import FORMER_NAMES, Settings
+from fission_grpo.settings import Settings, current_key, with_current_names
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
 from fission_grpo.tasks.training_set import SYNTHETIC, SyntheticSettings
@@ -31,6 +31,8 @@ from fission_grpo.training.settings import TrainerSettings
 
 Key: TypeAlias = tuple[str, ...]
 """Path of a setting: `("trainer", "steps")` for `trainer.steps`."""
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 NAME_HERE: Mapping[str, str] = {
@@ -153,7 +155,8 @@ class RunSettings(Settings):
     """A JSONL file of tasks, or `synthetic`; `given` in a run to which a program gave its tasks."""
     synthetic: SyntheticSettings = Field(default_factory=SyntheticSettings)
     environments: dict[str, str] = Field(default_factory=dict)
-    """Your own: the name that tasks give -> `package.module:name` of a class of tools or of an environment."""
+    """Your own: the name that tasks give -> `package.module:name` of a class of tools, of a list of functions, or of an
+    environment."""
     output: str | None = None
     """The run folder; the command line names it after recipe, arm and seed if it has no name."""
     simulator: SimulatorName = SimulatorName.RULES
@@ -216,8 +219,7 @@ class _Tree:
         Raises:
             ConfigError: the key goes through a value that is no section.
         """
-        first, *rest = setting.key
-        key = (FORMER_NAMES.get(first, first), *rest)
+        key = current_key(setting.key)
         *sections, name = key
         node = self.values
         for depth, section in enumerate(sections, 1):
@@ -229,7 +231,7 @@ class _Tree:
                 if meaning := _meaning(_dotted(setting.key)):
                     raise ConfigError(f"unknown setting {_dotted(setting.key)} ({setting.origin}); {meaning}")
                 raise ConfigError(f"{_dotted(key)} ({setting.origin}): {here} is a value, not a section")
-        node[name] = setting.value
+        node[name] = with_current_names(setting.value, key)
         self.origins[key] = setting.origin
 
     def written(self, key: Key) -> Key:
@@ -259,6 +261,26 @@ def load_settings(
     except ValidationError as error:
         problems = [_explain(problem, tree) for problem in error.errors()]
     raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
+def validated(kind: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
+    """Settings of one kind from plain values, for those that are no part of a run's.
+
+    Raises:
+        ConfigError: unknown keys or wrong values; all of them are named.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = [_problem_of(kind, problem) for problem in error.errors()]
+    raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
+def _problem_of(kind: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    name = _dotted(tuple(map(str, problem["loc"])))
+    if problem["type"] == "extra_forbidden":
+        return f"unknown setting {name}; expected some of {', '.join(setting_names(kind))}"
+    return f"{name}: {_got_and_expected(problem)}" if name else _got_and_expected(problem)
 
 
 def read_yaml(path: Path) -> list[Setting]:
@@ -328,6 +350,11 @@ def setting_names(model: type[BaseModel] = RunSettings) -> Iterator[str]:
             yield from (f"{name}.{inner}" for inner in setting_names(section))
 
 
+def _sections() -> set[str]:
+    """The names of the sections that hold settings of ours."""
+    return {name for name, info in RunSettings.model_fields.items() if _section(info.annotation) is not None}
+
+
 def _section(annotation: Any) -> type[BaseModel] | None:
     """The settings class of a field that holds one, perhaps optionally."""
     choices = (annotation, *get_args(annotation))
@@ -360,15 +387,14 @@ def _explain(problem: Mapping[str, Any], tree: _Tree) -> str:
         name = _dotted(tree.written(key))
         meaning = _meaning(name) or f"the nearest is {_nearest(name)}"
         return f"unknown setting {name} ({tree.origin(key)}); {meaning}"
+    return f"{where}: {_got_and_expected(problem)}"
+
+
+def _got_and_expected(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "value_error":
-        return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
-    return f"{where}: got {problem['input']!r}, expected {_expectation(problem)}"
-
-
-def _expectation(problem: Mapping[str, Any]) -> str:
-    if problem["type"] == "missing":
-        return "more values"
-    return str(problem["msg"]).removeprefix("Input should be ").partition(", unable")[0]
+        return str(problem["msg"]).removeprefix("Value error, ")
+    expected = str(problem["msg"]).removeprefix("Input should be ").partition(", unable")[0]
+    return f"got {problem['input']!r}, expected {'more values' if problem['type'] == 'missing' else expected}"
 
 
 def _named(key: Key, tree: _Tree) -> Key:
@@ -379,11 +405,17 @@ def _named(key: Key, tree: _Tree) -> Key:
 
 
 def _meaning(name: str) -> str | None:
-    """What a name that others give a setting means here; None for a name that nobody is known to use."""
-    last = name.rpartition(".")[2].replace("-", "_")
-    if last in NAME_HERE:
-        return f"the nearest by meaning is {NAME_HERE[last]}"
-    return NOT_HERE.get(last)
+    """What a name that others give a setting means here; None for a name that nobody is known to use.
+
+    Whoever writes one of our sections means a setting in it: a hint that leads out of it would be wrong.
+    """
+    above, _, last = name.replace("-", "_").rpartition(".")
+    section = above.partition(".")[0]
+    ours = section in _sections() - {"trainer"}  # verl has a section of this name, too
+    here = NAME_HERE.get(last)
+    if here is not None and (not ours or here.startswith(f"{section}.")):
+        return f"the nearest by meaning is {here}"
+    return None if ours else NOT_HERE.get(last)
 
 
 def _nearest(name: str) -> str:

@@ -45,7 +45,7 @@ def require_fit_environments(tasks: Sequence[Task], environments: Environments) 
     problems = [
         f"  {task.id}: {problem}"
         for name, factory in environments.items()
-        for task in _living_in(tasks, name)[:CHECKED_TASKS]
+        for task in _tasks_in(tasks, name)[:CHECKED_TASKS]
         for problem in check_environment(factory(), task)
     ]
     if problems:
@@ -69,7 +69,7 @@ def require_judges(tasks: Sequence[Task], environments: Environments, *, horizon
             "add one of them, or choose trainer.horizon=turn, where the world judges"
         )
     names = dict.fromkeys(task.world.environment for task in unjudged if task.world)
-    unfit = {name for name in names if not _judges_itself(_living_in(unjudged, name)[0], environments)}
+    unfit = {name for name in names if not _judges_itself(_tasks_in(unjudged, name)[0], environments)}
     blind = [task for task in unjudged if task.world and task.world.environment in unfit]
     if blind and (fission or horizon is not Horizon.CALL):
         what = "a recovery" if horizon is Horizon.CALL else f"a whole {horizon}"
@@ -95,7 +95,7 @@ def _judges_itself(task: Task, environments: Environments) -> bool:
     return True
 
 
-def _living_in(tasks: Sequence[Task], name: str) -> list[Task]:
+def _tasks_in(tasks: Sequence[Task], name: str) -> list[Task]:
     return [task for task in tasks if task.world is not None and task.world.environment == name]
 
 

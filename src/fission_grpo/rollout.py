@@ -127,9 +127,9 @@ def render_prompts(tasks: Sequence[Task], *, chat: ChatFormat, window: int, max_
         window: most tokens that the policy can hold.
         max_tokens: most tokens of an answer.
     Raises:
-        ConfigError: some do not; the longest is named. Or the template refuses a task's messages.
+        ConfigError: some do not; the longest is named. Or the template refuses a task's messages; the task is named.
     """
-    prompts = [chat.prompt(task.messages, task.tools) for task in tasks]
+    prompts = [_prompt(task, chat) for task in tasks]
     lengths = [len(prompt) for prompt in prompts]
     if lengths and max(lengths) + max_tokens > window:
         count = sum(length + max_tokens > window for length in lengths)
@@ -139,6 +139,13 @@ def render_prompts(tasks: Sequence[Task], *, chat: ChatFormat, window: int, max_
             "lower rollouts.max_tokens, shorten these tasks, or offer them fewer tools"
         )
     return prompts
+
+
+def _prompt(task: Task, chat: ChatFormat) -> tuple[int, ...]:
+    try:
+        return chat.prompt(task.messages, task.tools)
+    except ConfigError as error:
+        raise ConfigError(f"task {task.id}: {error}") from error
 
 
 def open_task(task: Task, *, chat: ChatFormat, environments: Environments) -> Start:

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-FORMER_NAMES: Mapping[str, str] = MappingProxyType({"worlds": "environments"})
-"""What a section of the settings of a run was called up to version 0.1 -> what it is called now. Both are read."""
+FORMER_NAMES: Mapping[str, str] = MappingProxyType(
+    {"worlds": "environments", "synthetic.moments": "synthetic.decision_positions"}
+)
+"""Dotted name that a setting of a run had before -> the one that it has now, in the same section. Both are read."""
+
+
+def current_key(key: Sequence[str]) -> tuple[str, ...]:
+    """The path of a setting by today's names: `("worlds", "shop")` -> `("environments", "shop")`."""
+    for length in range(1, len(key) + 1):
+        if now := FORMER_NAMES.get(".".join(key[:length])):
+            return (*now.split("."), *key[length:])
+    return tuple(key)
+
+
+def with_current_names(value: Any, above: Sequence[str] = ()) -> Any:
+    """Settings as nested values, or those of the section at `above`, by today's names."""
+    if not isinstance(value, Mapping):
+        return value
+    places = {name: current_key((*above, str(name))) for name in value}
+    return {
+        name if place == (*above, str(name)) else place[-1]: with_current_names(value[name], place)
+        for name, place in places.items()
+    }
 
 
 class Settings(BaseModel):

@@ -129,6 +129,15 @@ class Distribution:
     """0 keeps the whole vocabulary."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRow:
+    """A trajectory as the model sees it."""
+
+    ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+    """True on the tokens whose log-probability is wanted; never on the first token."""
+
+
 class FinishReason(StrEnum):
     """Why the policy stopped sampling."""
 

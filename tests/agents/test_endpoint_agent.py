@@ -289,10 +289,10 @@ def local_agent(name: str, max_tokens: int = 64) -> tuple[Any, Any]:
 
 
 def requests_of_nano(count: int) -> list[Conversation]:
-    from fission_grpo.recipes.nano import WORLD
+    from fission_grpo.recipes.nano import NANO_TASKS
     from fission_grpo.tasks.synthesis.generator import synthesise
 
-    tasks = synthesise(1, count, apis=WORLD.apis, mixture=WORLD.mixture, tools=WORLD.tools)
+    tasks = synthesise(1, count, apis=NANO_TASKS.apis, mixture=NANO_TASKS.mixture, tools=NANO_TASKS.tools)
     return [Conversation(messages=task.messages, tools=task.tools) for task in tasks]
 
 

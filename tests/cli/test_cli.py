@@ -126,6 +126,21 @@ def test_nano_without_a_recipe_starts_from_its_own() -> None:
     assert told(left_out)["settings"]["fission"]["contexts"] == 4
 
 
+def test_a_folder_may_be_called_like_a_recipe_and_is_a_model_all_the_same() -> None:
+    Path("paper").mkdir()
+    result = fission("train", "--model", "paper", "--dry-run")
+    assert "no --recipe: plain GRPO, no fission" in result.stderr
+    assert "paper holds no model" in result.stderr
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_of_several_processes_the_first_says_what_the_training_will_do(
+    rank: str, lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    assert fission("train", "--model", "nowhere").stderr.count("no --recipe") == lines
+
+
 def test_a_run_leaves_its_files_and_can_go_on(model: Path) -> None:
     first = train(model, "--output", "run", "--json", steps=1)
     assert first.exit_code == 0, first.stderr
@@ -552,6 +567,17 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_nothing, ("train", "--synthetic.apis", "[Twitter]"), "unknown API Twitter", "TwitterAPI"),
     (_nothing, ("data", "make", "-o", "x", "--apis", "MessageAPI"), "held out", "split 'heldout'"),
     (_nothing, ("data", "make", "-o", "x", "--split", "test"), "unknown split 'test'", "train, validation, heldout"),
+    (_nothing, ("supervise", "--output", "x", "--learning-rate", "0"), "got 0.0", "expected greater than 0"),
+    (
+        _nothing,
+        ("supervise", "--output", "x", "--learning-rate", "-1"),
+        "Invalid value for '--learning-rate'",
+        "greater than or equal to 0",
+    ),
+    (_nothing, ("supervise", "--output", "x", "--data", "a.jsonl"), "data=a.jsonl: ", "leave this out"),
+    (_nothing, ("supervise", "--output", "x", "worlds.shop=shop:Shop"), "environments.shop: ", "leave this out"),
+    (_nothing, ("simulator", "train", "r.jsonl", "--output", "x", "epochs=0"), "epochs: got 0", "greater than 0"),
+    (_nothing, ("simulator", "train", "r.jsonl", "--output", "x", "epoch=1"), "unknown setting epoch", "epochs, batch"),
     (_nothing, ("quickstart", "--arms", "grpo,ppo"), "unknown arm 'ppo'", "grpo-matched"),
     (_nothing, ("doctor", "nan"), "unknown model 'nan'", "did you mean 'nano'?"),
 )

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation
 from fission_grpo.cli import app
 from fission_grpo.environments.bfcl.entries import bfcl_entries
-from fission_grpo.errors import PolicyError
+from fission_grpo.errors import ConfigError, PolicyError
 from fission_grpo.evaluation.bfcl.records import read_bfcl
 from fission_grpo.evaluation.protocols.bfcl import ToolRelease
-from fission_grpo.evaluation.session import MAX_CONSECUTIVE_FAILURES
+from fission_grpo.evaluation.session import MAX_CONSECUTIVE_FAILURES, require_free, reserve
 from fission_grpo.models.catalog import find_model
 
 NANO = ("--model", "nano", "--max-tokens", "16")
@@ -118,6 +118,13 @@ def test_a_folder_of_an_older_version_can_be_gone_on_with() -> None:
     again = fission(*asked, "--resume")
     assert again.exit_code == 0, again.output
     assert len(Path("old/traces.jsonl").read_text().splitlines()) == len(lines)
+
+
+def test_an_evaluation_is_the_same_by_the_former_names_of_its_settings(tmp_path: Path) -> None:
+    reserve(tmp_path, {"size": 3, "synthetic": {"moments": True}})
+    require_free(tmp_path, {"size": 3, "synthetic": {"decision_positions": True}}, resume=True)
+    with pytest.raises(ConfigError, match=r"other settings \(synthetic\.decision_positions\)"):
+        require_free(tmp_path, {"size": 3, "synthetic": {"decision_positions": False}}, resume=True)
 
 
 def test_a_run_brings_its_precision_and_a_folder_along() -> None:

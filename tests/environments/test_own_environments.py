@@ -17,7 +17,7 @@ from fission_grpo.algorithm.judge import Judge
 from fission_grpo.assembly import ENVIRONMENTS, assemble
 from fission_grpo.cli import app
 from fission_grpo.config import RunSettings, load_settings, read_overrides
-from fission_grpo.environments.functions.imported import imported_environments
+from fission_grpo.environments.functions.imported import environments_of, imported_environments
 from fission_grpo.environments.functions.schema_of import toolbox
 from fission_grpo.errors import ConfigError
 from fission_grpo.files import read_jsonl
@@ -29,6 +29,7 @@ from fission_grpo.types import Task, ToolCall, World
 
 SOURCE = '''
 from fission_grpo.environments.functions.environment import FunctionEnvironment
+from fission_grpo.environments.limits import CallLimits
 from fission_grpo.errors import ToolError
 
 
@@ -84,6 +85,21 @@ def make_trouble() -> None:
     raise RuntimeError("no database")
 
 
+def double(number: int) -> int:
+    """Double a number.
+
+    Args:
+        number: which
+    """
+    return 2 * number
+
+
+def patient() -> FunctionEnvironment:
+    return FunctionEnvironment.from_class(Library, name="library", limits=CallLimits(characters=3))
+
+
+TOOLS = [double]
+MIXED = [double, 3]
 NUMBER = 3
 '''
 EMMA, DUNE = (ToolCall(name="borrow", arguments={"title": title}) for title in ("Emma", "Dune"))
@@ -141,6 +157,21 @@ def test_a_class_of_tools_and_a_function_that_makes_environments_are_worlds(kind
     assert environment.score().ok
 
 
+def test_a_list_of_functions_is_a_world_for_a_program_and_for_the_settings() -> None:
+    (found,) = imported_environments({"double": "own_shop:TOOLS"}).values()
+    (given,) = environments_of({"double": sys.modules["own_shop"].TOOLS}).values()
+    task = lend(tools=(), world=World(environment="double", config={}))
+    for environment in (found(), given()):
+        environment.reset(task)
+        assert environment.execute(ToolCall(name="double", arguments={"number": 4})).text == "8"
+
+
+def test_a_function_that_makes_environments_can_give_them_limits_of_their_own() -> None:
+    environment = imported_environments({"library": "own_shop:patient"})["library"]()
+    environment.reset(lend())
+    assert environment.execute(EMMA).text == "bor\n[cut: the answer has more than 3 characters]"
+
+
 @pytest.mark.parametrize("horizon", [Horizon.TURN, Horizon.EPISODE])
 def test_a_world_that_judges_itself_rewards_whoever_satisfies_it(horizon: Horizon) -> None:
     environments = imported_environments({"library": "own_shop:Library"})
@@ -194,6 +225,7 @@ def test_two_steps_from_the_command_line_in_a_world_of_ones_own(model: Path) -> 
         ("own_broken:Library", r"environments\.library: import own_broken: ZeroDivisionError"),
         ("own_shop:Libary", r"own_shop \(.*own_shop\.py\) has no 'Libary'"),
         ("own_shop:NUMBER", r"own_shop:NUMBER is int; expected a class or a function"),
+        ("own_shop:MIXED", r"own_shop:MIXED is a list of other things than functions; expected functions only"),
         ("own_shop:NoWorld", r"NoWorld has no method reset\(\)"),
         ("own_shop:make_nothing", r"own_shop:make_nothing\(\) made int without reset, execute"),
         ("own_shop:make_trouble", r"RuntimeError: no database; correct it there"),

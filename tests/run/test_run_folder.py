@@ -25,6 +25,15 @@ def folder(path: Path) -> RunFolder:
 # Settings.
 
 
+def test_a_run_goes_on_by_the_former_names_of_its_settings(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.create({"worlds": {"shop": "own:Shop"}, "synthetic": {"moments": True, "count": 3}}, resume=False)
+    now = {"environments": {"shop": "own:Shop"}, "synthetic": {"decision_positions": True, "count": 3}}
+    run.check(now, resume=True)
+    with pytest.raises(ConfigError, match=r"other settings \(synthetic\.decision_positions\)"):
+        run.check({**now, "synthetic": {"decision_positions": False, "count": 3}}, resume=True)
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
     run = folder(tmp_path)
     run.append(run.metrics, [{"step": 0}])
@@ -105,7 +114,7 @@ def test_half_a_surrogate_pair_survives(tmp_path: Path) -> None:
     record = {"step": 0, "text": "\ud83d and \\ud83d and ☃"}
     run.append(run.traces, [record])
     assert list(read_jsonl(run.traces)) == [record]
-    run.forget_after(1)
+    run.truncate_after(1)
     assert list(read_jsonl(run.traces)) == [record]
 
 
@@ -125,7 +134,7 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) ->
     run.append(run.traces, [{"step": step, "group": group} for step in range(5) for group in range(2)])
     with run.metrics.open("a") as file:
         file.write('{"step": 5, "rew')
-    run.forget_after(3)
+    run.truncate_after(3)
     assert [record["step"] for record in read_jsonl(run.metrics)] == [0, 1, 2]
     assert [record["step"] for record in read_jsonl(run.traces)] == [0, 0, 1, 1, 2, 2]
     run.append(run.metrics, [{"step": 3}])
@@ -138,7 +147,7 @@ def test_a_damaged_line_in_the_middle_is_named_and_the_file_kept(tmp_path: Path,
     text = f'{{"step": 0}}\n{damaged}\n{{"step": 2}}\n{{"st'
     run.metrics.write_text(text)
     with pytest.raises(DataError, match=r"metrics\.jsonl: 1 problem") as error:
-        run.forget_after(1)
+        run.truncate_after(1)
     assert error.value.problems == (f"line 2: found {damaged!r}, expected a JSON object; restore or delete the line",)
     assert run.metrics.read_text() == text
     assert not list(run.path.glob(".*"))
@@ -152,7 +161,7 @@ def test_a_long_damaged_line_is_not_repeated_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_forgetting_needs_no_files(tmp_path: Path) -> None:
-    folder(tmp_path).forget_after(0)
+    folder(tmp_path).truncate_after(0)
 
 
 def test_a_full_disk_is_reported_with_a_remedy(tmp_path: Path) -> None:

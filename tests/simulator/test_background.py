@@ -19,7 +19,7 @@ from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.client.chat import EndpointSettings
 from fission_grpo.files import read_jsonl
 from fission_grpo.simulator.answer_cache import CacheMode
-from fission_grpo.simulator.background import is_remote, request_feedback
+from fission_grpo.simulator.background import request_feedback
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings, EndpointWriter
 from fission_grpo.simulator.guarded import LeakGuardedSimulator
 from fission_grpo.simulator.prompts import Candidate, NoCandidate, Prompt
@@ -168,7 +168,7 @@ def test_what_is_being_written_is_in_the_checkpoint(tmp_path: Path) -> None:
 
 def test_only_a_server_is_asked_in_the_background() -> None:
     here, elsewhere = LeakGuardedSimulator(says(TEXT)), LeakGuardedSimulator(Buggy())
-    assert [is_remote(one) for one in (RulesSimulator(), here, elsewhere)] == [False, False, True]
+    assert [one.remote for one in (RulesSimulator(), here, elsewhere)] == [False, False, True]
     assert request_feedback(here, [EXPLICIT, SILENT]).done()
     with pytest.raises(ZeroDivisionError, match="ours"):
         request_feedback(elsewhere, [EXPLICIT]).result()

@@ -264,6 +264,13 @@ def test_a_cut_off_message_and_a_missing_call_are_told_so() -> None:
     assert rules(failed()) == ("error: no tool was called, and what was asked for is not done.",)
 
 
+@pytest.mark.parametrize("simulator", SIMULATORS)
+def test_a_free_simulator_is_here_and_has_nothing_to_count(simulator: ErrorSimulator) -> None:
+    assert not simulator.remote
+    simulator.diagnose([failed(call("pwd"))])
+    assert simulator.take_metrics() == {}
+
+
 def test_static_is_the_authors_string_once_a_call() -> None:
     made = failed(call("pwd"), call("cd"))
     assert StaticSimulator().diagnose([made]) == [Feedback(texts=(STATIC_TEXT, STATIC_TEXT), origin="static")]

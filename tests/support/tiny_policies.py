@@ -19,8 +19,7 @@ from fission_grpo.models.nano import build_tokenizer
 from fission_grpo.policy.base import Context, Policy, Reply, Sampling
 from fission_grpo.policy.scripted import ScriptedPolicy
 from fission_grpo.tasks.synthesis.generator import synthesise
-from fission_grpo.tree.logprobs import TokenRow
-from fission_grpo.types import Completion, FinishReason, Task, ToolCall
+from fission_grpo.types import Completion, FinishReason, Task, TokenRow, ToolCall
 
 ENVIRONMENTS: Environments = {BFCL: BfclEnvironment}
 

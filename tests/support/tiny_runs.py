@@ -28,8 +28,7 @@ from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.training.settings import TrainerSettings
 from fission_grpo.training.supervised import SupervisedSettings, gold_dialogue, supervise
 from fission_grpo.training.trainer import StepReport, Trainer
-from fission_grpo.tree.logprobs import TokenRow
-from fission_grpo.types import Completion, FinishReason, Task
+from fission_grpo.types import Completion, FinishReason, Task, TokenRow
 
 TASKS = tasks()[:6]
 STEPS = 5
@@ -124,7 +123,7 @@ def tiny_run(
 def finish(trainer: Trainer, *, stop_after: int | None = None) -> list[StepReport]:
     """Train to the end, or until a step is done."""
     reports: list[StepReport] = []
-    trainer.train(stop=lambda: trainer.progress.step == stop_after, report=reports.append)
+    trainer.train(stop=lambda: trainer.state.step == stop_after, report=reports.append)
     return reports
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fission_grpo.environments.functions.imported import environments_of
-from fission_grpo.errors import ConfigError, DataError
+from fission_grpo.errors import DataError
 from fission_grpo.tasks.dialogue import decision_points
 from fission_grpo.tasks.jsonl import read_tasks, record_of, tasks_from, write_tasks
 from fission_grpo.tasks.probe import probe_items
@@ -241,13 +241,6 @@ def test_unloadable_worlds_are_problems_not_crashes(tmp_path: Path) -> None:
     world = {"environment": "bfcl", "config": {"classes": ["NoSuchAPI"], "initial": {}}}
     problems = problems_of(save(tmp_path / "t.jsonl", {**GOOD, "world": world, "turns": [GOOD["gold"]]}))
     assert any("NoSuchAPI" in problem for problem in problems)
-
-
-def test_templates_may_refuse(tmp_path: Path) -> None:
-    def refuse(task: Task) -> None:
-        raise ConfigError(f"no room for {task.id}")
-
-    assert problems_of(save(tmp_path / "t.jsonl", GOOD), render=refuse) == ["line 1: messages: no room for w1"]
 
 
 def test_empty_and_missing_files_are_problems(tmp_path: Path) -> None:

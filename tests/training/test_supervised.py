@@ -26,8 +26,7 @@ from fission_grpo.rollout import Horizon, open_task, rollout
 from fission_grpo.tasks.dialogue import DONE
 from fission_grpo.tasks.synthesis.generator import Mixture, synthesise
 from fission_grpo.training.supervised import SupervisedSettings, gold_dialogue, next_message, supervise
-from fission_grpo.tree.logprobs import TokenRow
-from fission_grpo.types import Task
+from fission_grpo.types import Task, TokenRow
 
 (TWO_TURNS,) = synthesise(
     1, 1, apis=("GorillaFileSystem",), tools=(2, 3), mixture=Mixture(calls=(0.0, 1.0, 0.0), two_turns=1.0)

@@ -252,7 +252,7 @@ def test_a_stopped_run_continues_bit_for_bit(tmp_path: Path, whole: Trainer, ste
     assert [report.step for report in reports] == list(range(1, step + 1))
     assert len(first.source.buffer) > 0
     second = tiny_run(tmp_path, resume=True)
-    assert (second.progress.step, len(second.source.buffer)) == (step, len(first.source.buffer))
+    assert (second.state.step, len(second.source.buffer)) == (step, len(first.source.buffer))
     finish(second)
     assert_same_run(second, whole)
 
@@ -315,7 +315,7 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, whole: Trainer, star
         victim.join()
     assert victim.exitcode == -signal.SIGKILL
     resumed = tiny_run(tmp_path, resume=True)
-    assert resumed.progress.step in (2, 4)
+    assert resumed.state.step in (2, 4)
     assert len(resumed.source.buffer) > 0
     finish(resumed)
     assert_same_run(resumed, whole)
@@ -351,7 +351,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_no_half_one(
         trainer.checkpoints.save()
     assert sorted(path.name for path in trainer.run.checkpoints.iterdir()) == ["step-2"]
     resumed = tiny_run(tmp_path, resume=True)
-    assert resumed.progress.step == 2
+    assert resumed.state.step == 2
     finish(resumed)
     assert_same_run(resumed, whole)
 

@@ -15,9 +15,9 @@ from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.policy.local.sampling import draw
 from fission_grpo.tree.distribution import outside, tempered
-from fission_grpo.tree.logprobs import PackedGroup, Scorer, TokenRow, score, separate, share_prefixes, token_scores
+from fission_grpo.tree.logprobs import PackedGroup, Scorer, score, separate, share_prefixes, token_scores
 from fission_grpo.tree.reference import Reference
-from fission_grpo.types import Distribution
+from fission_grpo.types import Distribution, TokenRow
 
 VOCABULARY = 200
 PAPER = Sampling(max_tokens=12, temperature=0.95, top_k=50)

@@ -20,10 +20,10 @@ from torch import Tensor
 from fission_grpo.algorithm.losses import DAPO, DR_GRPO, GRPO, Objective, policy_loss, token_weights
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.recomputation import recompute_layers
-from fission_grpo.tree.logprobs import PackedGroup, TokenRow, score, separate, share_prefixes, token_scores
+from fission_grpo.tree.logprobs import PackedGroup, score, separate, share_prefixes, token_scores
 from fission_grpo.tree.prefix_tree import build_forest, joined, pack, split
 from fission_grpo.tree.tree_attention import Shape, pieces
-from fission_grpo.types import Distribution
+from fission_grpo.types import Distribution, TokenRow
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=7), min_size=1, max_size=8)
 VOCABULARY = 64

@@ -33,7 +33,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from fission_grpo.errors import ConfigError
 from fission_grpo.tree import tree_attention
-from fission_grpo.tree.logprobs import TokenRow, score, separate, share_prefixes
+from fission_grpo.tree.logprobs import score, separate, share_prefixes
 from fission_grpo.tree.prefix_tree import Forest, build_forest, joined
 from fission_grpo.tree.tree_attention import (
     BlockAttention,
@@ -47,7 +47,7 @@ from fission_grpo.tree.tree_attention import (
     sharing_obstacle,
     whole_blocks,
 )
-from fission_grpo.types import Distribution
+from fission_grpo.types import Distribution, TokenRow
 
 CPU = torch.device("cpu")
 SEQUENCES = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=9), min_size=1, max_size=8)

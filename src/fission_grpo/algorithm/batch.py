@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.losses import Objective, token_weights
-from fission_grpo.tree.logprobs import TokenRow
+from fission_grpo.types import TokenRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 `DecisionReward` is the paper's composite (arXiv:2601.15625, stage 1): one assistant message against its gold calls.
 `EpisodeReward` is ours: a whole rollout in an executable world, led by the world's own verdict. Both give a `Reward`
-that can say where its number comes from; how alike two calls are is `similarity`'s business.
+that can say where its number comes from; how alike two calls are is `call_matching`'s business.
 """
 
 from __future__ import annotations

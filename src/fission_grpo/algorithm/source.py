@@ -20,9 +20,8 @@ from fission_grpo.algorithm.groups import Group
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.rollout import Trajectory
 from fission_grpo.settings import Settings
-from fission_grpo.simulator.background import is_remote, request_feedback
+from fission_grpo.simulator.background import request_feedback
 from fission_grpo.simulator.base import ErrorSimulator, Fallback, Feedback, ReferencedSimulator, case_of
-from fission_grpo.simulator.guarded import LeakGuardedSimulator
 from fission_grpo.types import ErrorClass
 
 
@@ -130,7 +129,7 @@ class FissionSource:
         cases = [case_of(c.group.task, failed_call(c.trajectory, c.failure)) for c in candidates]
         written = request_feedback(self.simulator, cases)
         self._asked = _Asked(candidates=candidates, feedback=written, policy_version=policy_version)
-        if not is_remote(self.simulator):
+        if not self.simulator.remote:
             self.await_feedback()
 
     @property
@@ -160,7 +159,7 @@ class FissionSource:
 
     def simulator_metrics(self) -> dict[str, float]:
         """What a learned simulator did since the last call; nothing of one that is free."""
-        return self.simulator.take_count().metrics() if isinstance(self.simulator, LeakGuardedSimulator) else {}
+        return self.simulator.take_metrics()
 
     def _context(self, candidate: _Candidate, feedback: Feedback, *, policy_version: int) -> CorrectiveContext:
         above = candidate.group.context

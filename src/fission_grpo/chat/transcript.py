@@ -70,11 +70,6 @@ class Transcript:
         return other
 
     @property
-    def segments(self) -> tuple[Segment, ...]:
-        """The transcript as runs of one origin, the prompt first."""
-        return tuple(self._segments)
-
-    @property
     def ids(self) -> tuple[int, ...]:
         """All token ids; the prompt's own tuple as long as nothing follows it."""
         if len(self._segments) == 1:

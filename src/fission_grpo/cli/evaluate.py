@@ -143,19 +143,11 @@ def rescore(
     as_json: Json = False,
 ) -> None:
     """Judge recorded BFCL transcripts again, from their calls alone, and say whether any verdict changed."""
-    from fission_grpo.evaluation.bfcl.records import read_bfcl
-    from fission_grpo.evaluation.bfcl.score import judge_again, score_entries
-    from fission_grpo.evaluation.records import TRACES
+    from fission_grpo.commands.bfcl import rescore_bfcl
 
-    traces = folder / TRACES
-    if not traces.is_file():
-        raise ConfigError(f"{folder} holds no traces.jsonl; expected a folder that `fission eval bfcl` wrote")
-    held = read_bfcl(traces)
-    again = [judge_again(record) for record in held]
-    changed = [new.entry for old, new in zip(held, again, strict=True) if old.verdict != new.verdict]
-    told = {"changed": changed, **score_entries(again).as_json()}
-    typer.echo(json_text(told) if as_json else f"{len(held)} entries judged again, {len(changed)} verdicts changed")
-    raise typer.Exit(FAILED if changed else 0)
+    found = rescore_bfcl(folder)
+    typer.echo(json_text(found.as_json()) if as_json else str(found))
+    raise typer.Exit(FAILED if found.changed else 0)
 
 
 @evaluation.command()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -14,7 +13,7 @@ from fission_grpo.cli.options import OVERRIDES, Json, json_text, read_settings
 from fission_grpo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
+    from fission_grpo.config import RunSettings, Setting
 
 simulator = typer.Typer(no_args_is_help=True, help="Make, train and audit Error Simulators.", rich_markup_mode=None)
 
@@ -35,18 +34,12 @@ def data(
     as_json: Json = False,
 ) -> None:
     """Make records of failed calls with what their world really said; whole APIs are held out."""
-    chosen = _simulator(teacher, ctx.args)
-    from fission_grpo.progress import progress
-    from fission_grpo.simulator_lab.corpus import RecordSettings, simulator_records
-    from fission_grpo.simulator_lab.records import write_simulator_records
+    chosen = _choice(teacher, ctx.args)
+    from fission_grpo.commands.simulator import make_records
 
-    settings = RecordSettings(seed=seed, count=count)
-    with progress("records", total=len(settings.apis) + len(runs or ())) as show:
-        records, counted = simulator_records(settings, runs=runs or (), teacher=chosen, progress=show)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_simulator_records(output, records)
-    told = {"file": str(output), **counted.plain()}
-    typer.echo(json_text(told) if as_json else f"{counted.records} records in {output}: {_counts(counted.by_split)}")
+    made = make_records(output, count=count, seed=seed, runs=runs or (), teacher=chosen)
+    told = {"file": str(output), **made.plain()}
+    typer.echo(json_text(told) if as_json else f"{made.records} records in {output}: {_counts(made.by_split)}")
 
 
 @simulator.command(context_settings=OVERRIDES, epilog="Any setting of the training: epochs=3, lora.rank=16 ...")
@@ -59,28 +52,13 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Fine-tune a simulator on the training split of some records."""
-    from fission_grpo.config import read_overrides
-    from fission_grpo.progress import progress
-    from fission_grpo.simulator_lab.finetune import SimulatorTrainingSettings, train_simulator
-    from fission_grpo.simulator_lab.records import read_simulator_records
+    from fission_grpo.commands.simulator import finetune
+    from fission_grpo.config import read_overrides, validated
+    from fission_grpo.simulator_lab.finetune import SimulatorTrainingSettings
 
     given = {"model": model, "seed": seed, **_nested(read_overrides(list(ctx.args)))}
-    settings = _validated(SimulatorTrainingSettings, given)
-    with ExitStack() as shown:
-        shows: list[Callable[[int, str], None]] = []
-
-        def show(step: int, steps: int, loss: float) -> None:
-            if not shows:  # only now is it known how many steps there are
-                shows.append(shown.enter_context(progress("simulator", total=steps)))
-            shows[0](step, f"loss {loss:.3f}")
-
-        fit = train_simulator(
-            read_simulator_records(records),
-            settings,
-            output,
-            progress=show,
-            log=lambda line: typer.echo(line, err=True),
-        )
+    settings = validated(SimulatorTrainingSettings, given)
+    fit = finetune(records, settings, output=output, log=lambda line: typer.echo(line, err=True))
     said = f"simulator in {output}; loss {fit.loss:.3f} nats a token after {fit.steps} updates"
     typer.echo(json_text({**asdict(fit), "folder": str(output)}) if as_json else said)
 
@@ -95,19 +73,14 @@ def audit(
     worldless: Annotated[bool, typer.Option("--worldless", help="Show no simulator what the world said.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure what a simulator says, leaks and costs; of a learned one, also what it drafted before any guard."""
-    from fission_grpo.progress import progress
-    from fission_grpo.simulator_lab.audit import audit as measure
-    from fission_grpo.simulator_lab.records import RecordSplit, read_simulator_records
+    """Measure what a simulator says, leaks and costs; of a learned one, also what it wrote before any guard."""
+    from fission_grpo.commands.simulator import audit_simulator
+    from fission_grpo.simulator_lab.records import RecordSplit
 
     if split not in list(RecordSplit):
         raise ConfigError(f"unknown split {split!r}; expected {', '.join(RecordSplit)}")
-    asked = read_simulator_records(records, split=RecordSplit(split))[:limit]
-    if not asked:
-        raise ConfigError(f"{records} has no record of split {split}")
-    chosen = _simulator(which, ctx.args)
-    with progress("audit", total=len(asked)) as show:
-        found = measure(chosen, asked, worldless=worldless, progress=show)
+    chosen = _choice(which, ctx.args)
+    found = audit_simulator(records, chosen, split=RecordSplit(split), limit=limit, worldless=worldless)
     if as_json:
         typer.echo(json_text(found.plain()))
         return
@@ -124,37 +97,23 @@ def try_(
     seed: Annotated[int, typer.Option(help="Seed of the failed call, where no file is given.")] = 0,
 ) -> None:
     """Show one failed call, and what each simulator says about it, side by side."""
-    from fission_grpo.simulator_lab.records import read_simulator_records
-    from fission_grpo.simulator_lab.side_by_side import FREE, sample_record, side_by_side
+    more = [_choice(name.strip(), ctx.args) for name in which.split(",") if name.strip()]
+    from fission_grpo.commands.simulator import try_simulators
 
-    if records is None:
-        record = sample_record(seed)
-    else:
-        held = read_simulator_records(records)
-        if index >= len(held):
-            raise ConfigError(f"{records} has {len(held)} records; --index {index} is none of them")
-        record = held[index]
-    more = [_simulator(name.strip(), ctx.args) for name in which.split(",") if name.strip()]
-    case = record.case()
-    typer.echo(f"failed: {case.failed.text}")
-    for trial in side_by_side(case, (*FREE, *more)):
-        for line in trial.lines():
-            typer.echo(line)
+    for line in try_simulators(records, index=index, seed=seed, more=more):
+        typer.echo(line)
 
 
-def _simulator(name: str, extra: list[str]) -> ErrorSimulator | ReferencedSimulator:
-    """The simulator that some settings choose.
+def _choice(name: str, extra: list[str]) -> RunSettings:
+    """Settings that choose a simulator by its name.
 
     Raises:
-        ConfigError: no such simulator, model or server.
+        ConfigError: no such simulator, or settings that cannot be.
     """
-    from fission_grpo.assembly import SIMULATORS
-
-    settings = read_settings(None, None, None, {"simulator": name}, extra)
-    return SIMULATORS[settings.simulator](settings)
+    return read_settings(None, None, None, {"simulator": name}, extra)
 
 
-def _nested(settings: Any) -> dict[str, Any]:
+def _nested(settings: Iterable[Setting]) -> dict[str, Any]:
     """Dotted settings as nested values."""
     tree: dict[str, Any] = {}
     for setting in settings:
@@ -164,21 +123,6 @@ def _nested(settings: Any) -> dict[str, Any]:
             node = node.setdefault(section, {})
         node[name] = setting.value
     return tree
-
-
-def _validated(kind: Any, values: Mapping[str, Any]) -> Any:
-    """Settings of one kind from plain values.
-
-    Raises:
-        ConfigError: an unknown key or a wrong value.
-    """
-    from pydantic import ValidationError
-
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-    raise ConfigError("; ".join(problems) + f"; expected some of {', '.join(kind.model_fields)}")
 
 
 def _counts(by_name: Mapping[str, int]) -> str:

@@ -71,7 +71,7 @@ def supervise(
     recipe: RecipeName = None,
     demonstrations: Annotated[int, typer.Option(min=1, help="Dialogues that show an error and its fix.")] = DIALOGUES,
     steps: Annotated[int, typer.Option(min=1, help="Updates.")] = UPDATES,
-    learning_rate: Annotated[float, typer.Option(help="Peak.")] = LEARNING_RATE,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak; more than 0.")] = LEARNING_RATE,
     seed: Annotated[int, typer.Option(help="Seed of errors and batches.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -132,20 +132,25 @@ def _config_of(output: Path | None) -> Path:
 
 def _own_recipe(settings: RunSettings) -> Recipe | None:
     """What to start from where nobody said: told before anything is spent."""
-    if settings.model in list(Recipe):
-        recipe = Recipe(settings.model)
-        typer.echo(f"no --recipe: {settings.model} starts from its own, as with --recipe {recipe}", err=True)
-        return recipe
+    if settings.model == "nano":  # a name of ours; a folder may be called as it likes, `paper` included
+        _say_once(f"no --recipe: nano starts from its own, as with --recipe {Recipe.NANO}")
+        return Recipe.NANO
     trainer, contexts = settings.trainer, settings.fission.contexts
     method = f"GRPO with {contexts} corrective contexts a step" if contexts else "plain GRPO, no fission"
     what = "LoRA adapters" if settings.lora else "every weight"
-    typer.echo(
+    _say_once(
         f"no --recipe: {method}; {trainer.steps} updates of {what} at learning rate {trainer.learning_rate:g}, "
         f"{trainer.queries} tasks x {trainer.group_size} rollouts each, horizon {trainer.horizon}; "
-        f"for Fission-GRPO add --recipe {' or --recipe '.join(Recipe)}",
-        err=True,
+        f"for Fission-GRPO add --recipe {' or --recipe '.join(Recipe)}"
     )
     return None
+
+
+def _say_once(line: str) -> None:
+    """On the first of the processes that `accelerate launch` starts; asked of the environment, since nothing that takes
+    time is imported yet."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(line, err=True)
 
 
 def _show_plan(settings: RunSettings, as_json: bool) -> None:

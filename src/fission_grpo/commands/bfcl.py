@@ -21,10 +21,12 @@ from fission_grpo.agents.formats import PromptMode
 from fission_grpo.agents.local import OFFICIAL_MAX_TOKENS, OFFICIAL_TEMPERATURE
 from fission_grpo.commands.session import SessionSettings, run_session
 from fission_grpo.environments.bfcl.entries import BfclCategory, bfcl_entries
+from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.bfcl.export import export
-from fission_grpo.evaluation.bfcl.records import BFCL_RECORDS, BfclEnd, BfclRecord, as_episode
-from fission_grpo.evaluation.bfcl.score import Score, score_entries
+from fission_grpo.evaluation.bfcl.records import BFCL_RECORDS, BfclEnd, BfclRecord, as_episode, read_bfcl
+from fission_grpo.evaluation.bfcl.score import Score, judge_again, score_entries
 from fission_grpo.evaluation.protocols.bfcl import ToolRelease, play_entry
+from fission_grpo.evaluation.records import TRACES
 from fission_grpo.evaluation.session import write_json
 from fission_grpo.files import write_text
 from fission_grpo.report.benchmark import benchmark_sections
@@ -99,6 +101,40 @@ def evaluate_bfcl(
     export(records, output / "official")
     write_text(output / "summary.md", _summary(found, output))
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RescoredBfcl:
+    """Recorded transcripts that were judged again."""
+
+    records: tuple[BfclRecord, ...]
+    """By the new verdicts."""
+    changed: tuple[str, ...]
+    """Entries whose verdict is another one now."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {"changed": list(self.changed), **score_entries(self.records).as_json()}
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        return f"{len(self.records)} entries judged again, {len(self.changed)} verdicts changed"
+
+
+def rescore_bfcl(folder: Path) -> RescoredBfcl:
+    """Judge the transcripts of an evaluation again, from their calls alone; nothing is written.
+
+    Raises:
+        ConfigError: the folder holds no transcripts.
+        DataError: it holds lines that are no records.
+    """
+    traces = folder / TRACES
+    if not traces.is_file():
+        raise ConfigError(f"{folder} holds no traces.jsonl; expected a folder that `fission eval bfcl` wrote")
+    held = read_bfcl(traces)
+    again = tuple(judge_again(record) for record in held)
+    changed = tuple(new.entry for old, new in zip(held, again, strict=True) if old.verdict != new.verdict)
+    return RescoredBfcl(records=again, changed=changed)
 
 
 def _summary(found: BfclEvaluation, folder: Path) -> str:

@@ -39,8 +39,12 @@ class Rehearsal:
     """Mean of a trajectory."""
     longest: int
     """Tokens of the longest trajectory."""
+    collect_seconds: float
+    """For one group that an offline source looks at before the first update, feedback included; 0 without such."""
     explore_seconds: float
     """For one group."""
+    observe_seconds: float
+    """For one group of exploration: feedback on what failed in it, as long as the run has to wait for it."""
     recover_seconds: float | None
     """For one group; None if nothing was fissioned."""
     update_seconds: float | None
@@ -163,7 +167,7 @@ def make_plan(settings: RunSettings) -> RunPlan:
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         memory=estimate_memory(trainer, rows=queries * settings.trainer.group_size, longest=rehearsal.longest),
         rehearsal=rehearsal,
-        seconds=_seconds(
+        seconds=estimate_seconds(
             rehearsal,
             steps=steps,
             queries=queries,
@@ -185,7 +189,9 @@ def rehearse(trainer: Trainer) -> Rehearsal:
         success=fmean(member.success for group in explored for member in group.members),
         sampled_tokens=fmean(sum(t.sampled) for t in trajectories),
         longest=max(len(member.trajectory.ids) for group in [*explored, *recovered] for member in group.members),
+        collect_seconds=seconds["collect"] / len(outcome.collected) if outcome.collected else 0.0,
         explore_seconds=seconds["explore"] / len(explored),
+        observe_seconds=seconds["observe"] / len(explored),
         recover_seconds=seconds["recover"] / len(recovered) if recovered else None,
         update_seconds=seconds["update"] / updated if outcome.update.trained_tokens else None,
         contexts=trainer.source.count.observed / len(explored),
@@ -234,12 +240,19 @@ def _collection(settings: RunSettings, *, tasks: int, found: float) -> Collectio
     )
 
 
-def _seconds(rehearsal: Rehearsal, *, steps: int, queries: int, contexts: int, collected: int) -> float | None:
+def estimate_seconds(rehearsal: Rehearsal, *, steps: int, queries: int, contexts: int, collected: int) -> float | None:
+    """What a run takes if it goes on as the rehearsal did; None if the rehearsal had nothing to update.
+
+    Args:
+        steps, queries, contexts: of the run: updates, groups of exploration in a step, and of recovery at most.
+        collected: groups that an offline source looks at before the first update.
+    """
     if rehearsal.update_seconds is None:
         return None
     recover = rehearsal.explore_seconds if rehearsal.recover_seconds is None else rehearsal.recover_seconds
-    step = queries * rehearsal.explore_seconds + contexts * recover + (queries + contexts) * rehearsal.update_seconds
-    return collected * rehearsal.explore_seconds + steps * step
+    explored = queries * (rehearsal.explore_seconds + rehearsal.observe_seconds)
+    step = explored + contexts * recover + (queries + contexts) * rehearsal.update_seconds
+    return collected * rehearsal.collect_seconds + steps * step
 
 
 def _duration(seconds: float | None) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from fission_grpo.assembly import ENVIRONMENTS
-from fission_grpo.config import RunSettings
+from fission_grpo.config import RunSettings, validated
+from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import load_policy_model
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import add_lora
@@ -52,8 +53,12 @@ def demonstrate(
         seed: of errors, batches and adapters.
 
     Raises:
-        ConfigError: no such model, or tasks that cannot be drawn.
+        ConfigError: values that cannot be, tasks or environments of the user's own, no such model, or tasks that cannot
+            be drawn.
     """
+    plan = {"seed": seed, "steps": steps, "learning_rate": learning_rate, "tree": settings.trainer.tree}
+    supervised = validated(SupervisedSettings, plan)
+    _require_synthesised_tasks(settings)
     loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
     enough = settings.synthetic.model_copy(update={"count": count * (1 + CLEAN_SHARE)})
     tasks = training_set(SYNTHETIC, enough, environments=ENVIRONMENTS)
@@ -61,8 +66,22 @@ def demonstrate(
     model = loaded.model.to(Accelerator().device)
     if settings.lora is not None:
         model = add_lora(model, settings.lora, seed=derive(seed, "lora"))
-    supervised = SupervisedSettings(seed=seed, steps=steps, learning_rate=learning_rate, tree=settings.trainer.tree)
     with progress("supervise", total=steps) as show:
         losses = supervise(model, rows, supervised, report=lambda step, loss: show(step + 1, f"loss {loss:.3f}"))
     save_model_folder(model, loaded.tokenizer, output)
     return Demonstrated(policy=output, losses=tuple(losses))
+
+
+def _require_synthesised_tasks(settings: RunSettings) -> None:
+    """Refuse what would be ignored in silence.
+
+    Raises:
+        ConfigError: the settings name a file of tasks, or environments.
+    """
+    own = [f"data={settings.data}"] if settings.data != SYNTHETIC else []
+    own += [f"environments.{name}" for name in settings.environments]
+    if own:
+        raise ConfigError(
+            f"{', '.join(own)}: demonstrations are made from synthesised tasks only, since their errors are drawn from "
+            "what is known of the official classes; leave this out"
+        )

@@ -87,8 +87,8 @@ def train(
         settings: see `recipe`; `settings.folder` is where the run keeps its files.
         tasks: in place of `settings.data`: tasks, or objects with the keys of a line of a task file. They are kept as
             `tasks.jsonl` in the run folder.
-        environments: beside those of the settings: the name that tasks give -> a class of tools, or anything that makes
-            an `Environment`.
+        environments: beside those of the settings: the name that tasks give -> a class of tools, a list of functions,
+            or anything that makes an `Environment`.
         resume: continue the run in the folder, from the start if it has none.
 
     Raises:
@@ -106,12 +106,12 @@ def train(
     open_run(trainer, settings, resume=resume)
     if tasks is not None and trainer.accelerator.is_main_process:
         write_tasks(run.tasks, trainer.tasks)
-    done = TrainedRun(settings=settings, environments=trainer.stages.environments, step=trainer.progress.step)
-    with _told_where_it_is_safe(done), Interruption() as interruption, _reports(trainer) as report:
+    done = TrainedRun(settings=settings, environments=trainer.stages.environments, step=trainer.state.step)
+    with _errors_name_the_run(done), Interruption() as interruption, _reports(trainer) as report:
         trainer.train(stop=agreed(interruption, trainer.accelerator), report=report)
         if trainer.finished:  # whoever finds `policy/` must be able to take it for the trained one
             save_policy(trainer)
-    return replace(done, step=trainer.progress.step)
+    return replace(done, step=trainer.state.step)
 
 
 def _require_same_tasks(run: RunFolder, tasks: Sequence[Task]) -> None:
@@ -128,7 +128,7 @@ def _require_same_tasks(run: RunFolder, tasks: Sequence[Task]) -> None:
 
 
 @contextmanager
-def _told_where_it_is_safe(run: TrainedRun) -> Iterator[None]:
+def _errors_name_the_run(run: TrainedRun) -> Iterator[None]:
     """Whatever breaks is told with the place where the rest is safe."""
     try:
         yield
@@ -143,10 +143,10 @@ def _reports(trainer: Trainer) -> Iterator[Callable[[StepReport], None]]:
     if not trainer.accelerator.is_main_process:
         yield lambda report: None
         return
-    with progress("train", total=trainer.settings.steps, done=trainer.progress.step) as show:
-        yield lambda report: show(report.step, _remark(report))
+    with progress("train", total=trainer.settings.steps, done=trainer.state.step) as show:
+        yield lambda report: show(report.step, _status_line(report))
 
 
-def _remark(report: StepReport) -> str:
+def _status_line(report: StepReport) -> str:
     shown = {"reward": "reward", "success": "success", "fission/success": "recovered", "update/entropy": "entropy"}
     return "  ".join(f"{word} {report.metrics[name]:.3f}" for name, word in shown.items() if name in report.metrics)

@@ -1,4 +1,4 @@
-"""What every world must be able to do, and the check that it does."""
+"""What every world must be able to do; `check` tries whether one does."""
 
 from __future__ import annotations
 

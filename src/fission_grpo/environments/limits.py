@@ -142,7 +142,7 @@ class _Watchdog:
     def start(self) -> None:
         with self.lock:
             if self.thread is None:
-                self.thread = threading.Thread(target=self._run, name="bfcl-watchdog", daemon=True)
+                self.thread = threading.Thread(target=self._run, name="tool-watchdog", daemon=True)
                 self.thread.start()
 
     def _run(self) -> None:

@@ -18,6 +18,7 @@ from fission_grpo.evaluation.heldout import COMPLETE
 from fission_grpo.evaluation.interleave import Played, interleave
 from fission_grpo.evaluation.records import Format, RecordT
 from fission_grpo.files import read_json, write_text
+from fission_grpo.settings import with_current_names
 
 MAX_CONSECUTIVE_FAILURES = 20
 """Invalid episodes in a row after which a server or our machinery is taken to be down."""
@@ -42,7 +43,7 @@ def require_free(output: Path, settings: Mapping[str, Any], *, resume: bool) -> 
         return
     if not resume:
         raise ConfigError(f"{output} already holds an evaluation; go on with --resume or choose another --output")
-    held = read_json(path, remedy="restore it or choose another --output")
+    held = with_current_names(read_json(path, remedy="restore it or choose another --output"))
     changed = sorted(_changed(held, json.loads(json.dumps(settings))))
     if changed:
         raise ConfigError(f"{output} was begun with other settings ({', '.join(changed)}); choose another --output")

@@ -22,12 +22,12 @@ from fission_grpo.chat.format import ChatFormat
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.files import write_text
 from fission_grpo.models.nano import build_tokenizer, fresh_model, parameter_count
-from fission_grpo.recipes.nano import WORLD
+from fission_grpo.recipes.nano import NANO_TASKS
 from fission_grpo.tasks.synthesis.generator import synthesise
 from fission_grpo.training.copying import copy_accuracy, sharpen_copying
 from fission_grpo.training.supervised import SupervisedSettings, gold_dialogue, supervise
-from fission_grpo.tree.logprobs import TokenRow, score, separate
-from fission_grpo.types import Distribution, Task
+from fission_grpo.tree.logprobs import score, separate
+from fission_grpo.types import Distribution, Task, TokenRow
 
 SEED = 0
 TASK_SEED = 1
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 def gold_tasks(count: int = TASKS) -> list[Task]:
     """The training tasks of the warm start; a longer list begins with the shorter one."""
-    return synthesise(TASK_SEED, count, apis=WORLD.apis, mixture=WORLD.mixture, tools=WORLD.tools)
+    return synthesise(TASK_SEED, count, apis=NANO_TASKS.apis, mixture=NANO_TASKS.mixture, tools=NANO_TASKS.tools)
 
 
 def nano_tokenizer(tasks: Sequence[Task]) -> PreTrainedTokenizerFast:

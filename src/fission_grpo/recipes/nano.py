@@ -9,7 +9,7 @@ from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.tasks.training_set import SyntheticSettings
 from fission_grpo.training.settings import TrainerSettings
 
-WORLD = SyntheticSettings(
+NANO_TASKS = SyntheticSettings(
     seed=1000,
     count=1000,
     apis=("TradingBot", "GorillaFileSystem", "TicketAPI"),
@@ -32,7 +32,7 @@ def nano_settings() -> RunSettings:
     """
     return RunSettings(
         model="nano",
-        synthetic=WORLD,
+        synthetic=NANO_TASKS,
         trainer=TrainerSettings(
             steps=60,
             queries=10,

@@ -18,7 +18,7 @@ def paper_settings() -> RunSettings:
     """Decision points, one assistant message each; give the folder of your Qwen3 with `--model`."""
     return RunSettings(
         model="Qwen/Qwen3-1.7B",
-        synthetic=SyntheticSettings(count=366, moments=True),
+        synthetic=SyntheticSettings(count=366, decision_positions=True),
         trainer=TrainerSettings(
             steps=234,
             queries=8,

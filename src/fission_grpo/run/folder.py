@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 
 from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.files import ESCAPED, read_jsonl, write_pieces, write_text
-from fission_grpo.settings import FORMER_NAMES
+from fission_grpo.settings import with_current_names
 
 KEPT_CHECKPOINTS = 2
 """The newest, and one to fall back to."""
@@ -75,7 +75,7 @@ class RunFolder:
         write_text(self.config, yaml.safe_dump(dict(settings), sort_keys=False))
 
     def _same_settings(self, settings: Mapping[str, Any]) -> None:
-        saved = dict(_dotted({FORMER_NAMES.get(name, name): value for name, value in self._saved_settings().items()}))
+        saved = dict(_dotted(with_current_names(self._saved_settings())))
         wanted = dict(_dotted(settings))
         changed = sorted(key for key in {*saved, *wanted} - {_MAY_GROW} if saved.get(key) != wanted.get(key))
         if changed:
@@ -139,7 +139,7 @@ class RunFolder:
         for old in self.complete_checkpoints()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
 
-    def forget_after(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Drop metrics and traces of steps >= `step`: the resumed run writes them again.
 
         Raises:

@@ -12,13 +12,7 @@ from dataclasses import replace
 
 from fission_grpo.errors import SimulatorError
 from fission_grpo.simulator.base import Case, ErrorSimulator, Fallback, Feedback, ReferencedSimulator, diagnose
-from fission_grpo.simulator.guarded import LeakGuardedSimulator
 from fission_grpo.simulator.static import StaticSimulator
-
-
-def is_remote(simulator: ErrorSimulator | ReferencedSimulator) -> bool:
-    """Whether its time is another machine's."""
-    return isinstance(simulator, LeakGuardedSimulator) and simulator.writer.remote
 
 
 def request_feedback(simulator: ErrorSimulator | ReferencedSimulator, cases: Sequence[Case]) -> Future[list[Feedback]]:
@@ -26,7 +20,7 @@ def request_feedback(simulator: ErrorSimulator | ReferencedSimulator, cases: Seq
 
     What breaks unexpectedly is raised by the call of `result` or of this function, whichever does the work.
     """
-    if is_remote(simulator):
+    if simulator.remote:
         worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=simulator.name)
         try:
             return worker.submit(diagnose_surely, simulator, cases)

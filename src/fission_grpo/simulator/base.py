@@ -107,11 +107,24 @@ class Feedback:
     """Of the candidate, whether or not it was used."""
 
 
-class ErrorSimulator(Protocol):
-    """Writes runtime-style feedback that helps and does not tell."""
+class Simulator(Protocol):
+    """What every simulator says of itself; to inherit from it is to be free: no server, no model, nothing to count."""
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def remote(self) -> bool:
+        """Whether its time is another machine's, so that something else can be done meanwhile."""
+        return False
+
+    def take_metrics(self) -> dict[str, float]:
+        """What it did since the last call, by the names of `metrics.jsonl`; nothing of one that is free."""
+        return {}
+
+
+class ErrorSimulator(Simulator, Protocol):
+    """Writes runtime-style feedback that helps and does not tell."""
 
     def diagnose(self, failed: Sequence[FailedCall]) -> list[Feedback]:
         """One feedback for each failed call, in order; a batch, so that learned simulators can batch.
@@ -123,11 +136,8 @@ class ErrorSimulator(Protocol):
 
 
 @runtime_checkable
-class ReferencedSimulator(Protocol):
+class ReferencedSimulator(Simulator, Protocol):
     """A simulator that is shown what would have been right, or is checked against it."""
-
-    @property
-    def name(self) -> str: ...
 
     def diagnose_cases(self, cases: Sequence[Case]) -> list[Feedback]:
         """One feedback for each case, in order; never raises for anything a model or a server did."""

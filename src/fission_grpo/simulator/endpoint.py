@@ -68,15 +68,15 @@ class EndpointCount:
 class EndpointWriter:
     """Answers prompts through a server."""
 
+    name = "endpoint"
     remote = True
 
-    def __init__(self, settings: EndpointSimulatorSettings, *, name: str = "endpoint") -> None:
+    def __init__(self, settings: EndpointSimulatorSettings) -> None:
         """Asks nothing yet; `probe` does.
 
         Raises:
             ConfigError: the URL or the key cannot be used.
         """
-        self.name = name
         self.settings = settings
         self.count = EndpointCount()
         self._client = None if settings.mode is CacheMode.REPLAY else ChatClient(_hasty(settings))

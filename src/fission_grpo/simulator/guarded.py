@@ -54,6 +54,11 @@ class LeakGuardedSimulator:
     def name(self) -> str:
         return self.writer.name
 
+    @property
+    def remote(self) -> bool:
+        """Whether its writer is another machine."""
+        return self.writer.remote
+
     def diagnose(self, failed: Sequence[FailedCall]) -> list[Feedback]:
         """Without references: the writer cannot be shown one, and nothing can be checked."""
         return self.diagnose_cases([Case(failed=one, reference=()) for one in failed])
@@ -66,6 +71,10 @@ class LeakGuardedSimulator:
             self._feedback(case, asked, [next(answers) for _ in asked])
             for case, asked in zip(cases, prompts, strict=True)
         ]
+
+    def take_metrics(self) -> dict[str, float]:
+        """`take_count` by the names of `metrics.jsonl`."""
+        return self.take_count().metrics()
 
     def take_count(self) -> LeakGuardCount:
         """What was done since the last call; counting starts afresh."""

@@ -50,6 +50,7 @@ class ModelSimulatorSettings(Settings):
 class ModelWriter:
     """Answers prompts with a policy."""
 
+    name = "model"
     remote = False
 
     def __init__(
@@ -58,11 +59,9 @@ class ModelWriter:
         chat: ChatFormat,
         *,
         style: PromptStyle,
-        name: str = "model",
         max_tokens: int = 128,
         batch: int = 32,
     ) -> None:
-        self.name = name
         self.style = style
         self._policy = policy
         self._chat = chat

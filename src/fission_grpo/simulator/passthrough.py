@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fission_grpo.simulator.base import FailedCall, Feedback
+from fission_grpo.simulator.base import ErrorSimulator, FailedCall, Feedback
 from fission_grpo.simulator.static import StaticSimulator, replies_due
 
 
-class PassthroughSimulator:
+class PassthroughSimulator(ErrorSimulator):
     """Repeats what the world really answered; where it did not answer every call, the fixed string takes over."""
 
     name = "passthrough"

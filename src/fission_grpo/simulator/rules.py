@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from fission_grpo.environments.schema import argument_schemas, describe_arguments, explain_problems, find_tool
 from fission_grpo.errors import SimulatorError, boundary
-from fission_grpo.simulator.base import FailedCall, Feedback
+from fission_grpo.simulator.base import ErrorSimulator, FailedCall, Feedback
 from fission_grpo.types import ErrorClass, Message, OutcomeKind, ParseFailure, ParseFailureKind, ToolCall, ToolOutcome
 
 UNDONE = "what was asked for is not done"
@@ -31,7 +31,7 @@ FORMAT_HINTS: Mapping[ParseFailureKind, str] = {
 }
 
 
-class RulesSimulator:
+class RulesSimulator(ErrorSimulator):
     """Says what is wrong as far as schema, call and world can tell, never what would be right."""
 
     name = "rules"

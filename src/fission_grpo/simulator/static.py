@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fission_grpo.simulator.base import FailedCall, Feedback
+from fission_grpo.simulator.base import ErrorSimulator, FailedCall, Feedback
 
 STATIC_TEXT = "error: you made a mistake. please try again."
 """Verbatim from the authors' repository (arXiv:2601.15625, static mode)."""
 
 
-class StaticSimulator:
+class StaticSimulator(ErrorSimulator):
     """Says that something was wrong and nothing more."""
 
     name = "static"

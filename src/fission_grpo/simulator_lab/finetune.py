@@ -34,12 +34,12 @@ from fission_grpo.simulator_lab.fresh_base import FRESH, fresh_base
 from fission_grpo.simulator_lab.records import RecordSplit, SimulatorRecord
 from fission_grpo.simulator_lab.renaming import renamed_records
 from fission_grpo.training.copying import COPY_STEPS
-from fission_grpo.tree.logprobs import TokenRow
+from fission_grpo.types import TokenRow
 
 IGNORED = -100
 """The label that transformers leaves out of its loss."""
 _PAD_TO = 16
-_TOLD = 20
+_LOG_EVERY = 20
 """Steps of the practice between two lines about it."""
 
 LossCallback: TypeAlias = Callable[[int, int, float], None]
@@ -143,7 +143,7 @@ def _base(
     learned: Sequence[SimulatorRecord], settings: SimulatorTrainingSettings, log: Callable[[str], None]
 ) -> LoadedModel:
     def report(step: int, loss: float) -> None:
-        if (step + 1) % _TOLD == 0:
+        if (step + 1) % _LOG_EVERY == 0:
             log(f"practice in copying: {step + 1} of {COPY_STEPS} steps, loss {loss:.2f}")
 
     if settings.model == FRESH and learned:

@@ -18,8 +18,6 @@ from fission_grpo.environments.schema import explain_problems
 from fission_grpo.errors import ConfigError, RolloutError
 from fission_grpo.types import Task, Tool, ToolCall
 
-Render: TypeAlias = Callable[[Task], object]
-"""Raises `ConfigError` for a task that a chat template cannot carry."""
 Record: TypeAlias = Mapping[str, Any]
 
 _KEYS: Mapping[str, type] = {
@@ -52,16 +50,14 @@ def inspect_record(
     record: Record,
     task_of: Callable[[Record], Task],
     environments: Environments | None = None,
-    render: Render | None = None,
 ) -> tuple[Task | None, list[str]]:
     """The task of a sound record, or every problem of the first stage that finds any.
 
     Args:
         record: a parsed line, embedded JSON opened.
         task_of: makes the task of a record whose shape is right.
-        worlds: where gold calls can be executed, and who is asked for the tools that a record leaves out; default
+        environments: where gold calls can be executed, and who is asked for the tools that a record leaves out; default
             `bfcl`.
-        render: see `Render`.
     """
     found = list(_shape(record)) or list(_dialogue(record["messages"]))
     if found:
@@ -71,7 +67,7 @@ def inspect_record(
         offered, found = _offered(task, environments)
         task = replace(task, tools=offered)
     found = found or list(_gold(record, task.tools))
-    found = found or list(chain(_turn_counts(task), _executed(task, environments), _rendered(task, render)))
+    found = found or list(chain(_turn_counts(task), _executed(task, environments)))
     return (None, found) if found else (task, [])
 
 
@@ -277,15 +273,6 @@ def _run(environment: Environment, calls: Sequence[ToolCall], where: str) -> Ite
         outcome = environment.execute(call)
         if outcome.is_error:
             yield f"{where}[{j}] ({call.name}): the world answers {outcome.text}"
-
-
-def _rendered(task: Task, render: Render | None) -> Iterator[str]:
-    if render is None:
-        return
-    try:
-        render(task)
-    except ConfigError as error:
-        yield f"messages: {error}"
 
 
 def _default_environments() -> Environments:

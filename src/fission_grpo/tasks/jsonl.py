@@ -21,7 +21,7 @@ from fission_grpo.environments.base import Environments
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.errors import DataError
 from fission_grpo.files import write_pieces
-from fission_grpo.tasks.inspection import Render, inspect_record
+from fission_grpo.tasks.inspection import inspect_record
 from fission_grpo.types import Message, Task, ToolCall, World
 
 _EMBEDDED = ("tools", "world", "turns", "meta")
@@ -35,20 +35,17 @@ def write_tasks(path: Path | str, tasks: Iterable[Task]) -> None:
     write_pieces(Path(path), (json.dumps(record_of(task), ensure_ascii=False) + "\n" for task in tasks))
 
 
-def read_tasks(
-    path: Path | str, *, environments: Environments | None = None, render: Render | None = None
-) -> list[Task]:
+def read_tasks(path: Path | str, *, environments: Environments | None = None) -> list[Task]:
     """All tasks of a file that has no problems.
 
     Args:
         path: the file.
-        worlds: environment name -> how to make one; gold calls of tasks in these worlds are executed. Default: `bfcl`.
-        render: called with each task that is sound so far; a `ConfigError` it raises is a problem (chat templates).
+        environments: name -> how to make one; gold calls of tasks in these worlds are executed. Default: `bfcl`.
 
     Raises:
         DataError: the file has problems (all of them are listed) or cannot be opened.
     """
-    tasks, problems = _inspected(_lines(Path(path)), environments, render)
+    tasks, problems = _inspected(_lines(Path(path)), environments)
     if not tasks and not problems:
         problems.append("holds no task; expected one JSON object a line")
     if problems:
@@ -60,18 +57,18 @@ Given: TypeAlias = Sequence[Task | Mapping[str, Any]]
 """Tasks of a program: as they are, or as objects with the keys of a line."""
 
 
-def tasks_from(given: Given, *, environments: Environments | None = None, render: Render | None = None) -> list[Task]:
+def tasks_from(given: Given, *, environments: Environments | None = None) -> list[Task]:
     """The tasks of a program, checked as those of a file are.
 
     Args:
-        worlds, render: see `read_tasks`.
+        environments: see `read_tasks`.
 
     Raises:
         DataError: some have problems; all of them are listed.
     """
     opened = ((record_of(one), []) if isinstance(one, Task) else _opened(one) for one in given)
     records = ((f"task {number}", record, broken) for number, (record, broken) in enumerate(opened, 1))
-    tasks, problems = _inspected(records, environments, render)
+    tasks, problems = _inspected(records, environments)
     if not tasks and not problems:
         problems.append("there is none; expected at least one")
     if problems:
@@ -121,15 +118,13 @@ _Placed: TypeAlias = tuple[str, dict[str, Any], list[str]]
 """Where a record stands, the record with embedded JSON opened and null keys dropped, and what is broken about that."""
 
 
-def _inspected(
-    records: Iterable[_Placed], environments: Environments | None, render: Render | None
-) -> tuple[list[Task], list[str]]:
+def _inspected(records: Iterable[_Placed], environments: Environments | None) -> tuple[list[Task], list[str]]:
     """All sound tasks, and all problems, each with its place."""
     tasks: list[Task] = []
     problems: list[str] = []
     first: dict[str, str] = {}
     for place, record, broken in records:
-        task, found = (None, broken) if broken else inspect_record(record, task_of, environments, render)
+        task, found = (None, broken) if broken else inspect_record(record, task_of, environments)
         if not broken and isinstance(record.get("id"), str):
             earlier = first.setdefault(record["id"], place)
             found += [f"id {record['id']!r} was used on {earlier} already"] if earlier != place else []

@@ -33,7 +33,7 @@ class SyntheticSettings(Settings):
     seed: int = 0
     """Names the stream of worlds; apart from the seed of the run, so that runs can share their tasks."""
     count: int = Field(default=1000, ge=1)
-    """Tasks before `moments` and `continuations` add to them."""
+    """Tasks before `decision_positions` and `continuations` add to them."""
     apis: tuple[str, ...] = SEEN_APIS
     """Official classes to draw from."""
     tools: tuple[int, int] = (6, 8)
@@ -48,7 +48,7 @@ class SyntheticSettings(Settings):
     """Of the tasks with two requests: share that goes to two APIs."""
     unmet: float = _DEFAULT.unmet
     """Share of the setups (a login, a folder, a running engine) that the world lacks at first."""
-    moments: bool = False
+    decision_positions: bool = False
     """Also start from every later position of the gold dialogue: the paper's decision points."""
     continuations: bool = False
     """Also start behind an error and its fix, where the next step is due; ours."""
@@ -119,7 +119,7 @@ def _drawn(synthetic: SyntheticSettings) -> tuple[Task, ...]:
         mixture=synthetic.mixture,
         tools=synthetic.tools,
     )
-    later = _later_positions(drawn) if synthetic.moments else ()
+    later = _later_positions(drawn) if synthetic.decision_positions else ()
     behind = _behind_fixes(drawn) if synthetic.continuations else ()
     return (*drawn, *later, *behind)
 

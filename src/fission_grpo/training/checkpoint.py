@@ -43,7 +43,7 @@ DAMAGE = (
 
 
 @dataclass(slots=True)
-class Progress:
+class RunState:
     """Where the run stands: all that a checkpoint holds besides weights, optimizer and random states."""
 
     source: FissionSource
@@ -64,10 +64,10 @@ class Progress:
 class Checkpoints:
     """Writes and reads the checkpoints of a run, all its processes together."""
 
-    def __init__(self, run: RunFolder, accelerator: Accelerator, progress: Progress) -> None:
+    def __init__(self, run: RunFolder, accelerator: Accelerator, state: RunState) -> None:
         self._run = run
         self._accelerator = accelerator
-        self._progress = progress
+        self._state = state
         accelerator.register_save_state_pre_hook(_save_trained_weights)
         accelerator.register_load_state_pre_hook(_load_trained_weights)
 
@@ -77,7 +77,7 @@ class Checkpoints:
         Raises:
             FissionError: the disk refused it, with what is safe so far.
         """
-        step = self._progress.step
+        step = self._state.step
         if self._accelerator.is_main_process:
             self._run.write_checkpoint(step, self._write)
             return
@@ -104,14 +104,14 @@ class Checkpoints:
         try:
             self._accelerator.load_state(str(checkpoint))
             # Our own pickle; the buffer holds more than tensors.
-            self._progress.load_state_dict(torch.load(self._progress_file(checkpoint), weights_only=False))
+            self._state.load_state_dict(torch.load(self._progress_file(checkpoint), weights_only=False))
         except torch.OutOfMemoryError:  # a RuntimeError that says nothing about the checkpoint
             raise
         except DAMAGE as error:
             told = shorten(f"{type(error).__name__}: {error}", _TOLD).rstrip(":")
             raise ConfigError(f"{checkpoint} cannot be read: {told}; {remedy}") from error
         if self._accelerator.is_main_process:
-            self._run.forget_after(self._progress.step)
+            self._run.truncate_after(self._state.step)
         self._accelerator.wait_for_everyone()
 
     def _way_around(self, checkpoint: Path) -> str:
@@ -123,7 +123,7 @@ class Checkpoints:
     def _write(self, path: Path) -> None:
         self._accelerator.wait_for_everyone()
         self._accelerator.save_state(str(path))
-        torch.save(self._progress.state_dict(), self._progress_file(path))
+        torch.save(self._state.state_dict(), self._progress_file(path))
         if self._accelerator.is_main_process:
             write_text(path / "checkpoint.json", json.dumps({"format": FORMAT, PACKAGE: version(PACKAGE)}) + "\n")
         self._accelerator.wait_for_everyone()

@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 
 from fission_grpo.models.nano import CONTROL
 from fission_grpo.training.supervised import SupervisedSettings, supervise
-from fission_grpo.tree.logprobs import TokenRow
+from fission_grpo.types import TokenRow
 
 COPY_STEPS = 100
 COPY_SEGMENT = 64

@@ -13,8 +13,7 @@ from fission_grpo.chat.format import ChatFormat
 from fission_grpo.environments.base import Environments
 from fission_grpo.tasks.probe import ProbeKind, probe_items
 from fission_grpo.training.supervised import gold_dialogue, next_message
-from fission_grpo.tree.logprobs import TokenRow
-from fission_grpo.types import Task
+from fission_grpo.types import Task, TokenRow
 
 CLEAN_SHARE = 9
 """Clean gold dialogues for each demonstration: recovering must not be learned at the price of everything else."""

@@ -8,8 +8,9 @@ The loss is `losses.policy_loss`, the rows and their weights are `batch.Training
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ from fission_grpo.tree.logprobs import Scorer
 from fission_grpo.tree.reference import Reference
 from fission_grpo.types import Distribution
 
+_KEYS: Mapping[str, str] = MappingProxyType({"computed_tokens": "pushed_tokens", "unshared_tokens": "raw_tokens"})
+"""What `metrics.jsonl` has called these since version 0.1."""
+
 
 @dataclass(slots=True)
 class Update:
@@ -39,15 +43,15 @@ class Update:
     trained_tokens: int = 0
     unique_tokens: int = 0
     """Tokens once shared prefixes are counted once."""
-    pushed_tokens: int = 0
+    computed_tokens: int = 0
     """Tokens that the gradient took: more than the unique ones where a tree exceeds `token_budget`, is cut, and its
     shared prefix is computed again."""
-    raw_tokens: int = 0
+    unshared_tokens: int = 0
     """Tokens of separate rows."""
 
     def metrics(self) -> dict[str, float]:
         """By the names of `metrics.jsonl`."""
-        return asdict(self)
+        return {_KEYS.get(name, name): value for name, value in asdict(self).items()}
 
 
 class Learner:
@@ -128,7 +132,7 @@ class Learner:
                 beta=self.settings.beta,
             )
             self.accelerator.backward(loss)
-            update.pushed_tokens += scores.computed
+            update.computed_tokens += scores.computed
             update.loss += loss.item()
             update.entropy += scores.entropy_BT[trained_BT].sum().item()
             logprobs_BT = scores.logprobs_BT.detach()
@@ -139,7 +143,7 @@ class Learner:
         update.entropy /= update.trained_tokens
         update.kl /= update.trained_tokens
         update.unique_tokens = sum(len(forest) for forest, _ in packed)
-        update.raw_tokens = sum(forest.unshared_tokens for forest, _ in packed)
+        update.unshared_tokens = sum(forest.unshared_tokens for forest, _ in packed)
 
     def _reference_logprobs(self, batch: TrainingBatch) -> Tensor | None:
         """The same tokens under the frozen start, [B, T]; None without a KL penalty."""

@@ -1,4 +1,4 @@
-"""What one run of the loop needs to know."""
+"""Settings of the training loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fission_grpo.settings import Settings
 
 
 class TrainerSettings(Settings):
-    """What one run of the loop needs."""
+    """How much is sampled in a step, from which distribution, and how the optimizer makes use of it."""
 
     seed: int = 0
     steps: int = Field(default=100, ge=1)

@@ -23,8 +23,8 @@ from fission_grpo.rollout import open_task
 from fission_grpo.seeds import derive
 from fission_grpo.settings import Settings
 from fission_grpo.tasks.dialogue import DONE
-from fission_grpo.tree.logprobs import TokenRow, packed_groups, score
-from fission_grpo.types import Completion, Distribution, FinishReason, Task
+from fission_grpo.tree.logprobs import packed_groups, score
+from fission_grpo.types import Completion, Distribution, FinishReason, Task, TokenRow
 
 
 class SupervisedSettings(Settings):

@@ -40,7 +40,7 @@ from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.metrics import fission_metrics, group_metrics, prefixed, rescued_groups
 from fission_grpo.run.traces import trace
 from fission_grpo.seeds import in_turn
-from fission_grpo.training.checkpoint import Checkpoints, Progress
+from fission_grpo.training.checkpoint import Checkpoints, RunState
 from fission_grpo.training.learner import Learner, Update
 from fission_grpo.training.settings import TrainerSettings
 from fission_grpo.types import Task
@@ -128,8 +128,8 @@ class Trainer:
             seed=settings.seed,
             rank=accelerator.process_index,
         )
-        self.progress = Progress(source, self.policy.lookup)
-        self.checkpoints = Checkpoints(run, accelerator, self.progress)
+        self.state = RunState(source, self.policy.lookup)
+        self.checkpoints = Checkpoints(run, accelerator, self.state)
 
     def train(self, *, stop: Callable[[], bool], report: Callable[[StepReport], None]) -> None:
         """Run to the last step, or until `stop` says so; either way the state is saved at the end.
@@ -140,9 +140,9 @@ class Trainer:
         """
         while not self.finished:
             metrics = self.step()
-            report(StepReport(step=self.progress.step, metrics=metrics))
+            report(StepReport(step=self.state.step, metrics=metrics))
             last = stop() or self.finished
-            if last or self.progress.step % self.settings.checkpoint_every == 0:
+            if last or self.state.step % self.settings.checkpoint_every == 0:
                 self.checkpoints.save()
             if last:
                 break
@@ -150,14 +150,14 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether every step has been made."""
-        return self.progress.step >= self.settings.steps
+        return self.state.step >= self.settings.steps
 
     def step(self) -> dict[str, float]:
         """One step of the loop, written to the run folder; returns its metrics."""
-        step, outcome = self.progress.step, self.make_step()
+        step, outcome = self.state.step, self.make_step()
         metrics = self._metrics(step, outcome)
         self._write(step, outcome, metrics)
-        self.progress.step += 1
+        self.state.step += 1
         return metrics
 
     def make_step(self, *, collect_at_most: int | None = None) -> StepOutcome:
@@ -166,7 +166,7 @@ class Trainer:
         Args:
             collect_at_most: batches of tasks that an offline source may look at; every task once unless given.
         """
-        step, progress = self.progress.step, self.progress.step / self.settings.steps
+        step, progress = self.state.step, self.state.step / self.settings.steps
         clock = Clock()
         with clock.phase("collect"):
             batches = self._batches if collect_at_most is None else min(self._batches, collect_at_most)

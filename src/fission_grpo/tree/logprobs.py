@@ -19,22 +19,13 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.tree.distribution import log_probabilities, outside, tempered
 from fission_grpo.tree.prefix_tree import Forest, IntArray, build_forest, joined, pack, split
 from fission_grpo.tree.tree_attention import read_forest, sharing_obstacle
-from fission_grpo.types import Distribution
+from fission_grpo.types import Distribution, TokenRow
 
 PackedGroup: TypeAlias = tuple[Forest, tuple[int, ...]]
 """Rows packed together: a forest, and for each of its paths the index of the row that it is."""
 
 _LOGITS_AT_ONCE = 1 << 25
 """Entries of [tokens, vocabulary] that exist at a time: 128 MiB in float32, however large the vocabulary."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRow:
-    """A trajectory as the model sees it."""
-
-    ids: tuple[int, ...]
-    trained: tuple[bool, ...]
-    """True on the tokens whose log-probability is wanted; never on the first token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from fission_grpo.tree.logprobs import Scorer, TokenRow
+from fission_grpo.tree.logprobs import Scorer
+from fission_grpo.types import TokenRow
 
 
 class Reference:

@@ -1,1 +1,1 @@
-"""A user's own class of tools as an environment."""
+"""A user's own tools as an environment: a class of them, or functions."""

@@ -1,7 +1,8 @@
 """A user's own worlds, named in the settings and imported from the user's code.
 
-    worlds:
+    environments:
       library: "shop.worlds:Library"     # a class whose public methods are tools, or anything that makes an Environment
+      arithmetic: "shop.tools:TOOLS"     # a list of functions
 
 Modules are looked for where Python finds them, and in the current folder.
 """
@@ -9,9 +10,11 @@ Modules are looked for where Python finds them, and in the current folder.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from fission_grpo.environments.base import Environment
@@ -41,7 +44,8 @@ def environments_of(kinds: Mapping[str, Any]) -> dict[str, Callable[[], Environm
     """Environment factories by name, of what a program holds in its hands.
 
     Args:
-        kinds: name of the environment, as tasks give it -> a class of tools, or anything that makes an `Environment`.
+        kinds: name of the environment, as tasks give it -> a class of tools, a list of functions, or anything
+            that makes an `Environment`.
 
     Raises:
         ConfigError: one of them can be no environment.
@@ -53,21 +57,34 @@ def environments_of(kinds: Mapping[str, Any]) -> dict[str, Callable[[], Environm
 
 
 def _factory(setting: str, name: str, place: str, found: Any) -> Callable[[], Environment]:
-    if not isinstance(found, type):
-        return _made_by(setting, place, found)
-    if all(hasattr(found, verb) for verb in _VERBS):
-        return found
+    if isinstance(found, type):
+        return found if all(hasattr(found, verb) for verb in _VERBS) else _tools_of(setting, name, place, found)
+    if isinstance(found, list | tuple):
+        return _tools_of(setting, name, place, found)
+    return _made_by(setting, place, found)
+
+
+def _tools_of(setting: str, name: str, place: str, found: type[Any] | Sequence[Any]) -> Callable[[], Environment]:
+    """Environments of a class of tools, or of functions, once one could be made."""
+    if isinstance(found, type):
+        make = partial(FunctionEnvironment.from_class, found, name=name)
+    elif all(isinstance(one, FunctionType) for one in found) and found:
+        make = partial(FunctionEnvironment.from_functions, found, name=name)
+    else:
+        raise ConfigError(f"{setting}: {place} is a list of other things than functions; expected functions only")
     try:
-        FunctionEnvironment.from_class(found, name=name)
+        make()
     except ConfigError as error:
         raise ConfigError(f"{setting}: {place}: {error}") from error
-    return lambda: FunctionEnvironment.from_class(found, name=name)
+    return make
 
 
 def _made_by(setting: str, place: str, factory: Any) -> Callable[[], Environment]:
     """A function that makes environments, once it has shown that it does."""
     if not callable(factory):
-        raise ConfigError(f"{setting}: {place} is {type(factory).__name__}; expected a class or a function")
+        raise ConfigError(
+            f"{setting}: {place} is {type(factory).__name__}; expected a class or a function, or a list of functions"
+        )
     made = _guarded(setting, f"{place}()", factory)
     if lacking := [verb for verb in _VERBS if not hasattr(made, verb)]:
         raise ConfigError(

@@ -1,0 +1,124 @@
+"""The Error Simulator by command: its records, its training, its audit, and all simulators side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from fission_grpo.assembly import SIMULATORS
+from fission_grpo.config import RunSettings
+from fission_grpo.errors import ConfigError
+from fission_grpo.progress import progress
+from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
+from fission_grpo.simulator_lab.audit import Audit, audit
+from fission_grpo.simulator_lab.corpus import RecordCount, RecordSettings, simulator_records
+from fission_grpo.simulator_lab.finetune import Fit, SimulatorTrainingSettings, train_simulator
+from fission_grpo.simulator_lab.records import (
+    RecordSplit,
+    read_simulator_records,
+    write_simulator_records,
+)
+from fission_grpo.simulator_lab.side_by_side import FREE, sample_record, side_by_side
+
+
+def make_records(
+    output: Path, *, count: int, seed: int = 0, runs: Sequence[Path] = (), teacher: RunSettings
+) -> RecordCount:
+    """Make records of failed calls and write them; folders are made.
+
+    Args:
+        runs: run folders whose failures are used.
+        teacher: settings that choose the simulator which diagnoses calls that succeeded and were wrong.
+
+    Raises:
+        ConfigError: no such simulator, model, server or run, or tasks that cannot be drawn.
+    """
+    chosen, settings = simulator_of(teacher), RecordSettings(seed=seed, count=count)
+    with progress("records", total=len(settings.apis) + len(runs)) as show:
+        records, counted = simulator_records(settings, runs=runs, teacher=chosen, progress=show)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_simulator_records(output, records)
+    return counted
+
+
+def finetune(
+    records: Path, settings: SimulatorTrainingSettings, *, output: Path, log: Callable[[str], None] = lambda line: None
+) -> Fit:
+    """Fine-tune a simulator on the training split of some records, and save it.
+
+    Args:
+        log: called with what is done before the first step.
+
+    Raises:
+        ConfigError: see `train_simulator`.
+        DataError: the file has problems; all of them are listed.
+    """
+    with ExitStack() as shown:
+        shows: list[Callable[[int, str], None]] = []
+
+        def show(step: int, steps: int, loss: float) -> None:
+            if not shows:  # only now is it known how many steps there are
+                shows.append(shown.enter_context(progress("simulator", total=steps)))
+            shows[0](step, f"loss {loss:.3f}")
+
+        return train_simulator(read_simulator_records(records), settings, output, progress=show, log=log)
+
+
+def audit_simulator(
+    records: Path, settings: RunSettings, *, split: RecordSplit, limit: int | None = None, worldless: bool = False
+) -> Audit:
+    """Measure the simulator that some settings choose on one split of some records.
+
+    Args:
+        limit: only the first so many records.
+        worldless: show no simulator what the world said.
+
+    Raises:
+        ConfigError: no such simulator, model or server, or no record of the split.
+        DataError: the file has problems; all of them are listed.
+    """
+    asked = read_simulator_records(records, split=split)[:limit]
+    if not asked:
+        raise ConfigError(f"{records} has no record of split {split}")
+    chosen = simulator_of(settings)
+    with progress("audit", total=len(asked)) as show:
+        return audit(chosen, asked, worldless=worldless, progress=show)
+
+
+def try_simulators(
+    records: Path | None, *, index: int = 0, seed: int = 0, more: Sequence[RunSettings] = ()
+) -> Iterator[str]:
+    """One failed call, and what each simulator says about it, in lines for a person.
+
+    Args:
+        records: a file of records; None draws a failed call.
+        index: which of them.
+        seed: of the call that is drawn.
+        more: settings of simulators besides the free ones.
+
+    Raises:
+        ConfigError: no such record, simulator, model or server.
+        DataError: the file has problems; all of them are listed.
+    """
+    if records is None:
+        record = sample_record(seed)
+    else:
+        held = read_simulator_records(records)
+        if index >= len(held):
+            raise ConfigError(f"{records} has {len(held)} records; --index {index} is none of them")
+        record = held[index]
+    chosen = [simulator_of(settings) for settings in more]
+    case = record.case()
+    yield f"failed: {case.failed.text}"
+    for trial in side_by_side(case, (*FREE, *chosen)):
+        yield from trial.lines()
+
+
+def simulator_of(settings: RunSettings) -> ErrorSimulator | ReferencedSimulator:
+    """The simulator that some settings choose.
+
+    Raises:
+        ConfigError: no such model or server.
+    """
+    return SIMULATORS[settings.simulator](settings)
