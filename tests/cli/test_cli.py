@@ -501,6 +501,10 @@ def _prose(folder: Path) -> None:
         (folder / name).write_text("Call me Ishmael.\n", encoding="utf-8")
 
 
+def _broken_evaluation(folder: Path) -> None:
+    (folder / "complete.json").write_text("", encoding="utf-8")
+
+
 def _broken_plan(folder: Path) -> None:
     (folder / "plan.json").write_text('{"model"', encoding="utf-8")
 
@@ -552,6 +556,7 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_nothing, ("train", "rollouts.max_turns=0"), "got 0", "greater than or equal to 1"),
     (_broken_adapter, ("train", "--model", "."), "adapter_config.json has no key", "save the model anew"),
     (_prose, ("compare", "a.txt", "b.txt"), "a.txt: 1 problem(s) line 1: found 'Call me", "expected a JSON object"),
+    (_broken_evaluation, ("compare", ".", "other"), "complete.json is no JSON", "evaluate again"),
     (_broken_plan, ("quickstart", "--output", "."), "plan.json is no JSON", "choose another --output"),
     (
         _broken_settings,

@@ -16,7 +16,7 @@ from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.transcript import Transcript
 from fission_grpo.environments.base import Environments
 from fission_grpo.evaluation.records import EpisodeRecord, probed, read_records, record_episode, write_records
-from fission_grpo.files import write_text
+from fission_grpo.files import read_json, write_text
 from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.rollout import Horizon, RolloutSettings, Trajectory, render_prompts, rollout, start_from
 from fission_grpo.tasks.probe import ProbeItem, ProbeKind, probe_items
@@ -97,8 +97,13 @@ class Evaluation:
 
     @staticmethod
     def load(folder: Path) -> Evaluation:
-        """The parts that a complete evaluation has: all, or of tasks of the user's own its episodes."""
-        held = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+        """The parts that a complete evaluation has: all, or of tasks of the user's own its episodes.
+
+        Raises:
+            ConfigError: its list of parts cannot be read.
+            DataError: a record cannot be read.
+        """
+        held = read_json(folder / COMPLETE, remedy="restore it or evaluate again")
         return Evaluation(**{part: read_records(folder / f"{part}.jsonl") for part in held})
 
 
