@@ -414,7 +414,7 @@ def test_behind_a_damaged_checkpoint_the_earlier_one_continues_bit_for_bit(
             tiny_run(run.path, resume=True)
     shutil.rmtree(run.checkpoints / "step-3")
     resumed = tiny_run(run.path, resume=True)
-    assert resumed.progress.step == 2
+    assert resumed.state.step == 2
     finish(resumed)
     assert_same_run(resumed, whole)
 
