@@ -19,7 +19,7 @@ titled() {
     mv "$1.new" "$1"
 }
 
-resolve cuda.txt "The releases for torch's CUDA build: those of cpu.txt, and what that build brings along." "$@"
+resolve cuda.txt "The releases for torch's CUDA build: those of cpu.txt, and what that build brings along. Resolved, not run." "$@"
 grep -vE '^(cuda|nvidia|triton)' requirements/cuda.txt >requirements/cpu.txt
 titled requirements/cpu.txt "The releases that are tested, for any build of torch: make test, CI."
 rm -f requirements/oldest.txt # an old pin would be kept, and be no longer the oldest
