@@ -106,6 +106,10 @@ NOT_HERE: Mapping[str, str] = {
         "sampler and trainer must agree; choose precision=fp32, or precision=bf16 with lora.rank=16",
     ),
     **dict.fromkeys(
+        ("n_gpus_per_node", "nnodes", "num_processes"),
+        "one process for each GPU: start it with `accelerate launch --num_processes N`",
+    ),
+    **dict.fromkeys(
         ("use_vllm", "vllm_mode", "tensor_model_parallel_size", "gpu_memory_utilization", "deepspeed", "fsdp"),
         "sampling and training share one process for each GPU; no other engine is wired up",
     ),

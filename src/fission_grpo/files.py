@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,32 +16,36 @@ _QUOTED = 60
 """Most characters of a damaged line that a message repeats."""
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+def read_jsonl(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
     """Objects of a JSONL file; a last line that a crash cut off is passed over.
 
+    Args:
+        keys: what each must have.
     Raises:
-        DataError: any other line is no JSON object.
+        DataError: any other line is no JSON object, or lacks a key.
     """
     with path.open("rb") as file:  # bytes, because a crash may cut a character in two
         for number, line in enumerate(file, 1):
             if line.endswith(b"\n"):
-                yield _object_of(line, path, number)
+                yield _object_of(line, keys, path, number)
 
 
-def _object_of(line: bytes, path: Path, number: int) -> dict[str, Any]:
+def _object_of(line: bytes, keys: Sequence[str], path: Path, number: int) -> dict[str, Any]:
     try:
         found = json.loads(line)
     except ValueError as error:  # no JSON, or no UTF-8
-        raise _damaged(line, path, number) from error
+        raise _damaged(line, "a JSON object", path, number) from error
     if not isinstance(found, dict):
-        raise _damaged(line, path, number)
+        raise _damaged(line, "a JSON object", path, number)
+    if missing := [key for key in keys if key not in found]:
+        raise _damaged(line, f"the key {missing[0]!r}", path, number)
     return found
 
 
-def _damaged(line: bytes, path: Path, number: int) -> DataError:
+def _damaged(line: bytes, expected: str, path: Path, number: int) -> DataError:
     text = line.decode(errors="replace").strip()
     shown = text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
-    return DataError(str(path), [f"line {number}: found {shown!r}, expected a JSON object; restore or delete the line"])
+    return DataError(str(path), [f"line {number}: found {shown!r}, expected {expected}; restore or delete the line"])
 
 
 def read_json(path: Path, *keys: str, remedy: str) -> dict[str, Any]:

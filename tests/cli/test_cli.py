@@ -505,6 +505,14 @@ def _broken_evaluation(folder: Path) -> None:
     (folder / "complete.json").write_text("", encoding="utf-8")
 
 
+def _evaluation_of_nothing(folder: Path) -> None:
+    (folder / "complete.json").write_text("{}", encoding="utf-8")
+
+
+def _evaluation_without_its_records(folder: Path) -> None:
+    (folder / "complete.json").write_text('{"episodes": 3}', encoding="utf-8")
+
+
 def _broken_plan(folder: Path) -> None:
     (folder / "plan.json").write_text('{"model"', encoding="utf-8")
 
@@ -557,6 +565,8 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_broken_adapter, ("train", "--model", "."), "adapter_config.json has no key", "save the model anew"),
     (_prose, ("compare", "a.txt", "b.txt"), "a.txt: 1 problem(s) line 1: found 'Call me", "expected a JSON object"),
     (_broken_evaluation, ("compare", ".", "other"), "complete.json is no JSON", "evaluate again"),
+    (_evaluation_of_nothing, ("compare", ".", "other"), "complete.json has no key 'episodes'", "evaluate again"),
+    (_evaluation_without_its_records, ("compare", ".", "other"), "episodes.jsonl is not there", "evaluate again"),
     (_broken_plan, ("quickstart", "--output", "."), "plan.json is no JSON", "choose another --output"),
     (
         _broken_settings,

@@ -100,6 +100,7 @@ def patient() -> FunctionEnvironment:
 
 TOOLS = [double]
 MIXED = [double, 3]
+EMPTY = []
 NUMBER = 3
 '''
 EMMA, DUNE = (ToolCall(name="borrow", arguments={"title": title}) for title in ("Emma", "Dune"))
@@ -226,6 +227,7 @@ def test_two_steps_from_the_command_line_in_a_world_of_ones_own(model: Path) -> 
         ("own_shop:Libary", r"own_shop \(.*own_shop\.py\) has no 'Libary'"),
         ("own_shop:NUMBER", r"own_shop:NUMBER is int; expected a class or a function"),
         ("own_shop:MIXED", r"own_shop:MIXED is a list of other things than functions; expected functions only"),
+        ("own_shop:EMPTY", r"own_shop:EMPTY is empty; expected at least one function"),
         ("own_shop:NoWorld", r"NoWorld has no method reset\(\)"),
         ("own_shop:make_nothing", r"own_shop:make_nothing\(\) made int without reset, execute"),
         ("own_shop:make_trouble", r"RuntimeError: no database; correct it there"),

@@ -153,6 +153,17 @@ def test_a_damaged_line_in_the_middle_is_named_and_the_file_kept(tmp_path: Path,
     assert not list(run.path.glob(".*"))
 
 
+def test_a_line_without_a_step_is_named_and_the_file_kept(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    run.metrics.write_text('{"step": 0}\n{"loss": 1}\n')
+    with pytest.raises(DataError) as error:
+        run.truncate_after(1)
+    assert error.value.problems == (
+        "line 2: found '{\"loss\": 1}', expected the key 'step'; restore or delete the line",
+    )
+    assert run.metrics.read_text() == '{"step": 0}\n{"loss": 1}\n'
+
+
 def test_a_long_damaged_line_is_not_repeated_as_a_whole(tmp_path: Path) -> None:
     (tmp_path / "traces.jsonl").write_bytes(b"\xff" + b"x" * 10_000 + b"\n")
     with pytest.raises(DataError) as error:

@@ -399,7 +399,7 @@ def test_a_damaged_checkpoint_is_told_with_the_one_to_fall_back_to(
     run = RunFolder(shutil.copytree(stopped, tmp_path / "run"))
     newest, previous = run.checkpoints / "step-3", run.checkpoints / "step-2"
     DAMAGE[damage](newest / part)
-    told = f"{newest} cannot be read: .*; delete {newest} to continue from {previous}, or choose another --output"
+    told = f"{newest} cannot be read: .*; move {newest} aside to continue from {previous}, or choose another --output"
     with pytest.raises(ConfigError, match=told):
         tiny_run(run.path, resume=True)
 
@@ -410,7 +410,7 @@ def test_behind_a_damaged_checkpoint_the_earlier_one_continues_bit_for_bit(
     run = RunFolder(shutil.copytree(stopped, tmp_path / "run"))
     for text, why in (('{"form', r"is no JSON \(.*\)"), ("{}", "has no key 'format'")):
         (run.checkpoints / "step-3" / "checkpoint.json").write_text(text)
-        with pytest.raises(ConfigError, match=rf"checkpoint\.json {why}; delete .*step-3 to continue from .*step-2"):
+        with pytest.raises(ConfigError, match=rf"checkpoint\.json {why}; move .*step-3 aside to continue .*step-2"):
             tiny_run(run.path, resume=True)
     shutil.rmtree(run.checkpoints / "step-3")
     resumed = tiny_run(run.path, resume=True)
@@ -423,7 +423,7 @@ def test_without_an_earlier_checkpoint_the_way_out_is_to_begin_again(tmp_path: P
     run = RunFolder(shutil.copytree(stopped, tmp_path / "run"))
     shutil.rmtree(run.checkpoints / "step-2")
     _halved(run.checkpoints / "step-3" / "optimizer.bin")
-    with pytest.raises(ConfigError, match=r"step-3 cannot be read: .*; delete .*step-3 to start from the beginning"):
+    with pytest.raises(ConfigError, match=r"step-3 cannot be read: .*; move .*step-3 aside to start .*beginning"):
         tiny_run(run.path, resume=True)
 
 

@@ -159,9 +159,7 @@ def make_plan(settings: RunSettings) -> RunPlan:
         rollouts=rollouts,
         recoveries=recoveries,
         collection=collection,
-        prompt_tokens=fmean(
-            len(trainer.stages.chat.prompt(task.messages, task.tools)) for task in trainer.tasks[:RENDERED]
-        ),
+        prompt_tokens=fmean(len(trainer.chat.prompt(task.messages, task.tools)) for task in trainer.tasks[:RENDERED]),
         sampled_tokens=round(sampled * rehearsal.sampled_tokens),
         parameters=sum(p.numel() for p in parameters),
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),

@@ -135,7 +135,7 @@ def evaluate(
         require_free(Path(output), asked, resume=True)
     player = load_player(settings, environments=known)
     with episodes_shown(len(played)) as report:
-        begin = partial(reserve, Path(output), asked) if output else lambda: None
+        begin = partial(reserve, Path(output), asked) if output is not None else lambda: None
         trajectories = player.play(played, begin=begin, report=report)
     found = Evaluated(
         records=tuple(

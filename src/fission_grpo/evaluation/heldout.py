@@ -15,6 +15,7 @@ from pathlib import Path
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.transcript import Transcript
 from fission_grpo.environments.base import Environments
+from fission_grpo.errors import ConfigError
 from fission_grpo.evaluation.records import EpisodeRecord, probed, read_records, record_episode, write_records
 from fission_grpo.files import read_json, write_text
 from fission_grpo.policy.base import Policy, Sampling
@@ -100,11 +101,15 @@ class Evaluation:
         """The parts that a complete evaluation has: all, or of tasks of the user's own its episodes.
 
         Raises:
-            ConfigError: its list of parts cannot be read.
+            ConfigError: its list of parts cannot be read, or names a part that is not there.
             DataError: a record cannot be read.
         """
-        held = read_json(folder / COMPLETE, remedy="restore it or evaluate again")
-        return Evaluation(**{part: read_records(folder / f"{part}.jsonl") for part in held})
+        remedy = "restore it or evaluate again"
+        held = read_json(folder / COMPLETE, PARTS[0], remedy=remedy)
+        places = {part: folder / f"{part}.jsonl" for part in PARTS if part in held}
+        if missing := [place for place in places.values() if not place.exists()]:
+            raise ConfigError(f"{folder / COMPLETE} lists {missing[0].stem}, and {missing[0]} is not there; {remedy}")
+        return Evaluation(**{part: read_records(place) for part, place in places.items()})
 
 
 def save_parts(folder: Path, parts: Mapping[str, Sequence[EpisodeRecord]]) -> None:

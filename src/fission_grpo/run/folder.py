@@ -87,7 +87,7 @@ class RunFolder:
     def _saved_settings(self) -> dict[str, Any]:
         try:
             loaded = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise self._no_settings(" ".join(str(error).split())) from error
         if not isinstance(loaded, dict):
             raise self._no_settings("the file is empty" if loaded is None else f"it holds {loaded!r}")
@@ -143,11 +143,11 @@ class RunFolder:
         """Drop metrics and traces of steps >= `step`: the resumed run writes them again.
 
         Raises:
-            DataError: a line of theirs is damaged; the file stays as it is.
+            DataError: a line of theirs is damaged, or names no step; the file stays as it is.
         """
         for path in (self.metrics, self.traces):
             if path.exists():
-                write_pieces(path, (_line(record) for record in read_jsonl(path) if record["step"] < step))
+                write_pieces(path, (_line(record) for record in read_jsonl(path, "step") if record["step"] < step))
 
     def append(self, path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """Add lines to a JSONL file, whole lines only.

@@ -108,7 +108,7 @@ class Feedback:
 
 
 class Simulator(Protocol):
-    """What every simulator says of itself; to inherit from it is to be free: no server, no model, nothing to count."""
+    """What every simulator says of itself; who inherits gets the defaults of one without server and counts."""
 
     @property
     def name(self) -> str: ...
@@ -124,7 +124,7 @@ class Simulator(Protocol):
 
 
 class ErrorSimulator(Simulator, Protocol):
-    """Writes runtime-style feedback that helps and does not tell."""
+    """Writes runtime-style feedback that helps and does not tell. To be inherited from: see `Simulator`."""
 
     def diagnose(self, failed: Sequence[FailedCall]) -> list[Feedback]:
         """One feedback for each failed call, in order; a batch, so that learned simulators can batch.
@@ -137,7 +137,7 @@ class ErrorSimulator(Simulator, Protocol):
 
 @runtime_checkable
 class ReferencedSimulator(Simulator, Protocol):
-    """A simulator that is shown what would have been right, or is checked against it."""
+    """A simulator that is shown what would have been right, or is checked against it. To be inherited from."""
 
     def diagnose_cases(self, cases: Sequence[Case]) -> list[Feedback]:
         """One feedback for each case, in order; never raises for anything a model or a server did."""

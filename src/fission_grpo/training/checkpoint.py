@@ -105,7 +105,7 @@ class Checkpoints:
             self._accelerator.load_state(str(checkpoint))
             # Our own pickle; the buffer holds more than tensors.
             self._state.load_state_dict(torch.load(self._progress_file(checkpoint), weights_only=False))
-        except torch.OutOfMemoryError:  # a RuntimeError that says nothing about the checkpoint
+        except (torch.OutOfMemoryError, torch.AcceleratorError, PermissionError):  # say nothing about its content
             raise
         except DAMAGE as error:
             told = shorten(f"{type(error).__name__}: {error}", _TOLD).rstrip(":")
@@ -118,7 +118,7 @@ class Checkpoints:
         """What to do if it cannot be read."""
         others = [other for other in self._run.complete_checkpoints() if other != checkpoint]
         instead = f"continue from {others[-1]}" if others else "start from the beginning"
-        return f"delete {checkpoint} to {instead}, or choose another --output"
+        return f"move {checkpoint} aside to {instead}, or choose another --output"
 
     def _write(self, path: Path) -> None:
         self._accelerator.wait_for_everyone()

@@ -66,9 +66,11 @@ def _factory(setting: str, name: str, place: str, found: Any) -> Callable[[], En
 
 def _tools_of(setting: str, name: str, place: str, found: type[Any] | Sequence[Any]) -> Callable[[], Environment]:
     """Environments of a class of tools, or of functions, once one could be made."""
+    if not found:
+        raise ConfigError(f"{setting}: {place} is empty; expected at least one function")
     if isinstance(found, type):
         make = partial(FunctionEnvironment.from_class, found, name=name)
-    elif all(isinstance(one, FunctionType) for one in found) and found:
+    elif all(isinstance(one, FunctionType) for one in found):
         make = partial(FunctionEnvironment.from_functions, found, name=name)
     else:
         raise ConfigError(f"{setting}: {place} is a list of other things than functions; expected functions only")
