@@ -71,7 +71,7 @@ def supervise(
     recipe: RecipeName = None,
     demonstrations: Annotated[int, typer.Option(min=1, help="Dialogues that show an error and its fix.")] = DIALOGUES,
     steps: Annotated[int, typer.Option(min=1, help="Updates.")] = UPDATES,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Peak; more than 0.")] = LEARNING_RATE,
+    learning_rate: Annotated[float, typer.Option(help="Peak; more than 0.")] = LEARNING_RATE,
     seed: Annotated[int, typer.Option(help="Seed of errors and batches.")] = 0,
     as_json: Json = False,
 ) -> None:
