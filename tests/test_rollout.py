@@ -320,7 +320,7 @@ def test_a_broken_world_masks_its_trajectory_and_no_other(verb: str) -> None:
         open_task(CHAT_TASK, chat=chat(), environments={BFCL: world})
         for world in (BfclEnvironment, lambda: Broken(verb))
     ]
-    whole, spoiled = rollout(
+    whole, invalid = rollout(
         starts,
         policy=scripted(*TWO_TURNS),
         chat=chat(),
@@ -330,17 +330,17 @@ def test_a_broken_world_masks_its_trajectory_and_no_other(verb: str) -> None:
         seed=0,
     )
     assert story(whole) == story(play(*TWO_TURNS, task=CHAT_TASK, horizon=Horizon.EPISODE))
-    assert (spoiled.end, spoiled.fault, spoiled.verdict) == (EndReason.HARNESS_FAULT, f"{verb} broke", None)
-    assert not spoiled.valid
-    assert_exact(spoiled)
+    assert (invalid.end, invalid.fault, invalid.verdict) == (EndReason.HARNESS_FAULT, f"{verb} broke", None)
+    assert not invalid.valid
+    assert_exact(invalid)
 
 
 @VERBS
-def test_a_spoiled_trajectory_has_neither_reward_nor_gradient_nor_failure_of_the_model(verb: str) -> None:
+def test_an_invalid_trajectory_has_neither_reward_nor_gradient_nor_failure_of_the_model(verb: str) -> None:
     judge = Judge(chat=chat())
-    spoiled = play(*TWO_TURNS, task=CHAT_TASK, horizon=Horizon.EPISODE, environments={BFCL: lambda: Broken(verb)})
+    invalid = play(*TWO_TURNS, task=CHAT_TASK, horizon=Horizon.EPISODE, environments={BFCL: lambda: Broken(verb)})
     good, bad = (play(*said, task=CHAT_TASK) for said in (TWO_TURNS, (DONE,)))
-    members = tuple(judge(t, horizon=Horizon.TURN, progress=0.0) for t in (good, spoiled, bad))
+    members = tuple(judge(t, horizon=Horizon.TURN, progress=0.0) for t in (good, invalid, bad))
     assert [member.reward is None for member in members] == [False, True, False]
     assert not members[1].success
     assert members[1].failure is not None
@@ -366,14 +366,14 @@ def test_an_error_before_the_fault_is_not_held_against_the_model() -> None:
     assert (member.failure.fault, member.failure.turn) == (Fault.INFRASTRUCTURE, 1)
 
 
-def test_a_world_that_cannot_be_built_spoils_its_trajectory_before_the_first_token() -> None:
+def test_a_world_that_cannot_be_built_invalidates_its_trajectory_before_the_first_token() -> None:
     class Unbuildable(BfclEnvironment):
         def reset(self, task: Task) -> None:
             raise ConfigError("no server")
 
     policy = LetterByLetter(script(*RECOVERS))
     starts = [open_task(TASK, chat=chat(), environments={BFCL: world}) for world in (Unbuildable, BfclEnvironment)]
-    spoiled, whole = rollout(
+    invalid, whole = rollout(
         starts,
         policy=policy,
         chat=chat(),
@@ -382,7 +382,7 @@ def test_a_world_that_cannot_be_built_spoils_its_trajectory_before_the_first_tok
         max_turns=6,
         seed=0,
     )
-    assert (spoiled.turns, spoiled.end, spoiled.fault) == ((), EndReason.HARNESS_FAULT, "no server")
+    assert (invalid.turns, invalid.end, invalid.fault) == ((), EndReason.HARNESS_FAULT, "no server")
     assert ok(whole)
     assert len(policy.asked) == len(RECOVERS)  # the policy never hears of the other one
 

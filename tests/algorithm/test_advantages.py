@@ -40,12 +40,12 @@ def test_without_scale_rewards_are_only_centred() -> None:
     assert advantages([0, 1, 5], scale=Scale.NONE, eps=9.0) == pytest.approx([-2, -1, 3])
 
 
-def test_a_spoiled_trajectory_neither_moves_the_baseline_nor_gets_a_gradient() -> None:
+def test_an_invalid_trajectory_neither_moves_the_baseline_nor_gets_a_gradient() -> None:
     # Of [0, 999, 2] only 0 and 2 count: mean 1, std 1.
     assert advantages([0, 999, 2], [True, False, True]) == pytest.approx([-1, 0, 1])
 
 
-def test_not_even_nan_leaks_out_of_a_spoiled_trajectory() -> None:
+def test_not_even_nan_leaks_out_of_an_invalid_trajectory() -> None:
     assert advantages([0, float("nan"), 2], [True, False, True]) == pytest.approx([-1, 0, 1])
 
 
@@ -103,7 +103,7 @@ def test_a_group_is_alive_exactly_when_it_has_advantages(rewards: list[float]) -
         ([1, 0], [False, False], Signal.MASKED),
     ],
 )
-def test_dead_group_accounting(rewards: list[float], valid: list[bool], expected: Signal) -> None:
+def test_accounting_of_signal(rewards: list[float], valid: list[bool], expected: Signal) -> None:
     assert signal_of(torch.tensor(rewards), valid_G=torch.tensor(valid)) is expected
 
 

@@ -147,13 +147,13 @@ def test_leaving_out_silent_trajectories_changes_no_loss(
     assert loss_of(batch_of(groups, objective), objective) == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def test_spoiled_trajectories_leave_no_trace() -> None:
+def test_invalid_trajectories_leave_no_trace() -> None:
     with_fault, without = batch_of([group([0.0, None, 1.0], [3, 5, 3])]), batch_of([group([0.0, 1.0])])
     assert torch.equal(with_fault.advantages_B, without.advantages_B)
     assert torch.equal(with_fault.weights_BT, without.weights_BT)
 
 
-def test_a_dead_group_weighs_in_the_mean_unless_the_objective_drops_it() -> None:
+def test_a_group_without_signal_weighs_in_the_mean_unless_the_objective_drops_it() -> None:
     groups = [group([0.0, 1.0], task="alive"), group([1.0, 1.0], task="dead")]
     # Three tokens each: 1/12 of an update of four trajectories, 1/6 of one of two.
     assert batch_of(groups, GRPO).weights_BT.unique().tolist() == [pytest.approx(1 / 12)]
@@ -164,7 +164,7 @@ def test_a_dead_group_weighs_in_the_mean_unless_the_objective_drops_it() -> None
 @pytest.mark.parametrize(
     "groups",
     [[], [group([1.0, 1.0])], [group([0.0, 0.0, None])], [group([None, None])], [group([None, 1.0])]],
-    ids=["no groups", "all right", "all failed", "all spoiled", "one left"],
+    ids=["no groups", "all right", "all failed", "all invalid", "one left"],
 )
 def test_without_signal_the_batch_is_empty(objective: Objective, groups: list[Group]) -> None:
     batch = batch_of(groups, objective)
@@ -204,10 +204,10 @@ def test_rows_carry_the_advantage_of_their_own_group_and_faults_weigh_nothing() 
     assert [row.reward for row in rows] == [1.0, 0.0, None, 2.0, 2.0]
     assert [row.tokens for row in rows] == [3, 3, 0, 1, 2]
     assert [row.prompt for row in rows] == [2] * 5
-    spoiled = rows[2]
-    assert spoiled.ids == groups[0].members[2].trajectory.ids
-    assert not any(spoiled.sampled)
-    assert not any(spoiled.logprobs)
+    invalid = rows[2]
+    assert invalid.ids == groups[0].members[2].trajectory.ids
+    assert not any(invalid.sampled)
+    assert not any(invalid.logprobs)
 
 
 def test_an_objective_that_drops_groups_without_signal_gives_their_rows_no_weight() -> None:

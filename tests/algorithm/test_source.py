@@ -228,7 +228,7 @@ def test_without_contexts_nothing_is_observed_and_nobody_is_asked() -> None:
     assert fission.state_dict() == source(contexts=0).state_dict()
 
 
-def test_a_case_that_no_feedback_can_be_written_for_gets_the_fixed_string_and_spoils_no_other() -> None:
+def test_a_case_that_no_feedback_can_be_written_for_gets_the_fixed_string_and_invalidates_no_other() -> None:
     class Picky(PassthroughSimulator):
         def diagnose(self, failed: Sequence[FailedCall]) -> list[Feedback]:
             if any("missing_1" in one.text for one in failed):

@@ -228,10 +228,10 @@ def test_a_dialogue_under_way_is_replayed() -> None:
     assert under_way.score().ok
 
 
-def test_a_spoiled_vpn_stays_in_its_own_world() -> None:
-    """Officially one ticket with a broken VPN spoils the VPN of every later ticket of the process."""
-    spoiled = next(task for task in tau2_entries() if "vpn" in task.id)
-    broken, whole = started(spoiled), started(ticket(without_fault="vpn"))
+def test_an_invalid_vpn_stays_in_its_own_world() -> None:
+    """Officially one ticket with a broken VPN invalidates the VPN of every later ticket of the process."""
+    invalid = next(task for task in tau2_entries() if "vpn" in task.id)
+    broken, whole = started(invalid), started(ticket(without_fault="vpn"))
     for environment in (broken, whole):
         environment.execute(call("disconnect_vpn"))
         environment.execute(call("connect_vpn"))

@@ -394,8 +394,8 @@ def test_group_outcome_reads_a_trace() -> None:
     right = {"reward": {"total": 2, "terms": {}}, "success": True, "failure": None, "end": "horizon"}
     wrong = {**right, "success": False, "failure": {"error": "E6", "turn": 0}}
     mended = {**wrong, "success": True}
-    spoiled = {**wrong, "reward": None, "end": "harness_fault"}
+    invalid = {**wrong, "reward": None, "end": "harness_fault"}
     trace = {"group": 7, "kind": "fission", "parent": {"group": 3, "trajectory": 0, "turn": 0}, "extra": 1}
-    outcome = group_outcome({**trace, "trajectories": [right, wrong, mended, spoiled]})
+    outcome = group_outcome({**trace, "trajectories": [right, wrong, mended, invalid]})
     assert outcome == GroupOutcome(group="7", parent="3", rewards=(2.0, 2.0, 2.0), correct=(True, False, True))
-    assert group_outcome({**trace, "trajectories": [spoiled]}) is None
+    assert group_outcome({**trace, "trajectories": [invalid]}) is None

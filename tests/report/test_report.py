@@ -220,11 +220,11 @@ def test_a_fission_group_without_its_parent_is_no_tree() -> None:
     assert list(fission_trees([FAMILY])) == []
 
 
-def test_a_spoiled_trajectory_is_drawn_without_numbers(tmp_path: Path) -> None:
-    spoiled = copy.deepcopy(FAMILY)
-    spoiled["trajectories"][1].update(end="harness_fault", success=False, reward=None, advantage=0.0)
-    spoiled["trajectories"][1]["failure"] = {"error": None, "turn": 0, "reason": "the tool died"}
-    (tree,) = fission_trees([EXPLORATION, spoiled])
+def test_an_invalid_trajectory_is_drawn_without_numbers(tmp_path: Path) -> None:
+    invalid = copy.deepcopy(FAMILY)
+    invalid["trajectories"][1].update(end="harness_fault", success=False, reward=None, advantage=0.0)
+    invalid["trajectories"][1]["failure"] = {"error": None, "turn": 0, "reason": "the tool died"}
+    (tree,) = fission_trees([EXPLORATION, invalid])
     assert '└─ ✗           start(mode="START")' in text_tree(tree)
     assert tree_figure(tree, tmp_path / "tree.png").stat().st_size > 10_000
 

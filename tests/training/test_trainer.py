@@ -512,17 +512,17 @@ def test_a_world_that_breaks_is_masked_and_the_run_goes_on(tmp_path: Path) -> No
 
     trainer = tiny_run(tmp_path, environments={BFCL: Unreliable}, steps=3, horizon=Horizon.TURN)
     finish(trainer)
-    spoiled = [
+    invalid = [
         member
         for line in read_jsonl(trainer.run.traces)
         for member in line["trajectories"]
         if member["end"] == "harness_fault"
     ]
-    assert spoiled
-    for member in spoiled:
+    assert invalid
+    for member in invalid:
         assert (member["reward"], member["advantage"], member["fault"]) == (None, 0.0, "lost")
         assert member["failure"]["fault"] == "infrastructure"
-    assert sum(line["masked"] + line.get("fission/masked", 0) for line in metrics(trainer.run)) == len(spoiled)
+    assert sum(line["masked"] + line.get("fission/masked", 0) for line in metrics(trainer.run)) == len(invalid)
 
 
 class NotThisOne(BfclEnvironment):

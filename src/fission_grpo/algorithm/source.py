@@ -69,7 +69,7 @@ class FissionCount:
 
     failures: int = 0
     observed: int = 0
-    """Contexts pushed."""
+    """Contexts put into the buffer or the pool."""
     unwritten: int = 0
     """Of these, contexts with the fixed string, because the simulator could not read the tools' schemas."""
     used: int = 0

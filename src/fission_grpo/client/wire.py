@@ -136,7 +136,7 @@ class _Choice(BaseModel):
 class _Completion(BaseModel):
     choices: list[_Choice] = Field(min_length=1)
     usage: Any = None
-    """A courtesy: a wrong one does not spoil the answer."""
+    """A courtesy: a wrong one leaves the answer good."""
 
     def count(self, name: str) -> int:
         count = self.usage.get(name) if isinstance(self.usage, dict) else None

@@ -1,8 +1,8 @@
 """`fission compare`: evaluation folders in, paired differences out; the first run is the baseline.
 
 Two kinds of folders are read: of `fission eval` on our tasks (one JSONL of episode records a part), and of a benchmark
-(`traces.jsonl`, one BFCL entry or one episode record a line). Only entries that both runs have, each
-without a fault of ours, are compared; every other one is named.
+(`traces.jsonl`, one BFCL entry or one episode record a line). Only entries that both runs have, each without a
+fault of ours, are compared; every other one is named.
 """
 
 from __future__ import annotations
