@@ -27,7 +27,7 @@ from fission_grpo.errors import ConfigError, PolicyError
 from fission_grpo.evaluation.events import Fate, error_events
 from fission_grpo.evaluation.protocols.tau2 import SoloLimits, SoloPrompt, play_ticket
 from fission_grpo.evaluation.records import EPISODE_RECORDS, EpisodeRecord, from_line, to_line
-from fission_grpo.evaluation.session import play_missing
+from fission_grpo.evaluation.session import finished, play_missing
 from fission_grpo.evaluation.tau2_score import official_end, score_tickets
 from fission_grpo.types import EndReason, FinishReason, ParseFailure, ParseFailureKind, Task, ToolCall
 
@@ -66,7 +66,15 @@ def played(
 def run_tickets(tickets: Sequence[Task], agent: Agent, *, traces: Path, **more: Any) -> tuple[EpisodeRecord, ...]:
     """The records of these tickets, in order; see `play_missing`."""
     episodes = {ticket.id: partial(play_ticket, ticket) for ticket in tickets}
-    return play_missing(episodes, agent, log=traces, form=EPISODE_RECORDS, purpose="tau2", **more)
+    return play_missing(
+        episodes,
+        agent,
+        log=traces,
+        form=EPISODE_RECORDS,
+        held=finished(traces, EPISODE_RECORDS),
+        purpose="tau2",
+        **more,
+    )
 
 
 class ScriptedAgent:

@@ -18,7 +18,7 @@ from fission_grpo.chat.parse import render_call
 from fission_grpo.environments.bfcl.entries import NEW_FUNCTIONS_TEXT, BfclCategory, bfcl_entries
 from fission_grpo.evaluation.bfcl.records import BFCL_RECORDS, BfclRecord
 from fission_grpo.evaluation.protocols.bfcl import ToolRelease, play_entry
-from fission_grpo.evaluation.session import play_missing
+from fission_grpo.evaluation.session import finished, play_missing
 from fission_grpo.types import Task, ToolCall
 
 DONE = "Done."
@@ -101,7 +101,9 @@ def run_entries(
 ) -> tuple[BfclRecord, ...]:
     """The records of these entries, in order; see `play_missing`."""
     episodes = {entry.id: partial(play_entry, entry, release=release) for entry in entries}
-    return play_missing(episodes, agent, log=traces, form=BFCL_RECORDS, purpose="bfcl", **more)
+    return play_missing(
+        episodes, agent, log=traces, form=BFCL_RECORDS, held=finished(traces, BFCL_RECORDS), purpose="bfcl", **more
+    )
 
 
 def play_texts(

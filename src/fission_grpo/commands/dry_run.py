@@ -203,11 +203,11 @@ def estimate_memory(trainer: Trainer, *, rows: int, longest: int) -> Memory:
         rows: sequences that are sampled side by side, before the policy's own limit.
         longest: tokens of the longest trajectory.
     """
-    shape = trainer.learner.model.config.get_text_config()
-    size = trainer.learner.model.dtype.itemsize
-    weights = sum(p.numel() * p.element_size() for p in trainer.learner.model.parameters())
-    trained = sum(p.numel() * p.element_size() for p in trainer.learner.parameters)
-    frozen = 0 if trainer.learner.reference is None or isinstance(trainer.learner.model, PeftModel) else weights
+    learner, model = trainer.learner, trainer.learner.model
+    shape, size = model.config.get_text_config(), model.dtype.itemsize
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in learner.parameters)
+    frozen = 0 if learner.reference is None or isinstance(model, PeftModel) else weights
     return Memory(
         weights=weights,
         gradients=trained,

@@ -68,14 +68,15 @@ def run_session(
     agent = agent or settings.agent.build(width=width, read=read)
     reserve(output, settings.saved())
     log = output / TRACES
-    done = len(finished(log, form) & episodes.keys())
-    with progress(purpose, total=len(episodes), done=done) as advance:
-        numbers = count(done + 1)
+    held = finished(log, form) & episodes.keys()
+    with progress(purpose, total=len(episodes), done=len(held)) as advance:
+        numbers = count(len(held) + 1)
         return play_missing(
             episodes,
             agent,
             log=log,
             form=form,
+            held=held,
             purpose=purpose,
             seed=settings.seed,
             report=lambda record: advance(next(numbers), form.key(record)),

@@ -68,7 +68,7 @@ def demonstrate(
         model = add_lora(model, settings.lora, seed=derive(seed, "lora"))
     with progress("supervise", total=steps) as show:
         losses = supervise(model, rows, supervised, report=lambda step, loss: show(step + 1, f"loss {loss:.3f}"))
-    save_model_folder(model, loaded.tokenizer, output)
+    save_model_folder(model, loaded.chat.tokenizer, output)
     return Demonstrated(policy=output, losses=tuple(losses))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ def play_missing(
     *,
     log: Path,
     form: Format[RecordT],
+    held: Set[str],
     purpose: str,
     seed: int = 0,
     report: Callable[[RecordT], None] = lambda record: None,
@@ -76,13 +77,13 @@ def play_missing(
     the others. The last record of an episode counts.
 
     Args:
+        held: keys that `log` holds already: from `finished`, which has also made it fit to be appended to.
         report: told every record that this call adds.
 
     Raises:
         DataError: `log` holds lines that are no records.
         PolicyError, ConfigError: the agent cannot go on, or the last `MAX_CONSECUTIVE_FAILURES` episodes met a fault.
     """
-    held = finished(log, form) & episodes.keys()
     missing = (begin() for key, begin in episodes.items() if key not in held)
     failures = 0
     with log.open("a", encoding="utf-8") as file:

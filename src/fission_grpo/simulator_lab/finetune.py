@@ -111,7 +111,7 @@ def train_simulator(
     log(f"base model: {settings.model}")
     loaded = _base(learned, settings, log)
     log(f"tokens of {len(learned):,} records")
-    longest = min(settings.longest, context_window(loaded.model))
+    longest = min(settings.longest, context_window(loaded.model.config))
     train = _rows(learned, loaded.chat, settings.style, longest)
     if not train:
         raise ConfigError(f"no record of split train fits {longest} tokens; give more records, or raise `longest`")

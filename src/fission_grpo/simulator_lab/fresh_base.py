@@ -37,7 +37,7 @@ def fresh_base(
     tokenizer = fresh_tokenizer(records, style)
     model = fresh_model(tokenizer, seed=seed)
     sharpen_copying(model, seed=seed, report=report)
-    return LoadedModel(model=model, tokenizer=tokenizer, chat=ChatFormat(tokenizer), name=FRESH)
+    return LoadedModel(model=model, chat=ChatFormat(tokenizer), name=FRESH)
 
 
 def fresh_tokenizer(records: Sequence[SimulatorRecord], style: PromptStyle) -> PreTrainedTokenizerFast:

@@ -44,7 +44,7 @@ class HFPolicy(Policy):
 
     @property
     def context_window(self) -> int:
-        return context_window(self.model)
+        return context_window(self.model.config)
 
     @property
     def lookup(self) -> PromptLookup:
@@ -89,6 +89,6 @@ class HFPolicy(Policy):
             self._version = version
 
 
-def context_window(model: Any) -> int:
-    """Most tokens that the model can hold."""
-    return int(model.config.get_text_config().max_position_embeddings)
+def context_window(config: Any) -> int:
+    """Most tokens that a model of this configuration can hold."""
+    return int(config.get_text_config().max_position_embeddings)
