@@ -90,6 +90,7 @@ def quickstart(
     ctx: typer.Context,
     output: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("runs/quickstart"),
     model: Annotated[str, typer.Option(help="nano, smollm2, or a Hugging Face folder.")] = "nano",
+    recipe: Annotated[Recipe, typer.Option(help="Settings to start from.")] = Recipe.NANO,
     arms: Annotated[str | None, typer.Option(help="Arms separated by commas.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm.")] = 1,
     size: Annotated[int, typer.Option(min=3, help="Held-out episodes, and items of each probe.")] = 300,
@@ -107,6 +108,7 @@ def quickstart(
     plan = Quickstart(
         output=output,
         model=model,
+        recipe=recipe,
         arms=chosen or DEFAULT_ARMS,
         seeds=tuple(range(seeds)),
         size=size,

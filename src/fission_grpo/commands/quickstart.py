@@ -36,7 +36,7 @@ class Quickstart:
 
     output: Path
     model: str = "nano"
-    recipe: str = "nano"
+    recipe: Recipe = Recipe.NANO
     arms: tuple[str, ...] = DEFAULT_ARMS
     seeds: tuple[int, ...] = (0,)
     size: int = 300
@@ -100,7 +100,7 @@ def _require_same_plan(plan: Quickstart) -> None:
         ConfigError: the folder holds another one, or a `plan.json` that cannot be read.
     """
     path = plan.output / "plan.json"
-    wanted = {"model": plan.model, "recipe": plan.recipe, "size": plan.size, "overrides": list(plan.overrides)}
+    wanted = {"model": plan.model, "recipe": str(plan.recipe), "size": plan.size, "overrides": list(plan.overrides)}
     if path.exists():
         found = read_json(path, remedy="restore it or choose another --output")
         if found != wanted:
@@ -170,7 +170,7 @@ def _settings(plan: Quickstart, chosen: Mapping[str, Any], arm: Arm | None = Non
     from fission_grpo.recipes.resolve import resolve
 
     by_job = [Setting(key=tuple(name.split(".")), value=value, origin="quickstart") for name, value in chosen.items()]
-    return resolve(recipe=Recipe(plan.recipe), arm=arm, written=[*by_job, *read_overrides(plan.overrides)])
+    return resolve(recipe=plan.recipe, arm=arm, written=[*by_job, *read_overrides(plan.overrides)])
 
 
 def _say(told: object) -> None:

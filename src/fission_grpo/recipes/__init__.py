@@ -17,6 +17,8 @@ class Recipe(StrEnum):
 
     NANO = "nano"
     """The laptop run of the quickstart."""
+    NANO_HARD = "nano-hard"
+    """The same on longer chains, with two things missing at once and tools that look right and are wrong."""
     PAPER = "paper"
     """The authors' setting, on your GPUs and your Qwen3."""
 
@@ -25,4 +27,9 @@ def load_recipe(recipe: Recipe) -> RunSettings:
     """The settings of a recipe."""
     from fission_grpo.recipes import nano, paper  # torch is behind these
 
-    return {Recipe.NANO: nano.nano_settings, Recipe.PAPER: paper.paper_settings}[recipe]()
+    settings = {
+        Recipe.NANO: nano.nano_settings,
+        Recipe.NANO_HARD: nano.nano_hard_settings,
+        Recipe.PAPER: paper.paper_settings,
+    }
+    return settings[recipe]()

@@ -1,4 +1,4 @@
-"""Fission-GRPO on `nano`, in minutes on two CPU cores."""
+"""Fission-GRPO on `nano`, in minutes on two CPU cores: on tasks that it knows, and on harder ones over the same APIs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,18 @@ NANO_TASKS = SyntheticSettings(
     two_parts=(0.1, 0.2),
 )
 """The tasks that `nano` knows: three APIs, short chains, half of the needs unmet and invisible."""
+
+NANO_HARD_TASKS = NANO_TASKS.model_copy(
+    update={
+        "tools": (7, 9),
+        "calls": (0.1, 0.2, 0.5, 0.2),
+        "two_parts": (0.3, 1.0),
+        "two_apis": 0.8,
+        "two_unmet": 0.6,
+        "lookalikes": 1.0,
+    }
+)
+"""Chains of three to five calls, two things missing at once in most worlds, and spare tools that look right."""
 
 
 def nano_settings() -> RunSettings:
@@ -47,3 +59,10 @@ def nano_settings() -> RunSettings:
         rollouts=RolloutSettings(max_tokens=64, max_turns=5),
         fission=FissionSettings(contexts=4, group_size=8, capacity=32),
     )
+
+
+def nano_hard_settings() -> RunSettings:
+    """The same on the harder tasks: only they, and the room that their chains and errors take, are other."""
+    easy = nano_settings()
+    rollouts = easy.rollouts.model_copy(update={"max_turns": 10})
+    return easy.model_copy(update={"synthetic": NANO_HARD_TASKS, "rollouts": rollouts})

@@ -18,7 +18,7 @@ def recipe(name: str, changes: Mapping[str, Any] | None = None, *, arm: str | No
         recipe("nano", {"trainer.steps": 20, "output": "runs/library"})
 
     Args:
-        name: `nano` or `paper`.
+        name: `nano`, `nano-hard` or `paper`.
         changes: dotted names of settings -> values, as on the command line.
         arm: where the rollouts go, for comparisons; see `Arm`.
 

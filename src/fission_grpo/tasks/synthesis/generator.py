@@ -356,24 +356,33 @@ def _offer(
 ) -> tuple[Tool, ...]:
     """The needed tools, those that repairs may take, and others of the same APIs, in random order.
 
-    The others are seeded ones, or those that look most like the needed ones; a request's own tools mislead before those
-    of its repairs do.
+    The others are seeded ones, or those that look most like the needed ones.
     """
     known = {name: tool for request in requests for name, tool in _tools(request.api).items()}
     needed = {call.name for request in requests for call in request.draw.calls}
     needed |= {fixer for request in requests for setup in request.generator.setups for fixer in setup.fixers}
-    others = sorted(set(known) - needed)
     more = max(0, rng.randint(*size) - len(needed))
     if misleading:
-        calls = [(call.name, request.clause) for request in requests for call in request.draw.calls]
-        fixers = [(name, "") for request in requests for setup in request.generator.setups for name in setup.fixers]
-        wanted = ((known[name], text) for name, text in dict.fromkeys([*calls, *fixers]))
-        spare = list(islice(lookalikes(wanted, [known[name] for name in others]), more))
+        spare = list(islice(_misleading(requests, needed), more))
     else:
+        others = sorted(set(known) - needed)
         spare = rng.sample(others, min(more, len(others)))
     names = sorted(needed) + spare
     rng.shuffle(names)
     return tuple(known[name] for name in names)
+
+
+def _misleading(requests: Sequence[_Request], needed: set[str]) -> Iterator[str]:
+    """Wrong tools that look like the needed ones; those like a request's own tools before those like its repairs."""
+    wrong = {
+        api: [tool for name, tool in _tools(api).items() if name not in needed]
+        for api in dict.fromkeys(request.api for request in requests)
+    }
+    calls = [(request.api, call.name, request.clause) for request in requests for call in request.draw.calls]
+    fixers = [
+        (request.api, fixer, "") for request in requests for setup in request.generator.setups for fixer in setup.fixers
+    ]
+    return lookalikes((_tools(api)[name], said, wrong[api]) for api, name, said in dict.fromkeys([*calls, *fixers]))
 
 
 def _text_of(task: Task) -> str:

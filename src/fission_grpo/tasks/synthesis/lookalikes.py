@@ -17,14 +17,13 @@ _PREAMBLE = "Tool description: "
 """Before it the official descriptions speak of the whole class."""
 
 
-def lookalikes(wanted: Iterable[tuple[Tool, str]], others: Sequence[Tool]) -> Iterator[str]:
-    """Names of `others`, the most misleading first: the nearest of each wanted tool in turn, then the second nearest.
+def lookalikes(wanted: Iterable[tuple[Tool, str, Sequence[Tool]]]) -> Iterator[str]:
+    """Names of wrong tools, the most misleading first: the nearest of each right one in turn, then the second nearest.
 
     Args:
-        wanted: tools that are right, each with what the user says of it.
-        others: tools that are wrong.
+        wanted: tools that are right, each with what the user says of it, and the wrong tools of its class.
     """
-    rankings = [_ranking(right, _words(text), others) for right, text in wanted]
+    rankings = [_ranking(right, _words(text), others) for right, text, others in wanted]
     yield from dict.fromkeys(name for name in chain.from_iterable(zip_longest(*rankings)) if name is not None)
 
 
