@@ -351,9 +351,7 @@ def _most_setups(apis: Sequence[str]) -> int:
     return len({setup.name for api in apis for generator in APIS[api].generators for setup in generator.setups})
 
 
-def _offer(
-    rng: Random, requests: Sequence[_Request], size: tuple[int, int], *, misleading: bool
-) -> tuple[Tool, ...]:
+def _offer(rng: Random, requests: Sequence[_Request], size: tuple[int, int], *, misleading: bool) -> tuple[Tool, ...]:
     """The needed tools, those that repairs may take, and others of the same APIs, in random order.
 
     The others are seeded ones, or those that look most like the needed ones.
