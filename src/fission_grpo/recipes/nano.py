@@ -31,8 +31,8 @@ NANO_HARD_TASKS = NANO_TASKS.model_copy(
 )
 """Three in five take three to five calls, every spare tool looks right, and many worlds lack two things at once.
 
-The shorter ones are the way in: on the validation split the warm start solves one in a hundred of the long ones, and
-of chains of three to five alone it had hardly a reward to learn from.
+The shorter ones are the way in: of chains of three to five calls alone, with two requests each, the warm start solved
+1 % on the validation split, which is hardly a reward to learn from. Of these it solves 19 %, and errs in 68 %.
 """
 
 

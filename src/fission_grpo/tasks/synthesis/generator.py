@@ -80,8 +80,9 @@ class Mixture:
     unmet: float = 0.5
     """Of the setups (a login, a folder, a running engine): those that the initial world lacks."""
     two_unmet: float = 0.0
-    """Of the tasks with three or more gold calls: those with two requests and a world that lacks at least two of the
-    setups, drawn among all that the requests have. In the others it lacks as many as `unmet` makes it."""
+    """Of the tasks with three to four gold calls: those with two requests and a world that lacks at least two of the
+    setups, drawn among all that the requests have. In the others it lacks as many as `unmet` makes it. Those with five
+    calls always are such tasks: two requests and no more than one repair hardly ever take five."""
     lookalikes: float = 0.0
     """Tasks whose spare tools on offer are those that look most like the needed ones, rather than any; see
     `lookalikes.py`."""
@@ -210,7 +211,8 @@ class _TaskGenerator:
         (size,) = rng.choices(range(len(self.mixture.calls)), self.mixture.calls)
         two_turns = rng.random() < self.mixture.two_turns
         two_parts = rng.random() < (0.0, *self.mixture.two_parts)[min(size, 2)]
-        two_unmet = rng.random() < self.mixture.two_unmet and size >= 2 and _most_setups(self.apis) >= 2
+        two_unmet = size > 2 or (rng.random() < self.mixture.two_unmet and size == 2)
+        two_unmet = two_unmet and _most_setups(self.apis) >= 2
         first = _Shape(
             lengths=LENGTHS[size],
             turns=1 + two_turns,
@@ -220,8 +222,10 @@ class _TaskGenerator:
         )
         yield first
         yield replace(first, requests=2)
-        if size > 2:
-            yield replace(first, requests=2, lengths=range(3, first.lengths.stop))
+        if size > 2 or two_unmet:  # a long chain rather gets shorter, and then lacks less, than that it gets short
+            long = replace(first, requests=2, lengths=range(3, first.lengths.stop))
+            yield long
+            yield replace(long, unmet=0)
         yield replace(first, requests=2, lengths=range(1, max(5, first.lengths.stop)), unmet=0)
 
     def _draw(self, rng: Random, shape: _Shape, name: str) -> Task:
