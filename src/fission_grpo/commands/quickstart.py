@@ -146,7 +146,10 @@ def _train(plan: Quickstart, arm: str, seed: int, *, resume: bool) -> None:
 def _demonstrate(plan: Quickstart, policy: str) -> None:
     from fission_grpo.commands.supervise import demonstrate
 
-    _say(demonstrate(_settings(plan, {"model": plan.model}), output=Path(policy)))
+    done = demonstrate(_settings(plan, {"model": plan.model}), output=Path(policy))
+    shown = {"demonstrations": done.demonstrations, "clean": done.clean, "updates": len(done.losses)}
+    write_text(plan.results().demonstrated, json.dumps(shown) + "\n")
+    _say(done)
 
 
 def _evaluate(plan: Quickstart, model: str, folder: Path) -> None:

@@ -379,11 +379,9 @@ def recovery_by_tool(records: Iterable[EpisodeRecord], *, floor: int = MACRO_FLO
 
 def recovery_by_class(records: Iterable[EpisodeRecord], *, floor: int = MACRO_FLOOR) -> Macro:
     """By the class of each step's first error, malformed messages included; see `recovery_by_tool`."""
-    counts = Counter(
-        error
-        for record in records
-        if not record.harness_fault
-        for error in {event.error for event in error_events(record)}
+    sound = (record for record in records if not record.harness_fault)
+    counts: Counter[str] = Counter(
+        error for record in sound for error in {event.error for event in error_events(record)}
     )
     return _macro("class", "error classes", counts, lambda error: replace(ERR, error=ErrorClass(error)), floor)
 

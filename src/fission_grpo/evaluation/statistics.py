@@ -280,9 +280,7 @@ def paired_difference(
     Raises:
         ValueError: the arms do not have the same items, or claim paired seeds in different numbers.
     """
-    change = paired_macro_difference(
-        [baseline], [treatment], paired_seeds=paired_seeds, resamples=resamples, seed=seed
-    )
+    change = paired_macro_difference([baseline], [treatment], paired_seeds=paired_seeds, resamples=resamples, seed=seed)
     if baseline.rows != treatment.rows:
         return change
     return replace(change, p_value=sign_test(int(change.fixed.sum()), int(change.broken.sum())))
@@ -333,6 +331,8 @@ def paired_macro_difference(
 def macro_estimate(slices: Sequence[Counts], *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """The mean over slices of one arm, drawn again over items and seeds as in `paired_macro_difference`.
 
+    Where all agree there is nothing to vary; the interval is then Wilson's, with the items as trials.
+
     Args:
         slices: all of one shape; at least one.
     """
@@ -341,6 +341,9 @@ def macro_estimate(slices: Sequence[Counts], *, resamples: int = RESAMPLES, seed
     values_R = _resampled_mean(slices, _seed_draws(rng, resamples, whole.rows), items_RI)
     interval, _ = _percentiles(values_R, nothing=Interval(0.0, 1.0))
     value = mean_share([counts.rate for counts in slices])
+    if interval.high - interval.low < _TIE:
+        counted = int((whole.totals.sum(0) > 0).sum())
+        interval = wilson(round(value * counted), counted)
     return Estimate(whole.rate.successes, whole.rate.total, value, interval)
 
 

@@ -28,5 +28,10 @@ class Results:
         return self.folder / f"{name.replace(' ', '-')}-{seed}" / "evaluation"
 
     @property
+    def demonstrated(self) -> Path:
+        """How many rows and updates the demonstrations' policy was given."""
+        return self.folder / f"{DEMONSTRATIONS}-0" / "demonstrations.json"
+
+    @property
     def summary(self) -> Path:
         return self.folder / "summary.md"
