@@ -57,7 +57,7 @@ def _difference(one: Comparison) -> str:
 def _runs(one: Comparison) -> str:
     control, treatment = one.runs
     if control != treatment:
-        return f"In {treatment} and {control} training run{'s' if control > 1 else ''}"
+        return f"In {treatment} and {control} training runs"
     return "In one training run each" if control == 1 else f"In {control} training runs each"
 
 
