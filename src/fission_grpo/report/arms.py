@@ -37,7 +37,7 @@ ARM_WORDS: Mapping[str, ArmWords] = {
     ),
     "grpo-tokens": ArmWords(
         trained="plain GRPO in whole dialogues at the same token budget",
-        line="GRPO in whole dialogues; matched to fission by tokens instead of rollouts",
+        line="GRPO in whole dialogues; as many tasks a step as keep to the tokens that a run with fission sampled",
     ),
     "grpo-decision": ArmWords(
         trained="plain GRPO at the same rollout budget",
@@ -46,7 +46,7 @@ ARM_WORDS: Mapping[str, ArmWords] = {
     ),
     "grpo-decision-tokens": ArmWords(
         trained="plain GRPO at the same token budget",
-        line="grpo-decision, matched to fission by tokens instead of rollouts",
+        line="grpo-decision, kept to the tokens that a run with fission sampled instead of its rollouts",
     ),
     "grpo-decision-plain": ArmWords(
         trained="plain GRPO without the additional rollouts",
@@ -62,11 +62,12 @@ ARM_WORDS: Mapping[str, ArmWords] = {
     ),
     "fission-decision": ArmWords(
         trained="Fission-GRPO",
-        line="GRPO on single messages (the paper's exploration), and recoveries sampled from its failures",
+        line="GRPO on single messages (the paper's exploration), and failed messages made again with the error in "
+        "sight, judged by the same reference",
     ),
     "fission-decision-turn": ArmWords(
         trained="Fission-GRPO with recoveries of whole turns",
-        line="fission-decision with recoveries that go on to the end of the turn",
+        line="fission-decision with recoveries that go on to the end of the turn, judged by the world",
     ),
     "fission-static": ArmWords(
         trained="Fission-GRPO with one fixed feedback", line="fission; its feedback is the paper's fixed string"

@@ -120,9 +120,9 @@ def write_summary(results: Results) -> None:
         "\n## What each arm spent\n",
         budget_table(curves),
         "\n## While training\n\n![curves](curves.png)\n",
-        "Success and errors are those of the arm's own exploration, single messages or whole dialogues: compare arms "
-        "that explore alike. Terms of the reward are drawn without their weights, which change over the run: with them "
-        "the reward of single messages falls while the policy improves.\n",
+        "Success and errors are those of the arm's own exploration, single messages, whole dialogues, or in grpo-mixed "
+        "both: compare arms that explore alike. Terms of the reward are drawn without their weights, which change over "
+        "the run: with them the reward of single messages can fall while the policy improves.\n",
         groups_table(accounts, costs=costs),
         *_tree_section(results),
     ]
