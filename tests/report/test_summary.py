@@ -163,8 +163,8 @@ def test_costs_stand_beside_arms(tmp_path: Path) -> None:
     results = Results(folder=tmp_path, arms=(CONTROL,), seeds=(0, 1), size=1)
     costs = arm_costs(results, {CONTROL: runs})
     assert costs == {CONTROL: "16 rollouts; 1.00 M tokens sampled, 6,250 trained"}
-    results.demonstrated.parent.mkdir()
-    results.demonstrated.write_text(json.dumps({"demonstrations": 300, "clean": 2700, "updates": 100}))
+    results.demonstrated(0).parent.mkdir()
+    results.demonstrated(0).write_text(json.dumps({"demonstrations": 300, "clean": 2700, "updates": 100}))
     costs = arm_costs(results, {CONTROL: runs})
     assert costs[DEMONSTRATIONS] == "300 error-and-fix + 2,700 clean rows, 100 updates"
     arms = [arm(WARM_START, "rx"), arm(CONTROL, "rr")]

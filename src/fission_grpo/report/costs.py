@@ -47,10 +47,11 @@ def _cost(runs: Sequence[MetricsRows]) -> str:
 
 
 def _demonstrated(results: Results) -> dict[str, str]:
-    """Folders older than the account of what was shown have none."""
-    if not results.demonstrated.exists():
+    """The same in every seed; folders older than the account of what was shown have none."""
+    path = results.demonstrated(results.seeds[0])
+    if not path.exists():
         return {}
-    shown = read_json(results.demonstrated, remedy="delete it, or run the demonstrations again")
+    shown = read_json(path, "demonstrations", "clean", "updates", remedy="delete it, or run the demonstrations again")
     words = f"{shown['demonstrations']:,} error-and-fix + {shown['clean']:,} clean rows, {shown['updates']} updates"
     return {DEMONSTRATIONS: words}
 

@@ -27,10 +27,9 @@ class Results:
     def evaluation(self, name: str, seed: int) -> Path:
         return self.folder / f"{name.replace(' ', '-')}-{seed}" / "evaluation"
 
-    @property
-    def demonstrated(self) -> Path:
+    def demonstrated(self, seed: int) -> Path:
         """How many rows and updates the demonstrations' policy was given."""
-        return self.folder / f"{DEMONSTRATIONS}-0" / "demonstrations.json"
+        return self.folder / f"{DEMONSTRATIONS}-{seed}" / "demonstrations.json"
 
     @property
     def summary(self) -> Path:
