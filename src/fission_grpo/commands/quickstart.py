@@ -166,7 +166,10 @@ def _train(plan: Quickstart, arm: str, seed: int, *, resume: bool) -> None:
 def _demonstrate(plan: Quickstart, policy: str, seed: int) -> None:
     from fission_grpo.commands.supervise import demonstrate
 
-    _say(demonstrate(_settings(plan, {"model": plan.model}), output=Path(policy), seed=seed))
+    done = demonstrate(_settings(plan, {"model": plan.model}), output=Path(policy), seed=seed)
+    shown = {"demonstrations": done.demonstrations, "clean": done.clean, "updates": len(done.losses)}
+    write_text(plan.results().demonstrated(seed), json.dumps(shown) + "\n")
+    _say(done)
 
 
 def _evaluate(plan: Quickstart, model: str, folder: Path) -> None:
