@@ -11,6 +11,7 @@ import yaml
 
 import fission_grpo
 from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
+from fission_grpo.algorithm.losses import ObjectiveName
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.client.chat import EndpointSettings
 from fission_grpo.config import (
@@ -290,6 +291,13 @@ def test_the_arms_of_the_paper_explore_the_same_decision_points(arm: Arm) -> Non
     assert armed.synthetic.decision_positions
     assert armed.trainer.horizon is Horizon.CALL
     assert armed.fission.horizon is (Horizon.TURN if arm is Arm.FISSION_DECISION_TURN else Horizon.CALL)
+
+
+def test_the_arms_of_the_paper_normalise_as_it_does_unless_told_otherwise() -> None:
+    asked = load_settings(base=BUDGET, overrides=read_overrides(["trainer.objective=dr_grpo"]))
+    assert apply_arm(Arm.FISSION_DECISION, asked).trainer.objective is ObjectiveName.GRPO
+    told = apply_arm(Arm.FISSION_DECISION, asked, written={"trainer.objective"})
+    assert told.trainer.objective is ObjectiveName.DR_GRPO
 
 
 def test_the_paper_recovers_by_single_calls() -> None:
