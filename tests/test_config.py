@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 import fission_grpo
-from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.losses import ObjectiveName
+from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.client.chat import EndpointSettings
 from fission_grpo.config import (
