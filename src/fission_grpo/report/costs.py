@@ -19,7 +19,7 @@ PHASES = ("collect", "explore", "observe", "recover", "update")
 def budget_table(curves: Mapping[str, Sequence[MetricsRows]]) -> str:
     """What each arm spent, as means over its runs, from the rows of `metrics.jsonl`."""
     spent: tuple[tuple[str, Callable[[MetricsRows], float]], ...] = (
-        ("updates", len),
+        ("updates", _updates),
         ("rollouts", _rollouts),
         ("of these recoveries", lambda run: _sum(run, "fission/rollouts")),
         ("of these before the first update, for a pool", lambda run: _sum(run, "collect/rollouts")),
@@ -60,6 +60,11 @@ def _short(tokens: float) -> str:
     if tokens >= 999_500:
         return f"{tokens / 1e6:.2f} M"
     return f"{tokens / 1e3:.0f} k" if tokens >= 10_000 else f"{tokens:,.0f}"
+
+
+def _updates(run: MetricsRows) -> float:
+    """One a step, but where recoveries have a step of their own; rows of older runs do not say it."""
+    return sum(float(row.get("update/updates", 1.0)) for row in run)
 
 
 def _rollouts(run: MetricsRows) -> float:
