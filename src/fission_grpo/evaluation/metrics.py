@@ -18,13 +18,14 @@ success = P(error) ERR + (1 - P(error)) clean, and final + false success + gave 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fission_grpo.evaluation.events import ErrorEvent, Fate, Follow, error_events, probe_event
 from fission_grpo.evaluation.records import EpisodeRecord
-from fission_grpo.evaluation.statistics import Mean, Rate
+from fission_grpo.evaluation.statistics import Mean, Rate, mean_share
 from fission_grpo.types import EndReason, ErrorClass
 
 _NOTHING = Rate(0, 0)
@@ -338,7 +339,74 @@ def _probe_turn(episode: EpisodeRecord) -> Rate:
     return Rate.of(ok is True, given=ok is not None)
 
 
-# By class, and means
+# By tool and by class, and their unweighted means
+
+MACRO_FLOOR = 10
+"""Episodes with an error of a tool or class, pooled over everything compared, below which it is left out of the mean:
+there each of them weighs the same, and one episode would decide a share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Macro:
+    """ERR as the unweighted mean over the tools that failed, or over the classes of error.
+
+    ERR itself weighs a tool by how often it fails, so a policy can move it by failing elsewhere. An episode counts once
+    for each distinct tool (class) among its errors. Slices that count nothing are left out of a mean.
+    """
+
+    whole: Metric
+    """What the mean is called; as a metric, the sum of the slices."""
+    slices: Mapping[str, Metric]
+    """ERR of each tool or class; those with the most episodes first."""
+    left_out: Mapping[str, int]
+    """Episodes of those below the floor."""
+
+    def value(self, records: Sequence[EpisodeRecord]) -> float:
+        """Over some episodes; NaN where no slice counts any."""
+        return mean_share([measure(metric, records) for metric in self.slices.values()])
+
+
+def recovery_by_tool(records: Iterable[EpisodeRecord], *, floor: int = MACRO_FLOOR) -> Macro:
+    """By the tool of each step's first error; a malformed message names none.
+
+    Args:
+        records: of everything that is compared, so that all are averaged over the same tools.
+        floor: fewest episodes of a tool.
+    """
+    counts = Counter(tool for record in records if not record.harness_fault for tool in _failed_tools(record))
+    return _macro("tool", "tools", counts, _recovery_of_tool, floor)
+
+
+def recovery_by_class(records: Iterable[EpisodeRecord], *, floor: int = MACRO_FLOOR) -> Macro:
+    """By the class of each step's first error, malformed messages included; see `recovery_by_tool`."""
+    sound = (record for record in records if not record.harness_fault)
+    counts: Counter[str] = Counter(
+        error for record in sound for error in {event.error for event in error_events(record)}
+    )
+    return _macro("class", "error classes", counts, lambda error: replace(ERR, error=ErrorClass(error)), floor)
+
+
+def _macro(key: str, plural: str, counts: Counter[str], metric_of: Callable[[str], Metric], floor: int) -> Macro:
+    ordered = sorted(counts, key=lambda name: (-counts[name], name))
+    slices = {name: metric_of(name) for name in ordered if counts[name] >= floor}
+    return Macro(
+        whole=Metric(
+            name=f"err_macro_{key}",
+            title=f"ERR, mean over {plural}",
+            meaning=f"unweighted mean over {plural} of final success, over episodes with an error of it",
+            rule=lambda episode, _: sum((metric.count(episode) for metric in slices.values()), start=_NOTHING),
+        ),
+        slices=slices,
+        left_out={name: counts[name] for name in ordered if counts[name] < floor},
+    )
+
+
+def _recovery_of_tool(tool: str) -> Metric:
+    return replace(ERR, rule=lambda episode, _: Rate.of(episode.ok, given=tool in _failed_tools(episode)))
+
+
+def _failed_tools(episode: EpisodeRecord) -> set[str]:
+    return {event.tool for event in error_events(episode) if event.tool is not None}
 
 
 def error_classes(records: Iterable[EpisodeRecord]) -> list[ErrorClass]:

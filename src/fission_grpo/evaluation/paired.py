@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fission_grpo.errors import DataError
-from fission_grpo.evaluation.metrics import Metric
+from fission_grpo.evaluation.metrics import Macro, Metric
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.statistics import (
     Change,
@@ -23,8 +23,11 @@ from fission_grpo.evaluation.statistics import (
     PairedChange,
     Share,
     interval_of,
+    macro_estimate,
+    mean_share,
     paired_change,
     paired_difference,
+    paired_macro_difference,
 )
 
 
@@ -114,41 +117,108 @@ def compare_arms(metric: Metric, baseline: EvaluatedArm, treatment: EvaluatedArm
     Raises:
         ValueError: the runs do not hold the same tasks, each once, or every task met a harness fault in some run.
     """
+    matched = _match(baseline, treatment)
+    before, after = (_count_runs(metric, runs, matched.tasks) for runs in (matched.before, matched.after))
+    change = paired_difference(before, after, paired_seeds=matched.paired)
+    return _comparison(metric, matched, ([before], [after]), sides=(before.rate, after.rate), change=change)
+
+
+def compare_macro(macro: Macro, baseline: EvaluatedArm, treatment: EvaluatedArm) -> Comparison:
+    """`compare_arms` for an unweighted mean over slices; each side has an interval over runs and tasks, too.
+
+    Raises:
+        ValueError: as `compare_arms`, or the mean has no slice.
+    """
+    matched = _match(baseline, treatment)
+    before, after = (_count_slices(macro, runs, matched.tasks) for runs in (matched.before, matched.after))
+    change = paired_macro_difference(before, after, paired_seeds=matched.paired)
+    sides = (macro_estimate(before), macro_estimate(after))
+    return _comparison(macro.whole, matched, (before, after), sides=sides, change=change)
+
+
+def estimate_macro(macro: Macro, arm: EvaluatedArm) -> Estimate:
+    """The mean over slices of one arm, with an interval over its runs and tasks.
+
+    Raises:
+        ValueError: as `compare_macro`.
+    """
+    matched = _match(arm, arm)
+    return macro_estimate(_count_slices(macro, matched.before, matched.tasks))
+
+
+_Runs = Mapping[int, Mapping[str, EpisodeRecord]]
+"""Records by training seed, in order, and task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Matched:
+    """Two arms on the tasks that both played without a fault."""
+
+    names: tuple[str, str]
+    before: _Runs
+    after: _Runs
+    tasks: Sequence[str]
+    excluded: int
+
+    @property
+    def paired(self) -> bool:
+        """Both have the same training seeds."""
+        return self.before.keys() == self.after.keys()
+
+
+def _match(baseline: EvaluatedArm, treatment: EvaluatedArm) -> _Matched:
     early, late = _by_task(baseline), _by_task(treatment)
     shared = _shared_tasks((baseline.name, early), (treatment.name, late))
     faulty = {pair_of(record) for record in (*baseline.records, *treatment.records) if record.harness_fault}
     tasks = [task for task in shared if task not in faulty]
     if not tasks:
         raise ValueError(f"{len(faulty)} of {len(shared)} tasks met a harness fault; expected at least one without")
-    before, after = (
-        _count(
-            metric,
-            ((row, column, run[task]) for row, run in enumerate(runs.values()) for column, task in enumerate(tasks)),
-            (len(runs), len(tasks)),
-        )
-        for runs in (early, late)
+    return _Matched(
+        names=(baseline.name, treatment.name),
+        before=early,
+        after=late,
+        tasks=tasks,
+        excluded=len(shared) - len(tasks),
     )
-    paired = early.keys() == late.keys()
-    change = paired_difference(before, after, paired_seeds=paired)
-    per_seed = zip(early, before.row_rates, after.row_rates, strict=True) if paired else ()
+
+
+def _comparison(
+    metric: Metric,
+    matched: _Matched,
+    slices: tuple[Sequence[Counts], Sequence[Counts]],
+    *,
+    sides: tuple[Share, Share],
+    change: Difference,
+) -> Comparison:
+    before, after = ([mean_share(rates) for rates in zip(*(c.row_rates for c in side), strict=True)] for side in slices)
+    per_seed = zip(matched.before, before, after, strict=True) if matched.paired else ()
+    tasks = np.array(matched.tasks)
     return Comparison(
         metric=metric,
-        before=before.rate,
-        after=after.rate,
+        before=sides[0],
+        after=sides[1],
         change=change,
-        fixed=tuple(np.array(tasks)[change.fixed].tolist()),
-        broken=tuple(np.array(tasks)[change.broken].tolist()),
-        baseline=baseline.name,
-        treatment=treatment.name,
-        seed_differences={run: new.value - old.value for run, old, new in per_seed},
-        tasks=len(tasks),
-        excluded=len(shared) - len(tasks),
-        runs=(before.rows, after.rows),
+        fixed=tuple(tasks[change.fixed].tolist()),
+        broken=tuple(tasks[change.broken].tolist()),
+        baseline=matched.names[0],
+        treatment=matched.names[1],
+        seed_differences={run: new - old for run, old, new in per_seed},
+        tasks=len(matched.tasks),
+        excluded=matched.excluded,
+        runs=(len(before), len(after)),
     )
 
 
-_Runs = Mapping[int, Mapping[str, EpisodeRecord]]
-"""Records by training seed, in order, and task."""
+def _count_runs(metric: Metric, runs: _Runs, tasks: Sequence[str]) -> Counts:
+    """Runs by tasks."""
+    cells = ((row, column, run[task]) for row, run in enumerate(runs.values()) for column, task in enumerate(tasks))
+    return _count(metric, cells, (len(runs), len(tasks)))
+
+
+def _count_slices(macro: Macro, runs: _Runs, tasks: Sequence[str]) -> list[Counts]:
+    if not macro.slices:
+        raise ValueError(f"{macro.whole.title}: no slice has enough episodes; expected at least one")
+    return [_count_runs(metric, runs, tasks) for metric in macro.slices.values()]
 
 
 def _by_task(arm: EvaluatedArm) -> _Runs:

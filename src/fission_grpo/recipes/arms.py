@@ -61,6 +61,9 @@ def apply_arm(arm: Arm, settings: RunSettings, *, written: Collection[str] = ())
             the arm is made by the very choice that the user made otherwise.
     """
     armed = _ARMS[arm](settings)
+    if "trainer.objective" in written:  # what an arm takes from the paper unless somebody knows better
+        trainer = armed.trainer.model_copy(update={"objective": settings.trainer.objective})
+        armed = armed.model_copy(update={"trainer": trainer})
     for name, choice in _CHOICES.items():
         if name in written and choice(armed) != choice(settings):
             raise ConfigError(
@@ -128,13 +131,13 @@ def _offline(settings: RunSettings) -> RunSettings:
 
 
 def _by_decision(settings: RunSettings, *, recovery: str = "call") -> RunSettings:
-    """Exploration at every decision point, one message each.
+    """Exploration at every decision point, one message each, and advantages over the group's standard deviation.
 
     Args:
         recovery: how far recoveries go.
     """
     chosen: dict[str, dict[str, object]] = {
-        "trainer": {"horizon": "call"},
+        "trainer": {"horizon": "call", "objective": "grpo"},
         "fission": {"horizon": recovery},
         "synthetic": {"decision_positions": True},
     }

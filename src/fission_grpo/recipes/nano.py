@@ -39,9 +39,10 @@ The shorter ones are the way in: of chains of three to five calls alone, with tw
 def nano_settings() -> RunSettings:
     """Whole episodes judged by their world, and recoveries that go on to the end of the turn.
 
-    Rewards are centred and not divided by a group's standard deviation, in every arm: the division magnifies the small
-    terms of the reward in groups that all fail, and a policy of this size follows them to its ruin (on the validation
-    split it learned to call anything at all rather than to answer).
+    Rewards are centred and not divided by a group's standard deviation: the division magnifies the small terms of the
+    episode's reward in groups that all fail, and a policy of this size follows them to its ruin (on the validation
+    split it learned to call anything at all rather than to answer). The arms of the paper do divide: their decision
+    points include those where words are due, which hold such a policy back.
 
     Two fifths of the exploration groups' number of contexts, and a tight clip: on the validation split six contexts
     beside eight queries cost first attempts, and unclipped steps on fresh recoveries did so in some seeds.

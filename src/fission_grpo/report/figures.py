@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ Row = Mapping[str, Any]
 """One line of `metrics.jsonl`: `step` and numbers."""
 Series = npt.NDArray[np.float64]
 
+LETTERS = 17
+"""Of a caption, to an inch."""
 WINDOW = 10
 """Steps of the trailing mean that every line of the training picture shows."""
 
@@ -31,18 +35,30 @@ class Curve:
     key: str
     """Key in `metrics.jsonl`."""
     title: str
+    instead: str = ""
+    """The key of runs that have no such `key`: whole dialogues have other terms of reward than single messages."""
     unit: str = ""
     share: bool = False
     """In [0, 1], drawn in per cent."""
 
 
 CURVES = (
-    Curve(key="reward", title="Exploration reward"),
+    Curve(key="success", title="Exploration success", share=True),
+    Curve(key="fission/success", title="Recovery success", share=True),
+    Curve(key="first_error", title="First message errs", share=True),
+    Curve(
+        key="rewards/correctness", instead="rewards/verdict", title="Reward: correctness or verdict", unit="unweighted"
+    ),
+    Curve(key="rewards/format", title="Reward: format", unit="unweighted"),
     Curve(key="groups/alive", title="Exploration groups with a gradient", share=True),
     Curve(key="fission/groups/alive", title="Fission groups with a gradient", share=True),
     Curve(key="update/entropy", title="Token entropy", unit="nats"),
 )
-"""What a training report shows first: does it learn, is there signal, and does sampling collapse."""
+"""What a training report shows: does it learn, does it recover, does it err because recovery pays, is there signal, and
+does sampling collapse. The reward itself is left out: its weights move over the run, so it can fall while all of its
+terms rise."""
+COLUMNS = 4
+"""Panels in a row of the training picture."""
 
 
 def rates_figure(
@@ -57,7 +73,7 @@ def rates_figure(
         colours: by arm name, from `arm_colours`.
     """
     bars = {metric: {arm.name: measure(metric, arm.records) for arm in arms} for metric in metrics}
-    runs = ", ".join(f"{arm.name} {len(arm.runs)}" for arm in arms)
+    runs = ", ".join(f"{arm.name}\N{NO-BREAK SPACE}{len(arm.runs)}" for arm in arms)
     caption = f"Whiskers: 95 % Wilson intervals on pooled counts (tasks repeat over runs). Training runs: {runs}."
     return bars_figure(bars, path, colours=colours, caption=caption)
 
@@ -81,8 +97,9 @@ def bars_figure(
             _rate_panel(panel, metric, [shares[name] for name in names], [colours[name] for name in names])
         panels[0].set_yticks(range(len(names)), names, color=INK, fontsize=9.5)
         panels[0].set_ylim(len(names) - 0.45, -0.55)
-        figure.text(0.012, 0.025, caption, fontsize=7.5, color=QUIET)
-        figure.tight_layout(rect=(0, 0.05, 1, 1), w_pad=1.6)
+        lines = textwrap.wrap(caption, round(figure.get_figwidth() * LETTERS), break_on_hyphens=False)
+        figure.text(0.012, 0.02, "\n".join(lines), fontsize=7.5, color=QUIET, linespacing=1.3)
+        figure.tight_layout(rect=(0, (0.1 + 0.14 * len(lines)) / figure.get_figheight(), 1, 1), w_pad=1.6)
         return save(figure, path)
 
 
@@ -136,16 +153,21 @@ def curves_figure(
         curves: which keys to draw.
     """
     with house_style():
-        figure = new_figure(3.3 * len(curves), 2.9)
-        panels = figure.subplots(1, len(curves), squeeze=False)[0]
-        for panel, curve in zip(panels, curves, strict=True):
+        columns, rows = min(COLUMNS, len(curves)), math.ceil(len(curves) / COLUMNS)
+        figure = new_figure(3.3 * columns, 0.3 + 2.6 * rows)
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for panel in panels[len(curves) :]:
+            panel.set_visible(False)
+        for panel, curve in zip(panels, curves, strict=False):
             _curve_panel(panel, curve)
             for name, runs in arms.items():
                 _arm_lines(panel, name, colours[name], [_series(run, curve) for run in runs])
             _say_if_empty(panel)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower center", ncols=max(1, len(arms)), fontsize=8.5, handlelength=1.4)
-        figure.tight_layout(rect=(0, 0.1, 1, 1), w_pad=2.0)
+        drawn = {name: line for panel in panels for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
+        ordered = [name for name in arms if name in drawn]
+        figure.legend([drawn[name] for name in ordered], ordered, loc="lower center", ncols=6, fontsize=8.5)
+        legend = 0.1 + 0.2 * math.ceil(max(1, len(ordered)) / 6)
+        figure.tight_layout(rect=(0, legend / figure.get_figheight(), 1, 1), w_pad=2.0, h_pad=2.0)
         return save(figure, path)
 
 
@@ -168,7 +190,8 @@ def _say_if_empty(panel: Any) -> None:
 
 def _series(run: Sequence[Row], curve: Curve) -> tuple[Series, Series]:
     """Steps and trailing means of one run. Both of shape [T], T = steps at which the key was written."""
-    points = [(row["step"], row[curve.key]) for row in run if row.get(curve.key) is not None]
+    key = curve.key if any(row.get(curve.key) is not None for row in run) else curve.instead
+    points = [(row["step"], row[key]) for row in run if row.get(key) is not None]
     steps_T = np.array([step for step, _ in points], dtype=np.float64)
     values_T = np.array([value for _, value in points], dtype=np.float64) * (100 if curve.share else 1)
     sums_T = np.concatenate([[0.0], np.cumsum(values_T)])

@@ -27,6 +27,10 @@ class Results:
     def evaluation(self, name: str, seed: int) -> Path:
         return self.folder / f"{name.replace(' ', '-')}-{seed}" / "evaluation"
 
+    def demonstrated(self, seed: int) -> Path:
+        """How many rows and updates the demonstrations' policy was given."""
+        return self.folder / f"{DEMONSTRATIONS}-{seed}" / "demonstrations.json"
+
     @property
     def summary(self) -> Path:
         return self.folder / "summary.md"
