@@ -49,8 +49,8 @@ class SyntheticSettings(Settings):
     unmet: float = _DEFAULT.unmet
     """Share of the setups (a login, a folder, a running engine) that the world lacks at first."""
     two_unmet: float = _DEFAULT.two_unmet
-    """Of the tasks with three to four gold calls: share with two requests and a world that lacks two setups or more; those
-    with five all do."""
+    """Of the tasks with three to four gold calls: share with two requests and a world that lacks two setups or more;
+    those with five all do."""
     lookalikes: float = _DEFAULT.lookalikes
     """Share of tasks whose spare tools on offer are those that look most like the needed ones, rather than any."""
     decision_positions: bool = False
