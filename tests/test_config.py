@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 import fission_grpo
-from fission_grpo.algorithm.losses import ObjectiveName
 from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.client.chat import EndpointSettings
@@ -28,7 +27,8 @@ from fission_grpo.config import (
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.recipes import Recipe, load_recipe
-from fission_grpo.recipes.arms import Arm, apply_arm
+from fission_grpo.recipes.arms import DECISIONS, Arm, apply_arm
+from fission_grpo.recipes.resolve import recipe
 from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.settings import Settings, with_current_names
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
@@ -281,10 +281,7 @@ def test_a_token_matched_arm_needs_to_know_how_many() -> None:
     assert apply_arm(Arm.GRPO_DECISION_TOKENS, told) == apply_arm(Arm.GRPO_DECISION, told)
 
 
-DECISIONS = [arm for arm in Arm if "decision" in arm or arm is Arm.GRPO_MIXED]
-
-
-@pytest.mark.parametrize("arm", DECISIONS)
+@pytest.mark.parametrize("arm", sorted(DECISIONS))
 def test_the_arms_of_the_paper_explore_the_same_decision_points(arm: Arm) -> None:
     told = BUDGET.model_copy(update={"trainer": BUDGET.trainer.model_copy(update={"sampled_tokens": 900})})
     armed = apply_arm(arm, told)
@@ -293,11 +290,14 @@ def test_the_arms_of_the_paper_explore_the_same_decision_points(arm: Arm) -> Non
     assert armed.fission.horizon is (Horizon.TURN if arm is Arm.FISSION_DECISION_TURN else Horizon.CALL)
 
 
-def test_the_arms_of_the_paper_normalise_as_it_does_unless_told_otherwise() -> None:
-    asked = load_settings(base=BUDGET, overrides=read_overrides(["trainer.objective=dr_grpo"]))
-    assert apply_arm(Arm.FISSION_DECISION, asked).trainer.objective is ObjectiveName.GRPO
-    told = apply_arm(Arm.FISSION_DECISION, asked, written={"trainer.objective"})
-    assert told.trainer.objective is ObjectiveName.DR_GRPO
+@pytest.mark.parametrize("arm", Arm)
+def test_a_recipe_has_sizes_of_its_own_for_the_paper_s_arms(arm: Arm) -> None:
+    """In every arm of a family the same ones: a comparison is of nothing else. What is written wins."""
+    tokens = {"trainer.sampled_tokens": 900}
+    ours = recipe("nano", tokens, arm=arm).trainer
+    assert (ours.steps, ours.objective) == ((120, "grpo") if arm in DECISIONS else (60, "grpo_unscaled"))
+    told = recipe("nano", {**tokens, "trainer.steps": 7, "trainer.objective": "dapo"}, arm=arm).trainer
+    assert (told.steps, told.objective) == (7, "dapo")
 
 
 def test_the_paper_recovers_by_single_calls() -> None:

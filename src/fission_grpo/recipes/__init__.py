@@ -23,8 +23,12 @@ class Recipe(StrEnum):
     """The authors' setting, on your GPUs and your Qwen3."""
 
 
-def load_recipe(recipe: Recipe) -> RunSettings:
-    """The settings of a recipe."""
+def load_recipe(recipe: Recipe, *, decisions: bool = False) -> RunSettings:
+    """The settings of a recipe.
+
+    Args:
+        decisions: for arms that explore single decisions; `nano` trains longer and normalises otherwise for these.
+    """
     from fission_grpo.recipes import nano, paper  # torch is behind these
 
     settings = {
@@ -32,4 +36,9 @@ def load_recipe(recipe: Recipe) -> RunSettings:
         Recipe.NANO_HARD: nano.nano_hard_settings,
         Recipe.PAPER: paper.paper_settings,
     }
-    return settings[recipe]()
+    of_decisions = {
+        **settings,
+        Recipe.NANO: nano.nano_decision_settings,
+        Recipe.NANO_HARD: nano.nano_hard_decision_settings,
+    }
+    return (of_decisions if decisions else settings)[recipe]()

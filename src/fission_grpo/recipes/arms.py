@@ -50,6 +50,15 @@ class Arm(StrEnum):
     """`fission` with contexts collected once from the starting weights. What the collection costs comes on top."""
 
 
+DECISIONS = frozenset(
+    {
+        *(Arm.GRPO_DECISION, Arm.GRPO_DECISION_PLAIN, Arm.GRPO_DECISION_TOKENS, Arm.GRPO_MIXED),
+        *(Arm.FISSION_DECISION, Arm.FISSION_DECISION_TURN),
+    }
+)
+"""Arms with the paper's exploration: a recipe may have other sizes for them."""
+
+
 def apply_arm(arm: Arm, settings: RunSettings, *, written: Collection[str] = ()) -> RunSettings:
     """The settings of one arm.
 
@@ -61,9 +70,6 @@ def apply_arm(arm: Arm, settings: RunSettings, *, written: Collection[str] = ())
             the arm is made by the very choice that the user made otherwise.
     """
     armed = _ARMS[arm](settings)
-    if "trainer.objective" in written:  # what an arm takes from the paper unless somebody knows better
-        trainer = armed.trainer.model_copy(update={"objective": settings.trainer.objective})
-        armed = armed.model_copy(update={"trainer": trainer})
     for name, choice in _CHOICES.items():
         if name in written and choice(armed) != choice(settings):
             raise ConfigError(
@@ -131,13 +137,13 @@ def _offline(settings: RunSettings) -> RunSettings:
 
 
 def _by_decision(settings: RunSettings, *, recovery: str = "call") -> RunSettings:
-    """Exploration at every decision point, one message each, and advantages over the group's standard deviation.
+    """Exploration at every decision point, one message each.
 
     Args:
         recovery: how far recoveries go.
     """
     chosen: dict[str, dict[str, object]] = {
-        "trainer": {"horizon": "call", "objective": "grpo"},
+        "trainer": {"horizon": "call"},
         "fission": {"horizon": recovery},
         "synthetic": {"decision_positions": True},
     }

@@ -41,8 +41,7 @@ def nano_settings() -> RunSettings:
 
     Rewards are centred and not divided by a group's standard deviation: the division magnifies the small terms of the
     episode's reward in groups that all fail, and a policy of this size follows them to its ruin (on the validation
-    split it learned to call anything at all rather than to answer). The arms of the paper do divide: their decision
-    points include those where words are due, which hold such a policy back.
+    split it learned to call anything at all rather than to answer).
 
     Two fifths of the exploration groups' number of contexts, and a tight clip: on the validation split six contexts
     beside eight queries cost first attempts, and unclipped steps on fresh recoveries did so in some seeds.
@@ -64,6 +63,23 @@ def nano_settings() -> RunSettings:
         rollouts=RolloutSettings(max_tokens=64, max_turns=5),
         fission=FissionSettings(contexts=4, group_size=8, capacity=32),
     )
+
+
+def nano_decision_settings() -> RunSettings:
+    """For the paper's exploration, one message at a time: its objective, and twice the steps, each a fourth as dear.
+
+    Advantages are divided by the group's standard deviation, as in the paper: decision points include those where words
+    are due, which hold back a policy that would call anything. On the validation split (four runs) recovery was 27 %
+    undivided and 37 % divided, and 57 % after 120 steps; after 60 some runs have learned a way to recover and some not.
+    """
+    whole = nano_settings()
+    trainer = whole.trainer.model_copy(update={"steps": 120, "objective": ObjectiveName.GRPO})
+    return whole.model_copy(update={"trainer": trainer})
+
+
+def nano_hard_decision_settings() -> RunSettings:
+    """The same on the harder tasks."""
+    return nano_hard_settings().model_copy(update={"trainer": nano_decision_settings().trainer})
 
 
 def nano_hard_settings() -> RunSettings:
