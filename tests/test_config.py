@@ -308,11 +308,16 @@ def test_the_paper_recovers_by_single_calls() -> None:
     assert apply_arm(Arm.FISSION_DECISION_TURN, asked, written={"fission.horizon"}).fission.horizon is Horizon.TURN
 
 
-@pytest.mark.parametrize("explored", ["trainer.horizon=turn", "trainer.turn_queries=1"])
-def test_whole_turns_have_no_reference_for_a_recovery_of_one_call(explored: str) -> None:
-    asked = read_overrides(["fission.contexts=2", "fission.horizon=call", explored])
-    with pytest.raises(ConfigError, match=r"fission\.horizon=call judges a recovery by the reference"):
-        load_settings(overrides=asked)
+def test_the_paper_explores_every_place_of_a_dialogue() -> None:
+    with pytest.raises(ConfigError, match=r"arm fission-decision means synthetic\.decision_positions=True"):
+        recipe("nano", {"synthetic.decision_positions": False}, arm="fission-decision")
+
+
+def test_an_arm_that_makes_no_sense_of_a_setting_says_so() -> None:
+    """No traceback: a pool of 50 lets the trigger be 40, and fresh failures have a buffer of 32."""
+    pooled = load_settings(base=BUDGET, overrides=read_overrides(["fission.pool=50", "fission.trigger=40"]))
+    with pytest.raises(ConfigError, match="trigger 40 is more than the buffer can hold"):
+        apply_arm(Arm.FISSION_STATIC, pooled)
 
 
 def test_a_budget_that_cannot_be_matched_is_refused() -> None:
