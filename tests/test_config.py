@@ -26,8 +26,8 @@ from fission_grpo.config import (
 )
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.lora import LoraSettings
-from fission_grpo.recipes import Recipe, load_recipe
-from fission_grpo.recipes.arms import DECISIONS, Arm, apply_arm
+from fission_grpo.recipes import Exploration, Recipe, load_recipe
+from fission_grpo.recipes.arms import EXPLORATION, Arm, apply_arm
 from fission_grpo.recipes.resolve import recipe
 from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.settings import Settings, with_current_names
@@ -281,7 +281,7 @@ def test_a_token_matched_arm_needs_to_know_how_many() -> None:
     assert apply_arm(Arm.GRPO_DECISION_TOKENS, told) == apply_arm(Arm.GRPO_DECISION, told)
 
 
-@pytest.mark.parametrize("arm", sorted(DECISIONS))
+@pytest.mark.parametrize("arm", [arm for arm in Arm if EXPLORATION[arm] is not Exploration.EPISODES])
 def test_the_arms_of_the_paper_explore_the_same_decision_points(arm: Arm) -> None:
     told = BUDGET.model_copy(update={"trainer": BUDGET.trainer.model_copy(update={"sampled_tokens": 900})})
     armed = apply_arm(arm, told)
@@ -293,9 +293,17 @@ def test_the_arms_of_the_paper_explore_the_same_decision_points(arm: Arm) -> Non
 @pytest.mark.parametrize("arm", Arm)
 def test_a_recipe_has_sizes_of_its_own_for_the_paper_s_arms(arm: Arm) -> None:
     """In every arm of a family the same ones: a comparison is of nothing else. What is written wins."""
+    sizes = {
+        Exploration.EPISODES: (60, 10 * 8 + 4 * 8, "grpo_unscaled"),
+        Exploration.DECISIONS: (120, 8 * 8 + 8 * 8, "grpo"),
+        Exploration.MIXED: (120, 8 * 8 + 8 * 8, "grpo_unscaled"),
+    }
     tokens = {"trainer.sampled_tokens": 900}
-    ours = recipe("nano", tokens, arm=arm).trainer
-    assert (ours.steps, ours.objective) == ((120, "grpo") if arm in DECISIONS else (60, "grpo_unscaled"))
+    settings = recipe("nano", tokens, arm=arm)
+    rollouts = rollouts_of_a_step(settings) + settings.trainer.turn_queries * settings.trainer.group_size
+    steps, most, objective = sizes[EXPLORATION[arm]]
+    assert (settings.trainer.steps, settings.trainer.objective) == (steps, objective)
+    assert rollouts == (settings.trainer.queries * 8 if arm in (Arm.GRPO, Arm.GRPO_DECISION_PLAIN) else most)
     told = recipe("nano", {**tokens, "trainer.steps": 7, "trainer.objective": "dapo"}, arm=arm).trainer
     assert (told.steps, told.objective) == (7, "dapo")
 

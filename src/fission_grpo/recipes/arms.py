@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fission_grpo.errors import ConfigError
+from fission_grpo.recipes import Exploration
 
 if TYPE_CHECKING:
     from fission_grpo.config import RunSettings
@@ -50,13 +51,15 @@ class Arm(StrEnum):
     """`fission` with contexts collected once from the starting weights. What the collection costs comes on top."""
 
 
-DECISIONS = frozenset(
-    {
-        *(Arm.GRPO_DECISION, Arm.GRPO_DECISION_PLAIN, Arm.GRPO_DECISION_TOKENS, Arm.GRPO_MIXED),
-        *(Arm.FISSION_DECISION, Arm.FISSION_DECISION_TURN),
-    }
-)
-"""Arms with the paper's exploration: a recipe may have other sizes for them."""
+EXPLORATION: Mapping[Arm, Exploration] = {
+    **dict.fromkeys(Arm, Exploration.EPISODES),
+    **dict.fromkeys(
+        (Arm.GRPO_DECISION, Arm.GRPO_DECISION_PLAIN, Arm.GRPO_DECISION_TOKENS, Arm.FISSION_DECISION),
+        Exploration.DECISIONS,
+    ),
+    **dict.fromkeys((Arm.GRPO_MIXED, Arm.FISSION_DECISION_TURN), Exploration.MIXED),
+}
+"""What each arm trains on: a recipe may have other sizes for it."""
 
 
 def apply_arm(arm: Arm, settings: RunSettings, *, written: Collection[str] = ()) -> RunSettings:
