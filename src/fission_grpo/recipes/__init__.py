@@ -23,22 +23,24 @@ class Recipe(StrEnum):
     """The authors' setting, on your GPUs and your Qwen3."""
 
 
-def load_recipe(recipe: Recipe, *, decisions: bool = False) -> RunSettings:
-    """The settings of a recipe.
+class Exploration(StrEnum):
+    """What a recipe is asked for: its sizes may differ between these."""
 
-    Args:
-        decisions: for arms that explore single decisions; `nano` trains longer and normalises otherwise for these.
-    """
+    EPISODES = "episodes"
+    """Whole, or what else the recipe itself explores."""
+    DECISIONS = "decisions"
+    """Single messages at every place of a dialogue, as in the paper."""
+    MIXED = "mixed"
+    """The same, and whole turns beside them or behind their errors."""
+
+
+def load_recipe(recipe: Recipe, exploration: Exploration = Exploration.EPISODES) -> RunSettings:
+    """The settings of a recipe for one kind of exploration; that it is explored so is the arm's to say."""
     from fission_grpo.recipes import nano, paper  # torch is behind these
 
     settings = {
         Recipe.NANO: nano.nano_settings,
         Recipe.NANO_HARD: nano.nano_hard_settings,
-        Recipe.PAPER: paper.paper_settings,
+        Recipe.PAPER: lambda _: paper.paper_settings(),
     }
-    of_decisions = {
-        **settings,
-        Recipe.NANO: nano.nano_decision_settings,
-        Recipe.NANO_HARD: nano.nano_hard_decision_settings,
-    }
-    return (of_decisions if decisions else settings)[recipe]()
+    return settings[recipe](exploration)
