@@ -14,7 +14,8 @@ from fission_grpo.evaluation.heldout import Evaluation
 from fission_grpo.evaluation.metrics import ERR, FINAL, FIRST_ATTEMPT, recovery_by_tool
 from fission_grpo.evaluation.paired import Comparison, EvaluatedArm, compare_arms
 from fission_grpo.evaluation.records import EpisodeRecord, Probe
-from fission_grpo.recipes.arms import DECISIONS, Arm
+from fission_grpo.recipes import Exploration
+from fission_grpo.recipes.arms import EXPLORATION, Arm
 from fission_grpo.report.arms import ARM_WORDS, arms_glossary
 from fission_grpo.report.costs import arm_costs
 from fission_grpo.report.figures import Curve, curves_figure, rates_figure
@@ -69,8 +70,8 @@ def test_the_first_line_of_a_fission_that_helps() -> None:
         "In 8 training runs each, a policy trained with Fission-GRPO on single messages still solved 75.0 % of the "
         "held-out tasks in which one of its messages had failed (240 of 320, over all runs), and one trained with "
         "plain GRPO on single messages at the same rollout budget solved 5.0 % (16 of 320): +70.0 points (95 % "
-        f"interval {interval(one)}, over runs and tasks), which is better; tasks solved without any failed message: +0.0 [+0.0, "
-        "+0.0] points, not settled."
+        f"interval {interval(one)}, over runs and tasks), which is better; tasks solved without any failed message: "
+        "+0.0 [+0.0, +0.0] points, not settled."
     )
 
 
@@ -216,7 +217,8 @@ def test_runs_without_a_key_are_drawn_by_another(tmp_path: Path) -> None:
 
 
 def test_the_first_line_speaks_of_one_family() -> None:
-    decisions, episodes = set(map(str, DECISIONS)), set(map(str, Arm)) - set(map(str, DECISIONS))
+    episodes = {str(arm) for arm, explored in EXPLORATION.items() if explored is Exploration.EPISODES}
+    decisions = set(map(str, Arm)) - episodes
     assert all(set(pair) <= decisions or set(pair) <= episodes for pair in ALIKE)
     assert all("on single messages" in ARM_WORDS[name].trained for name in decisions)
     assert all("in whole dialogues" in ARM_WORDS[name].trained for pair in ALIKE for name in set(pair) & episodes)
