@@ -14,7 +14,8 @@ from fission_grpo.evaluation.heldout import Evaluation
 from fission_grpo.evaluation.metrics import ERR, FINAL, FIRST_ATTEMPT, recovery_by_tool
 from fission_grpo.evaluation.paired import Comparison, EvaluatedArm, compare_arms
 from fission_grpo.evaluation.records import EpisodeRecord, Probe
-from fission_grpo.recipes.arms import Arm
+from fission_grpo.recipes import Exploration
+from fission_grpo.recipes.arms import EXPLORATION, Arm
 from fission_grpo.report.arms import ARM_WORDS, arms_glossary
 from fission_grpo.report.costs import arm_costs
 from fission_grpo.report.figures import Curve, curves_figure, rates_figure
@@ -22,7 +23,7 @@ from fission_grpo.report.headline import headline
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
 from fission_grpo.report.spread import Spread, run_values, runs_figure, spread_table
 from fission_grpo.report.style import arm_colours
-from fission_grpo.report.summary import write_summary
+from fission_grpo.report.summary import ALIKE, write_summary
 from fission_grpo.report.tables import classes_glossary, comparisons_table, macro_table, metrics_table
 from fission_grpo.types import ErrorClass
 
@@ -66,10 +67,11 @@ def test_the_first_line_of_a_fission_that_helps() -> None:
     sentence, one = said((POOR,) * 8, (GOOD,) * 8)
     # 30 of 40 against 2 of 40, in each of 8 runs; the same 40 tasks are solved at once in all of them.
     assert sentence == (
-        "In 8 training runs each, a policy trained with Fission-GRPO still solved 75.0 % (240 of 320) of the held-out "
-        "tasks in which one of its tool calls had failed, and one trained with plain GRPO at the same rollout budget "
-        f"solved 5.0 % (16 of 320): +70.0 points (95 % interval {interval(one)}, over runs and tasks), which is "
-        "better; tasks solved without any failed call: +0.0 [+0.0, +0.0] points, not settled."
+        "In 8 training runs each, a policy trained with Fission-GRPO on single messages still solved 75.0 % of the "
+        "held-out tasks in which one of its messages had failed (240 of 320, over all runs), and one trained with "
+        "plain GRPO on single messages at the same rollout budget solved 5.0 % (16 of 320): +70.0 points (95 % "
+        f"interval {interval(one)}, over runs and tasks), which is better; tasks solved without any failed message: "
+        "+0.0 [+0.0, +0.0] points, not settled."
     )
 
 
@@ -78,7 +80,7 @@ def test_the_first_line_of_a_fission_that_harms() -> None:
     assert f": -70.0 points (95 % interval {interval(one)}, over runs and tasks), which is worse; " in sentence
     # What is solved at once is worse as well, where half of it is lost.
     lost, _ = said(("+" * 80,) * 8, ("+" * 40 + "-" * 40,) * 8)
-    assert "tasks solved without any failed call: -50.0 [-" in lost
+    assert "tasks solved without any failed message: -50.0 [-" in lost
     assert lost.endswith("points, worse.")
 
 
@@ -91,6 +93,7 @@ def test_the_first_line_where_nothing_is_settled() -> None:
 def test_the_first_line_counts_the_runs() -> None:
     alone, _ = said((POOR,), (GOOD,))
     assert alone.startswith("In one training run each, ")
+    assert "in which one of its messages had failed (30 of 40), and" in alone
     assert "over tasks only: one run cannot tell what another would give), which is better" in alone
     few, _ = said((POOR,) * 3, (GOOD,) * 3)
     assert few.startswith("In 3 training runs each, ")
@@ -103,13 +106,13 @@ def test_the_first_line_counts_the_runs() -> None:
 def test_the_first_line_without_errors_to_recover_from() -> None:
     sentence, _ = said((POOR,) * 2, ("+" * 80,) * 2)
     assert sentence.startswith(
-        "In 2 training runs each, no tool call of a policy trained with Fission-GRPO failed, so nothing can be said of "
-        "recovery; tasks solved without any failed call: +50.0 [+"
+        "In 2 training runs each, no message of a policy trained with Fission-GRPO on single messages failed, so "
+        "nothing can be said of recovery; tasks solved without any failed message: +50.0 [+"
     )
     nowhere, _ = said(("+-",), ("++",))
     assert (
-        "no tool call of a policy trained with Fission-GRPO and a policy trained with plain GRPO at the same rollout "
-        "budget failed"
+        "no message of a policy trained with Fission-GRPO on single messages and a policy trained with plain GRPO on "
+        "single messages at the same rollout budget failed"
     ) in nowhere
 
 
@@ -141,7 +144,7 @@ def test_the_spread_of_runs_by_hand() -> None:
 def test_the_spread_table_and_picture(tmp_path: Path) -> None:
     # ERR of the runs of the second arm: 1 of 2, and nothing to count in the run without errors.
     arms = [arm(CONTROL, "rxxx", "rrrx"), arm(TREATMENT, "rx++", "++++")]
-    values = run_values(arms, {"mixed": arms, "precondition": arms}, recovery_by_tool(arms[0].records, floor=1))
+    values = run_values(arms, {"mixed": arms, "precondition": arms})
     rows = spread_table(values, costs={CONTROL: "7 rollouts"}).splitlines()
     assert rows[2].split(" | ")[:2] == [f"| {CONTROL}", "7 rollouts"]
     assert rows[2].split(" | ")[4] == "50.0 ± 35.4 [25.0, 75.0]"
@@ -170,7 +173,7 @@ def test_costs_stand_beside_arms(tmp_path: Path) -> None:
     arms = [arm(WARM_START, "rx"), arm(CONTROL, "rr")]
     spent = f"| - | {costs[CONTROL]} |"
     assert spent in metrics_table(arms, [FINAL], costs=costs).splitlines()[2]
-    macro = recovery_by_tool([record for one in arms for record in one.records], floor=1)
+    macro = recovery_by_tool([one.records for one in arms], floor=1)
     assert spent in macro_table(macro, arms, str, costs=costs).splitlines()[2]
     assert f"| - → {costs[CONTROL]} |" in comparisons_table([compare_arms(FINAL, *arms)], costs=costs)
 
@@ -179,11 +182,11 @@ def test_a_table_by_tool_tells_what_it_leaves_out() -> None:
     arms = [arm(CONTROL, "rx" * 5 + "+"), arm(TREATMENT, "rr" * 4 + "x" * 2 + "+")]
     other = replace(run("+")[0], task="alone", turns=(message(0, OTHER, ErrorClass.CONFLICT), message(0)))
     arms = [replace(one, runs={0: (*one.runs[0], other)}) for one in arms]
-    table = macro_table(recovery_by_tool([r for one in arms for r in one.records]), arms, str, costs={})
+    table = macro_table(recovery_by_tool([one.records for one in arms]), arms, str, costs={})
     # `cd` failed in 10 + 10 episodes, `ls` in 1 + 1, which is below the floor.
     assert "| cd | 50.0 % " in table
     assert "| **ERR, mean over tools ↑** | 50.0 % " in table
-    assert table.endswith("with fewer than 10 episodes over all arms: ls 2.\n")
+    assert table.endswith("with fewer than 10 episodes over all runs: ls 2.\n")
 
 
 def test_a_long_caption_stays_inside_its_picture(tmp_path: Path) -> None:
@@ -213,6 +216,14 @@ def test_runs_without_a_key_are_drawn_by_another(tmp_path: Path) -> None:
     assert pictures[0] == pictures[1] != pictures[2]
 
 
+def test_the_first_line_speaks_of_one_family() -> None:
+    episodes = {str(arm) for arm, explored in EXPLORATION.items() if explored is Exploration.EPISODES}
+    decisions = set(map(str, Arm)) - episodes
+    assert all(set(pair) <= decisions or set(pair) <= episodes for pair in ALIKE)
+    assert all("on single messages" in ARM_WORDS[name].trained for name in decisions)
+    assert all("in whole dialogues" in ARM_WORDS[name].trained for pair in ALIKE for name in set(pair) & episodes)
+
+
 def save(results: Results, name: str, letters: str) -> None:
     episodes = run(letters)
     injected = Probe(kind="made up", error=ErrorClass.CONFLICT, call=CALL, next_call_right=True)
@@ -221,21 +232,45 @@ def save(results: Results, name: str, letters: str) -> None:
     evaluation.save(results.evaluation(name, 0))
 
 
-def test_a_summary_is_written_from_the_files_alone(tmp_path: Path) -> None:
-    results = Results(folder=tmp_path, arms=(CONTROL, TREATMENT), seeds=(0,), size=24)
-    for name, letters in ((WARM_START, "x"), (DEMONSTRATIONS, "r"), (CONTROL, "rxxx"), (TREATMENT, "rrrx")):
-        save(results, name, (letters * 12)[:12] + "+" * 12)
+def train(results: Results) -> None:
+    """One step with one group, the same for every arm."""
     trajectory = {"reward": {"total": 1.0}, "success": True}
     for name in results.arms:
         folder = results.run(name, 0)
         folder.metrics.write_text(json.dumps({"step": 0, "rollouts": 4, "success": 0.5}) + "\n")
         trace = {"step": 0, "group": "0/0", "kind": "exploration", "parent": None, "trajectories": [trajectory] * 2}
         folder.traces.write_text(json.dumps(trace) + "\n")
+
+
+def summary_of(tmp_path: Path, *arms: str) -> str:
+    """Of one run an arm, each right wherever it erred."""
+    results = Results(folder=tmp_path, arms=arms, seeds=(0,), size=24)
+    for name in (WARM_START, DEMONSTRATIONS, *arms):
+        save(results, name, "r" * 12 + "+" * 12)
+    train(results)
+    write_summary(results)
+    return results.summary.read_text(encoding="utf-8")
+
+
+def test_arms_that_explore_otherwise_are_compared_in_tables_alone(tmp_path: Path) -> None:
+    told = summary_of(tmp_path / "across", "grpo-decision", "fission")
+    assert told.splitlines()[2].startswith("Nothing comparable was run: ")
+    assert "| Error recovery (ERR) ↑ | grpo-decision → fission | " in told
+    alike = summary_of(tmp_path / "alike", "grpo-decision", "grpo", "fission").splitlines()[2]
+    assert "trained with Fission-GRPO in whole dialogues " in alike
+    assert "trained with plain GRPO in whole dialogues and without the additional rollouts " in alike
+
+
+def test_a_summary_is_written_from_the_files_alone(tmp_path: Path) -> None:
+    results = Results(folder=tmp_path, arms=(CONTROL, TREATMENT), seeds=(0,), size=24)
+    for name, letters in ((WARM_START, "x"), (DEMONSTRATIONS, "r"), (CONTROL, "rxxx"), (TREATMENT, "rrrx")):
+        save(results, name, (letters * 12)[:12] + "+" * 12)
+    train(results)
     write_summary(results)
     title, _, first, *rest = results.summary.read_text(encoding="utf-8").splitlines()
     assert title.startswith("# ")
     assert first.startswith(
-        "In one training run each, a policy trained with Fission-GRPO still solved 75.0 % (9 of 12) of the held-out "
+        "In one training run each, a policy trained with Fission-GRPO on single messages still solved 75.0 % of the "
     )
     text = "\n".join(rest)
     # Classes are explained once, before the first table that names one; of those that occur.

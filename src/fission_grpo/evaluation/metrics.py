@@ -19,13 +19,13 @@ success = P(error) ERR + (1 - P(error)) clean, and final + false success + gave 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fission_grpo.evaluation.events import ErrorEvent, Fate, Follow, error_events, probe_event
 from fission_grpo.evaluation.records import EpisodeRecord
-from fission_grpo.evaluation.statistics import Mean, Rate, mean_share
+from fission_grpo.evaluation.statistics import Mean, Rate
 from fission_grpo.types import EndReason, ErrorClass
 
 _NOTHING = Rate(0, 0)
@@ -39,27 +39,33 @@ class Better(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """A named count over a count."""
+class Quantity:
+    """What is measured, by name."""
 
     name: str
     title: str
     meaning: str
     """One line: what is counted, over what."""
+    better: Better = Better.HIGHER
+
+    @property
+    def heading(self) -> str:
+        """The title with an arrow to the better side."""
+        return f"{self.title} {'↑' if self.better is Better.HIGHER else '↓'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric(Quantity):
+    """A named count over a count."""
+
     rule: Callable[[EpisodeRecord, ErrorClass | None], Rate]
     """The contribution of one episode, with the class of errors that matter; `Rate(0, 0)` where it does not count."""
-    better: Better = Better.HIGHER
     error: ErrorClass | None = None
     """Of the recovery metrics: only errors of this class are counted, and what has some."""
 
     def count(self, episode: EpisodeRecord) -> Rate:
         """The contribution of one episode."""
         return self.rule(episode, self.error)
-
-    @property
-    def heading(self) -> str:
-        """The title with an arrow to the better side."""
-        return f"{self.title} {'↑' if self.better is Better.HIGHER else '↓'}"
 
 
 def measure(metric: Metric, records: Iterable[EpisodeRecord]) -> Rate:
@@ -342,71 +348,75 @@ def _probe_turn(episode: EpisodeRecord) -> Rate:
 # By tool and by class, and their unweighted means
 
 MACRO_FLOOR = 10
-"""Episodes with an error of a tool or class, pooled over everything compared, below which it is left out of the mean:
-there each of them weighs the same, and one episode would decide a share."""
+"""Fewest episodes with an error of a tool or class, over everything compared, for it to be in the mean; where more runs
+than that are compared, one a run on average. A slice in the mean weighs as much as any other, however few episodes it
+has: this keeps out those that many runs do not meet at all, and in which single episodes decide the share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Macro:
+class Macro(Quantity):
     """ERR as the unweighted mean over the tools that failed, or over the classes of error.
 
     ERR itself weighs a tool by how often it fails, so a policy can move it by failing elsewhere. An episode counts once
     for each distinct tool (class) among its errors. Slices that count nothing are left out of a mean.
     """
 
-    whole: Metric
-    """What the mean is called; as a metric, the sum of the slices."""
-    slices: Mapping[str, Metric]
-    """ERR of each tool or class; those with the most episodes first."""
+    keys: Callable[[EpisodeRecord], Set[str]]
+    """The tools or classes among the errors of one episode."""
+    slices: tuple[str, ...]
+    """The tools or classes in the mean; those with the most episodes first."""
     left_out: Mapping[str, int]
     """Episodes of those below the floor."""
+    floor: int
+    """Fewest episodes of a slice."""
 
-    def value(self, records: Sequence[EpisodeRecord]) -> float:
-        """Over some episodes; NaN where no slice counts any."""
-        return mean_share([measure(metric, records) for metric in self.slices.values()])
+    def rates(self, episode: EpisodeRecord) -> dict[str, Rate]:
+        """The contribution of one episode to the slices that it has."""
+        return {key: Rate.of(episode.ok) for key in self.keys(episode) if key in self.slices}
 
 
-def recovery_by_tool(records: Iterable[EpisodeRecord], *, floor: int = MACRO_FLOOR) -> Macro:
+def recovery_by_tool(runs: Sequence[Iterable[EpisodeRecord]], *, floor: int = MACRO_FLOOR) -> Macro:
     """By the tool of each step's first error; a malformed message names none.
 
     Args:
-        records: of everything that is compared, so that all are averaged over the same tools.
-        floor: fewest episodes of a tool.
+        runs: everything that is compared, so that all are averaged over the same tools.
+        floor: fewest episodes of a tool, where `runs` are not more; see `MACRO_FLOOR`.
     """
-    counts = Counter(tool for record in records if not record.harness_fault for tool in _failed_tools(record))
-    return _macro("tool", "tools", counts, _recovery_of_tool, floor)
+    return _macro("tool", "tools", runs, _failed_tools, floor)
 
 
-def recovery_by_class(records: Iterable[EpisodeRecord], *, floor: int = MACRO_FLOOR) -> Macro:
+def recovery_by_class(runs: Sequence[Iterable[EpisodeRecord]], *, floor: int = MACRO_FLOOR) -> Macro:
     """By the class of each step's first error, malformed messages included; see `recovery_by_tool`."""
-    sound = (record for record in records if not record.harness_fault)
-    counts: Counter[str] = Counter(
-        error for record in sound for error in {event.error for event in error_events(record)}
-    )
-    return _macro("class", "error classes", counts, lambda error: replace(ERR, error=ErrorClass(error)), floor)
+    return _macro("class", "error classes", runs, _failed_classes, floor)
 
 
-def _macro(key: str, plural: str, counts: Counter[str], metric_of: Callable[[str], Metric], floor: int) -> Macro:
+def _macro(
+    key: str,
+    plural: str,
+    runs: Sequence[Iterable[EpisodeRecord]],
+    keys: Callable[[EpisodeRecord], Set[str]],
+    floor: int,
+) -> Macro:
+    counts = Counter(name for run in runs for record in run if not record.harness_fault for name in keys(record))
     ordered = sorted(counts, key=lambda name: (-counts[name], name))
-    slices = {name: metric_of(name) for name in ordered if counts[name] >= floor}
+    fewest = max(floor, len(runs))
     return Macro(
-        whole=Metric(
-            name=f"err_macro_{key}",
-            title=f"ERR, mean over {plural}",
-            meaning=f"unweighted mean over {plural} of final success, over episodes with an error of it",
-            rule=lambda episode, _: sum((metric.count(episode) for metric in slices.values()), start=_NOTHING),
-        ),
-        slices=slices,
-        left_out={name: counts[name] for name in ordered if counts[name] < floor},
+        name=f"err_macro_{key}",
+        title=f"ERR, mean over {plural}",
+        meaning=f"unweighted mean over {plural} of final success, over episodes with an error of it",
+        keys=keys,
+        slices=tuple(name for name in ordered if counts[name] >= fewest),
+        left_out={name: counts[name] for name in ordered if counts[name] < fewest},
+        floor=fewest,
     )
-
-
-def _recovery_of_tool(tool: str) -> Metric:
-    return replace(ERR, rule=lambda episode, _: Rate.of(episode.ok, given=tool in _failed_tools(episode)))
 
 
 def _failed_tools(episode: EpisodeRecord) -> set[str]:
     return {event.tool for event in error_events(episode) if event.tool is not None}
+
+
+def _failed_classes(episode: EpisodeRecord) -> set[str]:
+    return {event.error for event in error_events(episode)}
 
 
 def error_classes(records: Iterable[EpisodeRecord]) -> list[ErrorClass]:

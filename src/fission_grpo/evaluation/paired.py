@@ -6,13 +6,15 @@ Both comparisons give the difference, its interval, a p-value and what changed s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from fission_grpo.errors import DataError
-from fission_grpo.evaluation.metrics import Macro, Metric
+from fission_grpo.evaluation.metrics import Macro, Metric, Quantity
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.statistics import (
     Change,
@@ -21,6 +23,7 @@ from fission_grpo.evaluation.statistics import (
     Estimate,
     Interval,
     PairedChange,
+    Rate,
     Share,
     interval_of,
     macro_estimate,
@@ -30,12 +33,17 @@ from fission_grpo.evaluation.statistics import (
     paired_macro_difference,
 )
 
+_Slice = TypeVar("_Slice", bound=str)
+"""What is counted apart, by name: a tool, a class of errors."""
+Cells: TypeAlias = Iterable[tuple[int, int, EpisodeRecord]]
+"""Row and column of each record."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
     """One metric, treatment against baseline, on the same tasks."""
 
-    metric: Metric
+    metric: Quantity
     before: Share
     """Of the baseline."""
     after: Share
@@ -133,17 +141,31 @@ def compare_macro(macro: Macro, baseline: EvaluatedArm, treatment: EvaluatedArm)
     before, after = (_count_slices(macro, runs, matched.tasks) for runs in (matched.before, matched.after))
     change = paired_macro_difference(before, after, paired_seeds=matched.paired)
     sides = (macro_estimate(before), macro_estimate(after))
-    return _comparison(macro.whole, matched, (before, after), sides=sides, change=change)
+    return _comparison(macro, matched, (before, after), sides=sides, change=change)
 
 
 def estimate_macro(macro: Macro, arm: EvaluatedArm) -> Estimate:
     """The mean over slices of one arm, with an interval over its runs and tasks.
 
     Raises:
-        ValueError: as `compare_macro`.
+        ValueError: the mean has no slice.
     """
-    matched = _match(arm, arm)
-    return macro_estimate(_count_slices(macro, matched.before, matched.tasks))
+    return macro_estimate(_slices_of(macro, *_sound_cells(arm)))
+
+
+def estimate_arm(metric: Metric, arm: EvaluatedArm) -> Share:
+    """A metric of one arm over all episodes without a harness fault, runs pooled; its interval as `estimate_slices`."""
+    return estimate_slices(lambda record: {metric.name: metric.count(record)}, arm).get(metric.name, Rate(0, 0))
+
+
+def estimate_slices(rates: Callable[[EpisodeRecord], Mapping[_Slice, Rate]], arm: EvaluatedArm) -> dict[_Slice, Share]:
+    """Shares of one arm, by what is counted apart, with intervals over runs and tasks; of a single run Wilson's.
+
+    Args:
+        rates: the contributions of one episode; none, where it counts nowhere.
+    """
+    found = _count_each(rates, *_sound_cells(arm))
+    return {key: macro_estimate([counts]) if counts.rows > 1 else counts.rate for key, counts in found.items()}
 
 
 _Runs = Mapping[int, Mapping[str, EpisodeRecord]]
@@ -183,7 +205,7 @@ def _match(baseline: EvaluatedArm, treatment: EvaluatedArm) -> _Matched:
 
 
 def _comparison(
-    metric: Metric,
+    metric: Quantity,
     matched: _Matched,
     slices: tuple[Sequence[Counts], Sequence[Counts]],
     *,
@@ -211,14 +233,31 @@ def _comparison(
 
 def _count_runs(metric: Metric, runs: _Runs, tasks: Sequence[str]) -> Counts:
     """Runs by tasks."""
-    cells = ((row, column, run[task]) for row, run in enumerate(runs.values()) for column, task in enumerate(tasks))
-    return _count(metric, cells, (len(runs), len(tasks)))
+    return _count(metric, _matched_cells(runs, tasks), (len(runs), len(tasks)))
 
 
 def _count_slices(macro: Macro, runs: _Runs, tasks: Sequence[str]) -> list[Counts]:
+    return _slices_of(macro, _matched_cells(runs, tasks), (len(runs), len(tasks)))
+
+
+def _slices_of(macro: Macro, cells: Cells, shape: tuple[int, int]) -> list[Counts]:
+    """In the order of the slices."""
     if not macro.slices:
-        raise ValueError(f"{macro.whole.title}: no slice has enough episodes; expected at least one")
-    return [_count_runs(metric, runs, tasks) for metric in macro.slices.values()]
+        raise ValueError(f"{macro.title}: no slice has enough episodes; expected at least one")
+    found = _count_each(macro.rates, cells, shape)
+    return [found.get(name, _nothing(shape)) for name in macro.slices]
+
+
+def _matched_cells(runs: _Runs, tasks: Sequence[str]) -> Iterator[tuple[int, int, EpisodeRecord]]:
+    return ((row, column, run[task]) for row, run in enumerate(runs.values()) for column, task in enumerate(tasks))
+
+
+def _sound_cells(arm: EvaluatedArm) -> tuple[Cells, tuple[int, int]]:
+    """Runs by tasks, whatever tasks each run has, and their shape; records with a harness fault are left out."""
+    column = {task: place for place, task in enumerate(sorted(set(map(pair_of, arm.records))))}
+    runs = [run for _, run in sorted(arm.runs.items())]
+    sound = ((row, record) for row, run in enumerate(runs) for record in run if not record.harness_fault)
+    return ((row, column[pair_of(record)], record) for row, record in sound), (len(runs), len(column))
 
 
 def _by_task(arm: EvaluatedArm) -> _Runs:
@@ -243,13 +282,27 @@ def _shared_tasks(*arms: tuple[str, _Runs]) -> list[str]:
     return sorted(expected)
 
 
-def _count(metric: Metric, cells: Iterable[tuple[int, int, EpisodeRecord]], shape: tuple[int, int]) -> Counts:
-    """Add a metric up: row and column of each record."""
-    counts = np.zeros((2, *shape), dtype=np.int64)
+def _count(metric: Metric, cells: Cells, shape: tuple[int, int]) -> Counts:
+    """Add a metric up."""
+    found = _count_each(lambda record: {metric.name: metric.count(record)}, cells, shape)
+    return found.get(metric.name, _nothing(shape))
+
+
+def _nothing(shape: tuple[int, int]) -> Counts:
+    return Counts(successes=np.zeros(shape, dtype=np.int64), totals=np.zeros(shape, dtype=np.int64))
+
+
+def _count_each(
+    rates: Callable[[EpisodeRecord], Mapping[_Slice, Rate]], cells: Cells, shape: tuple[int, int]
+) -> dict[_Slice, Counts]:
+    """Add up what is counted apart; only what occurs."""
+    found: dict[_Slice, npt.NDArray[np.int64]] = {}
     for row, column, record in cells:
-        rate = metric.count(record)
-        counts[:, row, column] += (rate.successes, rate.total)
-    return Counts(successes=counts[0], totals=counts[1])
+        for key, rate in rates(record).items():
+            if key not in found:
+                found[key] = np.zeros((2, *shape), dtype=np.int64)
+            found[key][:, row, column] += (rate.successes, rate.total)
+    return {key: Counts(successes=counts[0], totals=counts[1]) for key, counts in found.items()}
 
 
 # Runs of a benchmark: one episode an entry, in clusters

@@ -50,7 +50,7 @@ class Interval:
 def wilson(successes: int, total: int) -> Interval:
     """Wilson's score interval for one proportion, 95 %; [0, 1] when nothing was counted.
 
-    Assumes independent trials: pooled over seeds, where the same items repeat, it is somewhat too narrow.
+    Assumes independent trials: pooled over training runs, which differ by more than trials do, it is far too narrow.
     """
     if total == 0:
         return Interval(0.0, 1.0)
@@ -112,7 +112,7 @@ class Estimate:
 
 
 Share: TypeAlias = Rate | Estimate
-"""A share with its count and its interval: Wilson's, or by clusters."""
+"""A share with its count and its interval: Wilson's, by clusters, or by training runs and tasks."""
 
 
 def _share_text(share: Share) -> str:
@@ -249,6 +249,19 @@ def _seed_draws(rng: np.random.Generator, resamples: int, seeds: int) -> npt.NDA
     return _draws(rng, resamples, seeds, max(seeds - 1, 1))
 
 
+@lru_cache(maxsize=4)
+def _two_factor_draws(
+    seeds: int, items: int, resamples: int, seed: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """How often each seed and each item is drawn. Shapes [R, S] and [R, I]; shared, so they are read-only."""
+    rng = np.random.default_rng(seed)
+    items_RI = _draws(rng, resamples, items, items)
+    seeds_RS = _seed_draws(rng, resamples, seeds)
+    for drawn in (items_RI, seeds_RS):
+        drawn.setflags(write=False)
+    return seeds_RS, items_RI
+
+
 def _resampled_mean(slices: Sequence[Counts], seeds_RS: Floats, items_RI: Floats) -> Floats:
     """The mean over the slices in each resample, over those with something to count; NaN where none has. Shape [R]."""
     shares_KR = np.stack([_resampled_ratio(counts, seeds_RS, items_RI) for counts in slices])
@@ -334,11 +347,10 @@ def macro_estimate(slices: Sequence[Counts], *, resamples: int = RESAMPLES, seed
     Where all agree there is nothing to vary; the interval is then Wilson's, with the items as trials.
 
     Args:
-        slices: all of one shape; at least one.
+        slices: all of one shape; at least one. Of one alone it is the share.
     """
-    whole, rng = pooled(slices), np.random.default_rng(seed)
-    items_RI = _draws(rng, resamples, whole.columns, whole.columns)
-    values_R = _resampled_mean(slices, _seed_draws(rng, resamples, whole.rows), items_RI)
+    whole = pooled(slices)
+    values_R = _resampled_mean(slices, *_two_factor_draws(whole.rows, whole.columns, resamples, seed))
     interval, _ = _percentiles(values_R, nothing=Interval(0.0, 1.0))
     value = mean_share([counts.rate for counts in slices])
     if interval.high - interval.low < _TIE:

@@ -40,20 +40,20 @@ ARM_WORDS: Mapping[str, ArmWords] = {
         line="GRPO in whole dialogues; as many tasks a step as keep to the tokens that a run with fission sampled",
     ),
     "grpo-decision": ArmWords(
-        trained="plain GRPO at the same rollout budget",
+        trained="plain GRPO on single messages at the same rollout budget",
         line="GRPO on single messages (the paper's exploration), without ever seeing a tool's answer to them; the "
         "rollouts that fission may use go into more tasks a step",
     ),
     "grpo-decision-tokens": ArmWords(
-        trained="plain GRPO at the same token budget",
+        trained="plain GRPO on single messages at the same token budget",
         line="grpo-decision, kept to the tokens that a run with fission sampled instead of its rollouts",
     ),
     "grpo-decision-plain": ArmWords(
-        trained="plain GRPO without the additional rollouts",
+        trained="plain GRPO on single messages without the additional rollouts",
         line="grpo-decision without the additional rollouts: it spends less",
     ),
     "grpo-mixed": ArmWords(
-        trained="plain GRPO that also plays whole turns, at the same rollout budget",
+        trained="plain GRPO on single messages and whole turns at the same rollout budget",
         line="grpo-decision, but the rollouts that fission may use go into whole turns, without fission",
     ),
     "fission": ArmWords(
@@ -61,12 +61,12 @@ ARM_WORDS: Mapping[str, ArmWords] = {
         line="GRPO in whole dialogues, and recoveries sampled from its failures",
     ),
     "fission-decision": ArmWords(
-        trained="Fission-GRPO",
+        trained="Fission-GRPO on single messages",
         line="GRPO on single messages (the paper's exploration), and failed messages made again with the error in "
         "sight, judged by the same reference",
     ),
     "fission-decision-turn": ArmWords(
-        trained="Fission-GRPO with recoveries of whole turns",
+        trained="Fission-GRPO on single messages with recoveries of whole turns",
         line="fission-decision with recoveries that go on to the end of the turn, judged by the world",
     ),
     "fission-static": ArmWords(

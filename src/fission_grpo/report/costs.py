@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
 
 from fission_grpo.files import read_json
-from fission_grpo.report.results import DEMONSTRATIONS, Results
+from fission_grpo.report.results import DEMONSTRATIONS, MetricsRows, Results
 from fission_grpo.report.tables import markdown_table
-
-MetricsRows: TypeAlias = Sequence[Mapping[str, Any]]
-"""The rows of one `metrics.jsonl`."""
 
 PHASES = ("collect", "explore", "observe", "recover", "update")
 """Of a training step, by the names that `metrics.jsonl` gives their times."""

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fission_grpo.evaluation.metrics import Better, Metric, measure
-from fission_grpo.evaluation.paired import EvaluatedArm
+from fission_grpo.evaluation.metrics import Better, Metric
+from fission_grpo.evaluation.paired import EvaluatedArm, estimate_arm
 from fission_grpo.evaluation.statistics import Share
 from fission_grpo.files import read_jsonl
+from fission_grpo.report.results import MetricsRows
 from fission_grpo.report.style import INK, QUIET, house_style, new_figure, save
+from fission_grpo.report.tables import ARM_INTERVALS
 
-Row = Mapping[str, Any]
-"""One line of `metrics.jsonl`: `step` and numbers."""
 Series = npt.NDArray[np.float64]
 
 LETTERS = 17
@@ -64,7 +64,7 @@ COLUMNS = 4
 def rates_figure(
     arms: Sequence[EvaluatedArm], metrics: Sequence[Metric], path: Path, *, colours: Mapping[str, str]
 ) -> Path:
-    """One panel a metric, one bar an arm, Wilson 95 % whiskers, counts spelled out; all runs of an arm pooled.
+    """One panel a metric, one bar an arm, 95 % whiskers over runs and tasks, counts over all runs of the arm.
 
     Args:
         arms: from top to bottom.
@@ -72,9 +72,9 @@ def rates_figure(
         path: PNG or SVG.
         colours: by arm name, from `arm_colours`.
     """
-    bars = {metric: {arm.name: measure(metric, arm.records) for arm in arms} for metric in metrics}
+    bars = {metric: {arm.name: estimate_arm(metric, arm) for arm in arms} for metric in metrics}
     runs = ", ".join(f"{arm.name}\N{NO-BREAK SPACE}{len(arm.runs)}" for arm in arms)
-    caption = f"Whiskers: 95 % Wilson intervals on pooled counts (tasks repeat over runs). Training runs: {runs}."
+    caption = f"Whiskers: {ARM_INTERVALS}. Counts: over all runs. Training runs: {runs}."
     return bars_figure(bars, path, colours=colours, caption=caption)
 
 
@@ -138,7 +138,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def curves_figure(
-    arms: Mapping[str, Sequence[Sequence[Row]]],
+    arms: Mapping[str, Sequence[MetricsRows]],
     path: Path,
     *,
     colours: Mapping[str, str],
@@ -147,7 +147,7 @@ def curves_figure(
     """One panel a curve: a faint line for each run, a strong one for the mean of the arm's runs.
 
     Args:
-        arms: for each arm its runs, each the rows of one `metrics.jsonl`; steps at which a key is absent are skipped.
+        arms: for each arm its runs; steps at which a key is absent are skipped.
         path: PNG or SVG.
         colours: by arm name, from `arm_colours`.
         curves: which keys to draw.
@@ -188,7 +188,7 @@ def _say_if_empty(panel: Any) -> None:
         panel.text(0.5, 0.5, "not recorded", transform=panel.transAxes, ha="center", color=QUIET)
 
 
-def _series(run: Sequence[Row], curve: Curve) -> tuple[Series, Series]:
+def _series(run: MetricsRows, curve: Curve) -> tuple[Series, Series]:
     """Steps and trailing means of one run. Both of shape [T], T = steps at which the key was written."""
     key = curve.key if any(row.get(curve.key) is not None for row in run) else curve.instead
     points = [(row["step"], row[key]) for row in run if row.get(key) is not None]

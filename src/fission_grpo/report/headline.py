@@ -7,7 +7,7 @@ import math
 from fission_grpo.evaluation.paired import Comparison
 from fission_grpo.evaluation.statistics import Share
 from fission_grpo.report.arms import trained_with
-from fission_grpo.report.tables import judgement, points
+from fission_grpo.report.tables import NOTHING_VARIES, judgement, points
 
 FEW_RUNS = 5
 """Below it the sentence says that the runs are few: the interval then knows training noise from too few values."""
@@ -23,7 +23,7 @@ def headline(recovery: Comparison, first_attempts: Comparison) -> str:
     treatment, control = trained_with(recovery.treatment), trained_with(recovery.baseline)
     return (
         f"{_runs(recovery)}, {_recovery(recovery, treatment, control)}; "
-        f"tasks solved without any failed call: {_in_short(first_attempts)}."
+        f"tasks solved without any failed message: {_in_short(first_attempts)}."
     )
 
 
@@ -31,15 +31,20 @@ def _recovery(one: Comparison, treatment: str, control: str) -> str:
     if math.isnan(one.difference):
         sides = ((treatment, one.after), (control, one.before))
         flawless = " and ".join(f"a policy trained with {name}" for name, side in sides if not side.total)
-        return f"no tool call of {flawless} failed, so nothing can be said of recovery"
+        return f"no message of {flawless} failed, so nothing can be said of recovery"
     return (
-        f"a policy trained with {treatment} still solved {_side(one.after)} of the held-out tasks in which one of its "
-        f"tool calls had failed, and one trained with {control} solved {_side(one.before)}: {_difference(one)}"
+        f"a policy trained with {treatment} still solved {_share(one.after)} of the held-out tasks in which one of its "
+        f"messages had failed ({_count(one.after)}{', over all runs' if max(one.runs) > 1 else ''}), and one trained "
+        f"with {control} solved {_share(one.before)} ({_count(one.before)}): {_difference(one)}"
     )
 
 
-def _side(share: Share) -> str:
-    return f"{100 * share.value:.1f} % ({share.successes} of {share.total})"
+def _share(share: Share) -> str:
+    return f"{100 * share.value:.1f} %"
+
+
+def _count(share: Share) -> str:
+    return f"{share.successes} of {share.total}"
 
 
 def _difference(one: Comparison) -> str:
@@ -47,7 +52,7 @@ def _difference(one: Comparison) -> str:
     change = f"{100 * one.difference:+.1f} points"
     low, high = 100 * one.interval.low, 100 * one.interval.high
     if low == high:
-        return f"{change}, not settled, because all runs and tasks agree and leave nothing to draw an interval from"
+        return f"{change}, not settled, because {NOTHING_VARIES}"
     interval = f"{change} (95 % interval {low:+.1f} to {high:+.1f}, {_covers(one)})"
     if not one.interval.excludes_zero:
         return f"{interval}, not settled, because the interval holds 0"

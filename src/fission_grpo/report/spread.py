@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
-from fission_grpo.evaluation.metrics import ERR, FINAL, FIRST_ATTEMPT, PROBE, Macro, Metric, measure
+from fission_grpo.evaluation.metrics import ERR, FINAL, FIRST_ATTEMPT, PROBE, Metric, measure
 from fission_grpo.evaluation.paired import EvaluatedArm
-from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.report.style import INK, QUIET, house_style, new_figure, save
 from fission_grpo.report.tables import Costs, markdown_table
 
@@ -45,28 +44,23 @@ class Spread:
         return f"{self.mean:.1f} ± {self.deviation:.1f} [{self.low:.1f}, {self.high:.1f}]"
 
 
-def run_values(arms: Sequence[EvaluatedArm], probes: Mapping[str, Sequence[EvaluatedArm]], by_tool: Macro) -> RunValues:
-    """The headline metrics of every single run.
+def run_values(arms: Sequence[EvaluatedArm], probes: Mapping[str, Sequence[EvaluatedArm]]) -> RunValues:
+    """The headline metrics of every single run; no mean over tools, of which each run meets others.
 
     Args:
         arms: on the held-out episodes.
         probes: the same arms on `mixed` and `precondition`.
     """
     return {
-        **{metric.title: _values(arms, _rate(metric)) for metric in (FIRST_ATTEMPT, FINAL, ERR)},
-        by_tool.whole.title: _values(arms, by_tool.value),
-        PROBE.title: _values(probes["mixed"], _rate(PROBE)),
-        "Precondition: next call right": _values(probes["precondition"], _rate(PROBE)),
+        **{metric.title: _values(metric, arms) for metric in (FIRST_ATTEMPT, FINAL, ERR)},
+        PROBE.title: _values(PROBE, probes["mixed"]),
+        "Precondition: next call right": _values(PROBE, probes["precondition"]),
     }
 
 
-def _rate(metric: Metric) -> Callable[[Sequence[EpisodeRecord]], float]:
-    return lambda records: measure(metric, records).value
-
-
-def _values(arms: Sequence[EvaluatedArm], value: Callable[[Sequence[EpisodeRecord]], float]) -> dict[str, list[float]]:
-    values = {arm.name: [value(run) for run in arm.runs.values()] for arm in arms}
-    return {name: [one for one in found if not math.isnan(one)] for name, found in values.items()}
+def _values(metric: Metric, arms: Sequence[EvaluatedArm]) -> dict[str, list[float]]:
+    rates = {arm.name: [measure(metric, run) for run in arm.runs.values()] for arm in arms}
+    return {name: [rate.value for rate in found if rate.total] for name, found in rates.items()}
 
 
 def spread_table(values: RunValues, *, costs: Costs) -> str:

@@ -20,20 +20,27 @@ from fission_grpo.evaluation.metrics import (
     PROBE_METRICS,
     Macro,
     error_classes,
-    measure,
     recovery_by_class,
     recovery_by_tool,
 )
-from fission_grpo.evaluation.paired import Comparison, EvaluatedArm, compare_arms, compare_macro, estimate_macro
+from fission_grpo.evaluation.paired import (
+    Comparison,
+    EvaluatedArm,
+    compare_arms,
+    compare_macro,
+    estimate_arm,
+    estimate_macro,
+)
 from fission_grpo.files import read_jsonl, write_text
 from fission_grpo.report.arms import arms_glossary
 from fission_grpo.report.costs import arm_costs, budget_table
-from fission_grpo.report.figures import Row, curves_figure, rates_figure, read_metrics
+from fission_grpo.report.figures import curves_figure, rates_figure, read_metrics
 from fission_grpo.report.headline import headline
-from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
+from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, MetricsRows, Results
 from fission_grpo.report.spread import RunValues, run_values, runs_figure, spread_table
 from fission_grpo.report.style import arm_colours
 from fission_grpo.report.tables import (
+    ARM_INTERVALS,
     Costs,
     classes_glossary,
     comparisons_table,
@@ -53,7 +60,7 @@ from fission_grpo.types import ErrorClass
 
 HEADLINES = (("grpo-decision", "fission-decision"), ("grpo-matched", "fission"))
 """Pairs that differ in nothing but fission: in the paper's setting, and in whole episodes."""
-PAIRS = (
+ALIKE = (
     *HEADLINES,
     ("grpo-decision-tokens", "fission-decision"),
     ("grpo-mixed", "fission-decision"),
@@ -62,9 +69,10 @@ PAIRS = (
     ("grpo-mixed", "fission-decision-turn"),
     ("grpo-tokens", "fission"),
     ("grpo", "fission"),
-    ("grpo-decision", "fission"),
 )
-"""Which arms are compared, control and treatment, where both were run; the first of them is the headline."""
+"""Pairs of one family, which explore alike: the first of them that was run is the headline."""
+PAIRS = (*ALIKE, ("grpo-decision", "fission"))
+"""Which arms are compared, control and treatment, where both were run. The last pair differs in exploration as well."""
 FISSIONED = tuple(dict.fromkeys(treatment for _, treatment in PAIRS))
 PROBED = {"mixed": "probe, all kinds of errors", "precondition": "probe, unmet preconditions"}
 """What the arms are compared on besides the held-out episodes."""
@@ -78,21 +86,20 @@ def write_summary(results: Results) -> None:
     evaluations = _load(results)
     arms = _arms(evaluations, "episodes")
     probes = {part: _arms(evaluations, part) for part in (*PROBED, "transfer")}
-    episodes = [record for arm in arms for record in arm.records]
-    macros = Macros(by_tool=recovery_by_tool(episodes), by_class=recovery_by_class(episodes))
+    runs = [run for arm in arms for run in arm.runs.values()]
+    macros = Macros(by_tool=recovery_by_tool(runs), by_class=recovery_by_class(runs))
     comparisons = _comparisons(arms, probes, macros)
     curves = {arm: [read_metrics(results.run(arm, seed).metrics) for seed in results.seeds] for arm in results.arms}
     costs = arm_costs(results, curves)
     accounts = {arm: _account(results, arm) for arm in results.arms}
-    values = run_values(arms, probes, macros.by_tool)
+    values = run_values(arms, probes)
     _draw(results.folder, arms, probes["mixed"], curves, values)
     sections = [
         "# Quickstart: what fission teaches\n",
         _first_line(comparisons[EPISODES]),
         f"\n{results.size} held-out tasks; {len(results.seeds)} training seed(s). "
-        "Cells: rate (count) with Wilson 95 % intervals over pooled runs, somewhat too narrow where runs share tasks; "
-        "differences: paired bootstrap over tasks and seeds. Spent: mean of a run; of trained tokens a shared prefix "
-        "counts once.",
+        f"Cells: rate, interval, and count over all runs of the arm; {ARM_INTERVALS}. Differences: paired bootstrap "
+        "over tasks and seeds. Spent: mean of a run; of trained tokens a shared prefix counts once.",
         "\n## At a glance\n",
         _glance(arms, probes, macros.by_tool, costs),
         arms_glossary(arm.name for arm in arms),
@@ -123,6 +130,7 @@ def write_summary(results: Results) -> None:
         "Success and errors are those of the arm's own exploration, single messages, whole dialogues, or in grpo-mixed "
         "both: compare arms that explore alike. Terms of the reward are drawn without their weights, which change over "
         "the run: with them the reward of single messages can fall while the policy improves.\n",
+        "Below: all groups of all runs, Wilson 95 % intervals over groups.\n",
         groups_table(accounts, costs=costs),
         *_tree_section(results),
     ]
@@ -145,7 +153,7 @@ def _draw(
     folder: Path,
     arms: Sequence[EvaluatedArm],
     mixed: Sequence[EvaluatedArm],
-    curves: Mapping[str, Sequence[Sequence[Row]]],
+    curves: Mapping[str, Sequence[MetricsRows]],
     values: RunValues,
 ) -> None:
     colours = arm_colours([arm.name for arm in arms])
@@ -156,28 +164,28 @@ def _draw(
 
 
 def _first_line(episodes: Sequence[Comparison]) -> str:
-    """The headline of the first pair that was run."""
-    by_metric = {(one.baseline, one.treatment, one.metric): one for one in episodes}
-    for control, treatment in PAIRS:
-        if recovery := by_metric.get((control, treatment, ERR)):
-            return headline(recovery, by_metric[control, treatment, FIRST_ATTEMPT])
-    return "Nothing is compared here: no arm with fission was run together with its control."
+    """The headline of the first pair of one family that was run."""
+    by_metric = {(one.baseline, one.treatment, one.metric.name): one for one in episodes}
+    for control, treatment in ALIKE:
+        if recovery := by_metric.get((control, treatment, ERR.name)):
+            return headline(recovery, by_metric[control, treatment, FIRST_ATTEMPT.name])
+    return "Nothing comparable was run: no arm with fission stands beside a control that explores as it does."
 
 
 def _glance(
     arms: Sequence[EvaluatedArm], probes: Mapping[str, Sequence[EvaluatedArm]], by_tool: Macro, costs: Costs
 ) -> str:
     """One row for each arm, the numbers that matter most."""
-    header = ["", "spent by a run", "runs", "first attempt", "final success", "ERR", by_tool.whole.title]
+    header = ["", "spent by a run", "runs", "first attempt", "final success", "ERR", by_tool.title]
     header += ["probe: next call", "probe: solved", "precondition: next call", "precondition: solved"]
     rows = [
         [
             arm.name,
             costs.get(arm.name, "-"),
             str(len(arm.runs)),
-            *(str(measure(metric, arm.records)) for metric in (FIRST_ATTEMPT, FINAL, ERR)),
+            *(str(estimate_arm(metric, arm)) for metric in (FIRST_ATTEMPT, FINAL, ERR)),
             str(estimate_macro(by_tool, arm)) if by_tool.slices else "-",
-            *(str(measure(metric, one.records)) for one in (mixed, precondition) for metric in (PROBE, FINAL)),
+            *(str(estimate_arm(metric, one)) for one in (mixed, precondition) for metric in (PROBE, FINAL)),
         ]
         for arm, mixed, precondition in zip(arms, probes["mixed"], probes["precondition"], strict=True)
     ]
@@ -188,8 +196,7 @@ def _by_slice(arms: Sequence[EvaluatedArm], macros: Macros, costs: Costs) -> Ite
     yield "\n### Recovery by the tool that failed\n"
     yield (
         "Final success of the episodes in which a call of this tool failed; an episode counts once for each of its "
-        "tools, and a malformed message names none. The mean weighs every tool alike, rare ones too, so it is noisier "
-        "than ERR: its interval draws runs and tasks.\n"
+        "tools, and a malformed message names none. The mean weighs every tool alike, rare ones too.\n"
     )
     yield macro_table(macros.by_tool, arms, lambda tool: f"`{tool}`", costs=costs)
     yield "\n### Recovery by the class of the error\n"

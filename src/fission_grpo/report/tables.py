@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import TypeAlias
 
 from fission_grpo.evaluation.group_outcomes import GroupAccount
 from fission_grpo.evaluation.metrics import (
     EPISODE_METRICS,
     ERR,
-    MACRO_FLOOR,
     PROBE,
     Better,
     Macro,
     Metric,
-    by_slice,
     excess_calls,
     harness_faults,
-    measure,
     repeats_by_class,
     steps_to_recover,
 )
-from fission_grpo.evaluation.paired import Compared, Comparison, EvaluatedArm, estimate_macro
+from fission_grpo.evaluation.paired import (
+    Compared,
+    Comparison,
+    EvaluatedArm,
+    estimate_arm,
+    estimate_macro,
+    estimate_slices,
+)
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.statistics import Rate, Share
 from fission_grpo.types import ErrorClass
 
 Costs: TypeAlias = Mapping[str, str]
 """What each policy spent, in words; those that nothing is known of are not in it."""
+
+ARM_INTERVALS = "95 % intervals by bootstrap over runs and tasks, of a single run Wilson's over its tasks"
+"""Of an arm's share, wherever it stands in a table or a picture."""
+NOTHING_VARIES = "all runs and tasks agree and leave nothing to draw an interval from"
+"""Why a difference is not settled though its interval has no width."""
 
 _CLASSES = {
     "E0": ("malformed call", "no JSON, no name, or arguments that are no object"),
@@ -87,11 +95,8 @@ def _names(arms: Sequence[EvaluatedArm]) -> list[str]:
 def metrics_table(
     arms: Sequence[EvaluatedArm], metrics: Sequence[Metric] = EPISODE_METRICS, *, costs: Costs | None = None
 ) -> str:
-    """Metrics by arms, all runs of an arm pooled; the arrow points to the better side."""
-    rows = [
-        [metric.heading, *_by_arm(arms, lambda records, metric=metric: measure(metric, records))]  # type: ignore[misc]
-        for metric in metrics
-    ]
+    """Metrics by arms, counted over all runs of an arm; the arrow points to the better side."""
+    rows = [[metric.heading, *(str(estimate_arm(metric, arm)) for arm in arms)] for metric in metrics]
     rows.append(["Training runs", *(str(len(arm.runs)) for arm in arms)])
     rows.append(["Harness faults (excluded)", *_by_arm(arms, lambda r: f"{harness_faults(r).successes}/{len(r)}")])
     return _arms_table("", _names(arms), rows, costs)
@@ -103,13 +108,14 @@ def macro_table(macro: Macro, arms: Sequence[EvaluatedArm], name: Callable[[str]
     Args:
         name: of a slice.
     """
-    rows = [[name(key), *_by_arm(arms, partial(measure, metric))] for key, metric in macro.slices.items()]
+    found = [estimate_slices(macro.rates, arm) for arm in arms]
+    rows = [[name(key), *(str(one.get(key, _EMPTY)) for one in found)] for key in macro.slices]
     if macro.slices:
-        rows.append([f"**{macro.whole.heading}**", *(str(estimate_macro(macro, arm)) for arm in arms)])
-    rows.append([ERR.heading, *_by_arm(arms, partial(measure, ERR))])
+        rows.append([f"**{macro.heading}**", *(str(estimate_macro(macro, arm)) for arm in arms)])
+    rows.append([ERR.heading, *(str(estimate_arm(ERR, arm)) for arm in arms)])
     left = ", ".join(f"{name(key)} {episodes}" for key, episodes in macro.left_out.items())
     return _arms_table("Recovered after", _names(arms), rows, costs) + (
-        f"\nLeft out of the table and its mean, with fewer than {MACRO_FLOOR} episodes over all arms: {left}.\n"
+        f"\nLeft out of the table and its mean, with fewer than {macro.floor} episodes over all runs: {left}.\n"
         if left
         else ""
     )
@@ -121,11 +127,11 @@ def effort_table(arms: Sequence[EvaluatedArm], *, costs: Costs | None = None) ->
         ["Steps from an error to the next clean call", *_by_arm(arms, steps_to_recover)],
         ["Calls beyond gold, in solved episodes", *_by_arm(arms, excess_calls)],
     ]
-    return _arms_table("Mean [95 %]", _names(arms), rows, costs)
+    return _arms_table("Mean [95 %, Student, runs pooled]", _names(arms), rows, costs)
 
 
 def _sliced_table(
-    first: str, arms: Sequence[EvaluatedArm], slices: Sequence[Mapping[str, Rate]], costs: Costs | None
+    first: str, arms: Sequence[EvaluatedArm], slices: Sequence[Mapping[ErrorClass, Share]], costs: Costs | None
 ) -> str:
     keys = sorted({key for one in slices for key in one})
     rows = [[error_name(key), *(str(one.get(key, _EMPTY)) for one in slices)] for key in keys]
@@ -134,21 +140,17 @@ def _sliced_table(
 
 def repeats_table(arms: Sequence[EvaluatedArm], *, costs: Costs | None = None) -> str:
     """Identical repeats by the class of the error that was not heeded."""
-    slices = [{str(error): rate for error, rate in repeats_by_class(arm.records).items()} for arm in arms]
+    slices = [estimate_slices(lambda record: repeats_by_class([record]), arm) for arm in arms]
     return _sliced_table("Identical repeat after", arms, slices, costs)
 
 
-def _probe_class(record: EpisodeRecord) -> str:
-    return record.probe.error if record.probe else ""
-
-
-def _probes(arm: EvaluatedArm) -> list[EpisodeRecord]:
-    return [record for record in arm.records if record.probe is not None]
+def _probed(record: EpisodeRecord) -> dict[ErrorClass, Rate]:
+    return {record.probe.error: PROBE.count(record)} if record.probe else {}
 
 
 def probes_by_class_table(arms: Sequence[EvaluatedArm], *, costs: Costs | None = None) -> str:
     """Next call right, by the class of the injected error."""
-    slices = [by_slice(PROBE, _probes(arm), _probe_class) for arm in arms]
+    slices = [estimate_slices(_probed, arm) for arm in arms]
     return _sliced_table("Next call right after", arms, slices, costs)
 
 
@@ -166,7 +168,7 @@ def p_value(one: Compared) -> str:
 
 
 def _share(one: Share) -> str:
-    return f"{100 * one.value:.1f} %"
+    return f"{100 * one.value:.1f} %" if one.total else "-"
 
 
 def comparisons_table(comparisons: Sequence[Comparison], *, costs: Costs | None = None) -> str:
@@ -217,13 +219,22 @@ def verdict_sentence(comparison: Comparison) -> str:
     # The interval alone: arms with different numbers of seeds have no p-value, and the sign test, whose unit is the
     # task, leaves out every task of which less than half of the runs changed.
     settled = comparison.interval.excludes_zero
-    word = judgement(comparison, settled=settled) + ("" if settled else ": the interval holds 0")
+    word = judgement(comparison, settled=settled) + ("" if settled else f": {_open_because(comparison)}")
+    change = "" if math.isnan(comparison.difference) else f"{points(comparison)} points, "
     tasks = f"{comparison.tasks} tasks" + (f" ({comparison.excluded} excluded)" if comparison.excluded else "")
     return (
         f"{comparison.title}: {comparison.baseline} {_share(comparison.before)} → "
-        f"{comparison.treatment} {_share(comparison.after)}, {points(comparison)} points, "
-        f"{tasks}, {comparison.runs[0]} and {comparison.runs[1]} runs: {word}."
+        f"{comparison.treatment} {_share(comparison.after)}, {change}{tasks}, "
+        f"{comparison.runs[0]} and {comparison.runs[1]} runs: {word}."
     )
+
+
+def _open_because(one: Comparison) -> str:
+    """Why the interval settles nothing."""
+    if math.isnan(one.difference):
+        sides = ((one.baseline, one.before), (one.treatment, one.after))
+        return f"nothing to count for {' and '.join(name for name, side in sides if not side.total)}"
+    return NOTHING_VARIES if one.interval.low == one.interval.high else "the interval holds 0"
 
 
 _GROUP_ROWS: tuple[tuple[str, Callable[[GroupAccount], Rate]], ...] = (

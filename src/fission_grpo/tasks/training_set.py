@@ -50,7 +50,7 @@ class SyntheticSettings(Settings):
     """Share of the setups (a login, a folder, a running engine) that the world lacks at first."""
     two_unmet: float = _DEFAULT.two_unmet
     """Of the tasks with three to four gold calls: share with two requests and a world that lacks two setups or more;
-    those with five all do."""
+    those with five are drawn so."""
     lookalikes: float = _DEFAULT.lookalikes
     """Share of tasks whose spare tools on offer are those that look most like the needed ones, rather than any."""
     decision_positions: bool = False

@@ -82,7 +82,8 @@ class Mixture:
     two_unmet: float = 0.0
     """Of the tasks with three to four gold calls: those with two requests and a world that lacks at least two of the
     setups, drawn among all that the requests have. In the others it lacks as many as `unmet` makes it. Those with five
-    calls always are such tasks: two requests and no more than one repair hardly ever take five."""
+    calls are drawn as such tasks, because two requests and no more than one repair hardly ever take five. Where the
+    APIs have no two setups, or too many draws were in vain, a task gets shorter or lacks less."""
     lookalikes: float = 0.0
     """Tasks whose spare tools on offer are those that look most like the needed ones, rather than any; see
     `lookalikes.py`."""
