@@ -46,7 +46,7 @@ class Quickstart:
     recipe: Recipe = Recipe.NANO
     arms: tuple[str, ...] = DEFAULT_ARMS
     seeds: tuple[int, ...] = tuple(range(SEEDS))
-    size: int = 300
+    size: int = 200
     """Held-out episodes, and items of each probe."""
     overrides: tuple[str, ...] = ()
     """Dotted settings for every arm."""
