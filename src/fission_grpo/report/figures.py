@@ -161,7 +161,8 @@ def curves_figure(
         for panel, curve in zip(panels, curves, strict=False):
             _curve_panel(panel, curve)
             for name, runs in arms.items():
-                _arm_lines(panel, name, colours[name], [_series(run, curve) for run in runs])
+                series = [_series(run, curve) for run in runs]
+                _arm_lines(panel, name, colours[name], series, faintness=_faintness(arms))
             _say_if_empty(panel)
         drawn = {name: line for panel in panels for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
         ordered = [name for name in arms if name in drawn]
@@ -200,13 +201,18 @@ def _series(run: MetricsRows, curve: Curve) -> tuple[Series, Series]:
     return steps_T, (sums_T[last_T] - sums_T[first_T]) / np.maximum(last_T - first_T, 1)
 
 
-def _arm_lines(panel: Any, name: str, colour: str, runs: Sequence[tuple[Series, Series]]) -> None:
+def _faintness(arms: Mapping[str, Sequence[MetricsRows]]) -> float:
+    """Opacity of the lines of single runs: many of them must not hide the means."""
+    return min(0.35, 3 / max(1, sum(len(runs) for runs in arms.values())))
+
+
+def _arm_lines(panel: Any, name: str, colour: str, runs: Sequence[tuple[Series, Series]], *, faintness: float) -> None:
     drawn = [(steps_T, values_T) for steps_T, values_T in runs if steps_T.size]
     if not drawn:
         return
     if len(drawn) > 1:
         for steps_T, values_T in drawn:
-            panel.plot(steps_T, values_T, color=colour, linewidth=0.8, alpha=0.35)
+            panel.plot(steps_T, values_T, color=colour, linewidth=0.8, alpha=faintness)
     grid_T = np.unique(np.concatenate([steps_T for steps_T, _ in drawn]))
     grid_T = grid_T[(grid_T >= max(s[0] for s, _ in drawn)) & (grid_T <= min(s[-1] for s, _ in drawn))]
     mean_T = np.mean([np.interp(grid_T, steps_T, values_T) for steps_T, values_T in drawn], axis=0)
