@@ -210,6 +210,26 @@ def test_rows_carry_the_advantage_of_their_own_group_and_faults_weigh_nothing() 
     assert not any(invalid.logprobs)
 
 
+def test_a_weighted_group_has_its_advantages_multiplied_and_keeps_its_place_in_the_mean() -> None:
+    explored, recovered = group([1.0, 0.0]), replace(group([1.0, 0.0, 0.0, 0.0]), weight=0.75)
+    rows = rows_of([explored, recovered], replace(GRPO, scale=Scale.NONE))
+    # Means 0.5 and 0.25; three of four failed where the second group came from: 0.75 x 0.75 and 0.75 x -0.25.
+    assert [row.advantage for row in rows] == [0.5, -0.5, 0.5625, *[-0.1875] * 3]
+    batch = batch_of([explored, recovered])
+    # Six trajectories of three tokens; their weights in the mean are as ever.
+    assert batch.weights_BT.unique().tolist() == [pytest.approx(1 / 18)]
+    assert batch.advantages_B.tolist() == pytest.approx(
+        [*batch_of([explored]).advantages_B.tolist()] + [0.75 * a for a in recovered.advantages(Scale.STD).tolist()]
+    )
+
+
+def test_a_group_of_no_weight_is_left_out_of_the_batch_and_counts_in_the_mean() -> None:
+    explored, recovered = group([1.0, 0.0]), replace(group([1.0, 0.0]), weight=0.0)
+    batch = batch_of([explored, recovered])
+    assert len(batch.rows) == 2
+    assert batch.weights_BT.unique().tolist() == [pytest.approx(1 / 12)]
+
+
 def test_an_objective_that_drops_groups_without_signal_gives_their_rows_no_weight() -> None:
     groups = [group([1.0, 0.0]), group([2.0, 2.0])]
     assert [row.tokens for row in rows_of(groups, GRPO)] == [3, 3, 3, 3]

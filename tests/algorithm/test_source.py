@@ -86,7 +86,7 @@ def roll(starts: Sequence[Start], policy: Policy, horizon: Horizon = Horizon.TUR
     )
 
 
-def source(simulator: ErrorSimulator | None = None, **settings: int | bool) -> FissionSource:
+def source(simulator: ErrorSimulator | None = None, **settings: int | bool | str) -> FissionSource:
     return FissionSource(
         FissionSettings.model_validate({"contexts": 2, **settings}),
         simulator=simulator or RulesSimulator(),
@@ -251,13 +251,16 @@ def test_a_bug_of_ours_is_no_feedback_that_cannot_be_written() -> None:
         source(Buggy()).observe([failed_at_once(1)], policy_version=0)
 
 
-def test_faults_of_ours_are_never_fissioned() -> None:
-    class Breaks(BfclEnvironment):
-        def execute(self, call: ToolCall) -> ToolOutcome:
-            if call == TASK.gold[0][0]:
-                raise EnvironmentFault("ours")
-            return super().execute(call)
+class Breaks(BfclEnvironment):
+    """A fault of ours in the first gold call."""
 
+    def execute(self, call: ToolCall) -> ToolOutcome:
+        if call == TASK.gold[0][0]:
+            raise EnvironmentFault("ours")
+        return super().execute(call)
+
+
+def test_faults_of_ours_are_never_fissioned() -> None:
     at_once = group(scripted(say(TASK.gold[0][0]), DONE), environments={BFCL: Breaks})
     after_an_error = group(scripted(forgets(TASK), say(TASK.gold[0][0]), DONE), environments={BFCL: Breaks})
     fission = source(depth=3, per_group=9, silent=True)
@@ -333,6 +336,39 @@ def test_equal_failures_are_one_context_whatever_the_feedback(simulator: ErrorSi
     top, below = fission.next_contexts()
     assert (top.policy_version, top.feedback.texts) == (2, (STATIC_TEXT,))  # the newer one, and on top
     assert below.policy_version == 1
+
+
+# How much a family counts.
+
+
+@pytest.mark.parametrize(("weight", "expected"), [("even", 1.0), ("failing_share", 2 / 3)])
+def test_a_family_counts_by_the_failing_share_of_its_origin_group(weight: str, expected: float) -> None:
+    """Two of three valid members fail; the one that meets a fault of ours is not asked."""
+    found = group(scripted(wrong(1), DONE), scripted(*mends(TASK)), scripted(wrong(2), DONE))
+    faulty = group(scripted(say(TASK.gold[0][0]), DONE), environments={BFCL: Breaks})
+    found = replace(found, members=(*found.members, *faulty.members))
+    fission = source(weight=weight)
+    fission.observe([found], policy_version=0)
+    (context,) = fission.next_contexts()
+    assert fission.weight_of(context) == expected
+    assert fission.weight_of(None) == 1.0
+
+
+def test_a_mended_error_is_a_success_of_its_group() -> None:
+    fission = source(weight="failing_share")
+    fission.observe([group(scripted(forgets(TASK), *mends(TASK)), scripted(wrong(1), DONE))], policy_version=0)
+    (context,) = fission.next_contexts()
+    assert fission.weight_of(context) == 0.5
+
+
+def test_a_deeper_family_counts_by_the_family_that_it_comes_from() -> None:
+    fission = source(weight="failing_share", depth=2)
+    fission.observe([group(scripted(wrong(1), DONE))], policy_version=0)
+    (first,) = fission.next_contexts()
+    recoveries = [recovering(first, wrong(2), DONE), *[recovering(first, *mends(TASK))] * 3]
+    fission.observe([group(*recoveries, context=first)], policy_version=1)
+    (second,) = fission.next_contexts()
+    assert (fission.weight_of(first), fission.weight_of(second)) == (1.0, 0.25)
 
 
 # When and how contexts come back.

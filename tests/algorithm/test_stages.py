@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 from tiny_policies import DONE, ENVIRONMENTS, chat, hidden_task, say, scripted, tasks
@@ -10,7 +11,8 @@ from tiny_policies import DONE, ENVIRONMENTS, chat, hidden_task, say, scripted, 
 from fission_grpo.algorithm.batch import rows_of
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.losses import GRPO
-from fission_grpo.algorithm.source import FissionSettings, FissionSource
+from fission_grpo.algorithm.offline import fission_source
+from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.algorithm.stages import Stages
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.scripted import ScriptedPolicy
@@ -96,13 +98,18 @@ def test_a_dialogue_without_room_has_no_context() -> None:
     assert (full.context, full.trajectory().end, full.trajectory().turns) == (None, EndReason.CONTEXT, ())
 
 
-def stages(policy: ScriptedPolicy, *, rank: int = 0) -> Stages:
+def stages(policy: ScriptedPolicy, *, rank: int = 0, **settings: str) -> Stages:
     return Stages(
         policy=policy,
         chat=chat(),
         environments=ENVIRONMENTS,
         judge=Judge(chat=chat()),
-        source=FissionSource(FissionSettings(contexts=2, group_size=3), simulator=RulesSimulator(), chat=chat()),
+        source=fission_source(
+            FissionSettings.model_validate({"contexts": 2, "group_size": 3, **settings}),
+            simulator=RulesSimulator(),
+            chat=chat(),
+            seed=0,
+        ),
         sampling=Sampling(max_tokens=TOKENS),
         group_size=2,
         horizon=Horizon.TURN,
@@ -128,6 +135,15 @@ def test_explore_observe_recover() -> None:
         assert trajectory.ids[: trajectory.prompt] == context.ids
         assert not any(trajectory.sampled[: trajectory.prompt])  # the failed call is a condition, never a lesson
     assert not made.next_contexts()  # depth 1: what fails in a recovery is not fissioned again
+
+
+@pytest.mark.parametrize(("weight", "expected"), [("even", 1.0), ("failing_share", 0.5)])
+def test_a_fission_group_weighs_what_its_context_says(weight: str, expected: float) -> None:
+    made = stages(scripted(*GIVES_UP), weight=weight)
+    (group,) = made.explore([TASK], step=0, progress=0.0)
+    made.observe([replace(group, members=(group.members[0], replace(group.members[1], success=True)))], step=0)
+    (fission,) = made.recover(made.next_contexts(), step=0, progress=0.0)
+    assert (group.weight, fission.weight) == (1.0, expected)
 
 
 def test_without_tasks_or_contexts_nothing_is_sampled() -> None:

@@ -33,7 +33,7 @@ class TrainingRow:
     reward: float | None
     """None for a row of no weight."""
     advantage: float
-    """Normalised inside the row's own group; 0 for a row of no weight."""
+    """Normalised inside the row's own group, times the group's weight; 0 for a row of no weight."""
 
     @property
     def tokens(self) -> int:
@@ -53,7 +53,7 @@ def rows_of(groups: Sequence[Group], objective: Objective, *, pad_to: int = 0) -
         ValueError: more rows than `pad_to`, or padding without any row to repeat.
     """
     rows = [
-        _row(group, index, advantage, objective)
+        _row(group, index, advantage * group.weight, objective)
         for group in groups
         for index, advantage in enumerate(group.advantages(objective.scale).tolist())
     ]

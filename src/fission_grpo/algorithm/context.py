@@ -51,6 +51,8 @@ class CorrectiveContext:
     parent: Parent
     policy_version: int
     """Optimizer steps that the policy had seen when it failed."""
+    failing: float = 1.0
+    """Share of the valid members of its origin group that did not succeed, in [0, 1]."""
 
     @property
     def key(self) -> str:
@@ -101,6 +103,7 @@ def corrective_context(
     parent: Parent,
     depth: int,
     policy_version: int,
+    failing: float,
 ) -> CorrectiveContext:
     """Join dialogue, failed message and feedback.
 
@@ -124,4 +127,5 @@ def corrective_context(
         depth=depth,
         parent=parent,
         policy_version=policy_version,
+        failing=failing,
     )

@@ -37,6 +37,8 @@ class Group:
     members: tuple[Member, ...]
     context: CorrectiveContext | None
     """What a fission group was sampled from; None for exploration."""
+    weight: float = 1.0
+    """Multiplies its advantages in training (`FamilyWeight`)."""
 
     def rewards(self) -> tuple[Tensor, Tensor]:
         """Rewards [G] float64 (0 for invalid trajectories) and which of them are valid [G]."""
@@ -68,6 +70,12 @@ class Group:
     def all_right(self) -> bool:
         """Everybody succeeded, whatever the rewards; False where faults of ours left nobody."""
         return bool(valid := self._valid()) and all(member.success for member in valid)
+
+    @property
+    def failing(self) -> float:
+        """Share of the valid members that did not succeed; 0 where faults of ours left nobody."""
+        valid = self._valid()
+        return sum(not member.success for member in valid) / max(len(valid), 1)
 
     def _valid(self) -> list[Member]:
         return [member for member in self.members if member.reward is not None]

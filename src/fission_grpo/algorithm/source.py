@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -23,6 +24,17 @@ from fission_grpo.settings import Settings
 from fission_grpo.simulator.background import request_feedback
 from fission_grpo.simulator.base import ErrorSimulator, Fallback, Feedback, ReferencedSimulator, case_of
 from fission_grpo.types import ErrorClass
+
+
+class FamilyWeight(StrEnum):
+    """What the advantages of a fission group are multiplied by."""
+
+    EVEN = "even"
+    """1: every fission group counts like an exploration group; paper."""
+    FAILING_SHARE = "failing_share"
+    """The share of its origin group that failed, so that recoveries count less as errors get rare: of the chance to be
+    right at the first or the second attempt, p1 + (1 - p1) p2, a better second one earns 1 - p1. After CAL-GRPO
+    (arXiv:2604.17912)."""
 
 
 class FissionSettings(Settings):
@@ -45,6 +57,8 @@ class FissionSettings(Settings):
     """Corrective levels: 1 is the paper's; a failed recovery is fissioned again up to this depth."""
     silent: bool = False
     """Also fission calls that succeeded and were wrong, in a world: often their damage cannot be undone."""
+    weight: FamilyWeight = FamilyWeight.EVEN
+    """How much fission groups count."""
 
     @model_validator(mode="after")
     def _the_trigger_can_fire(self) -> FissionSettings:
@@ -157,6 +171,12 @@ class FissionSource:
         self.count.used += len(contexts)
         return contexts
 
+    def weight_of(self, context: CorrectiveContext | None) -> float:
+        """How much a group counts that was sampled from this context; 1 for exploration, which has none."""
+        if context is None or self.settings.weight is FamilyWeight.EVEN:
+            return 1.0
+        return context.failing
+
     def simulator_metrics(self) -> dict[str, float]:
         """What a learned simulator did since the last call; nothing of one that is free."""
         return self.simulator.take_metrics()
@@ -172,6 +192,7 @@ class FissionSource:
             parent=Parent(group=candidate.group.id, trajectory=candidate.index, turn=candidate.failure.turn),
             depth=above.depth + 1 if above else 1,
             policy_version=policy_version,
+            failing=candidate.group.failing,
         )
 
     def _candidates(self, group: Group) -> list[_Candidate]:

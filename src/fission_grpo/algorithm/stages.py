@@ -162,6 +162,7 @@ class Stages:
                     task=siblings[0].task,
                     members=tuple(judged),
                     context=context,
+                    weight=self.source.weight_of(context),
                 )
             )
         return groups

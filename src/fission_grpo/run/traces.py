@@ -23,6 +23,7 @@ def trace(group: Group, *, step: int, scale: Scale) -> dict[str, Any]:
         "kind": group.kind.value,
         "task": group.task.id,
         "pulse": group.signal().value,
+        "weight": group.weight,
         "depth": context.depth if context else 0,
         "parent": {
             "group": context.parent.group,
