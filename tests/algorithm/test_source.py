@@ -371,6 +371,49 @@ def test_a_deeper_family_counts_by_the_family_that_it_comes_from() -> None:
     assert (fission.weight_of(first), fission.weight_of(second)) == (1.0, 0.25)
 
 
+# What a context knows of its origin.
+
+
+@pytest.mark.parametrize(
+    ("failing", "tool"),
+    [
+        (wrong(1), "missing_1"),
+        (say(TASK.gold[0][0], ToolCall(name="missing_1", arguments={})), "missing_1"),
+        (forgets(TASK), TASK.gold[0][-1].name),
+        ("<tool_call>\n{", None),
+        (DONE, None),
+    ],
+    ids=["unknown", "behind a success", "precondition", "malformed", "no call"],
+)
+def test_the_failed_tool_is_that_of_the_first_call_that_failed(failing: str, tool: str | None) -> None:
+    fission = source(silent=True)
+    fission.observe([group(scripted(failing, DONE))], policy_version=0)
+    (context,) = fission.next_contexts()
+    assert context.tool == tool
+
+
+def test_a_wrong_call_without_an_error_names_its_tool() -> None:
+    task = replace(TASK, world=None, target=TASK.gold[0][:1])
+    fission = source()
+    fission.observe([group(scripted(forgets(TASK)), task=task, horizon=Horizon.CALL)], policy_version=0)
+    (context,) = fission.next_contexts()
+    assert (context.error, context.tool) == (ErrorClass.SILENT, TASK.gold[0][-1].name)
+
+
+@pytest.mark.parametrize(("order", "waiting"), [("lifo", 0), ("need", 1)])
+def test_by_need_a_context_that_nobody_solved_is_practised_again(order: str, waiting: int) -> None:
+    fission = source(order=order)
+    fission.observe([failed_at_once(1)], policy_version=0)
+    (context,) = fission.next_contexts()
+    fission.observe([group(recovering(context, wrong(2), DONE), context=context)], policy_version=0)
+    assert len(fission.buffer) == waiting
+    for again in fission.next_contexts():
+        assert again == context
+        solved = [recovering(context, wrong(2), DONE), recovering(context, *mends(TASK))]
+        fission.observe([group(*solved, context=context)], policy_version=1)
+    assert len(fission.buffer) == 0
+
+
 # When and how contexts come back.
 
 

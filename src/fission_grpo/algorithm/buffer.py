@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from fission_grpo.algorithm.context import CorrectiveContext
@@ -21,6 +22,10 @@ class ContextStore(Protocol):
 
     def pop(self, count: int) -> list[CorrectiveContext]:
         """Up to `count` contexts to be used now."""
+        ...
+
+    def put_back(self, unsolved: Sequence[CorrectiveContext]) -> None:
+        """Told which of the contexts that were used had no successful recovery; it may keep them."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -55,6 +60,9 @@ class LifoBuffer:
     def pop(self, count: int) -> list[CorrectiveContext]:
         """Take up to `count` contexts, the freshest first."""
         return [self._stack.popitem()[1] for _ in range(min(count, len(self._stack)))]
+
+    def put_back(self, unsolved: Sequence[CorrectiveContext]) -> None:
+        """Nothing: what was used is gone."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, picklable: contexts are plain frozen values."""

@@ -15,7 +15,7 @@ from fission_grpo.chat.transcript import Transcript
 from fission_grpo.environments.base import Environments, Snapshot
 from fission_grpo.rollout import Start, Trajectory, start_from, turn_messages
 from fission_grpo.simulator.base import FailedCall, Feedback
-from fission_grpo.types import ErrorClass, Message, Task, Turn
+from fission_grpo.types import ErrorClass, Message, OutcomeKind, Task, Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,9 @@ class CorrectiveContext:
     """Optimizer steps that the policy had seen when it failed."""
     failing: float = 1.0
     """Share of the valid members of its origin group that did not succeed, in [0, 1]."""
+    tool: str | None = None
+    """Name of the first call that failed, or of the first one where the whole message was wrong without an error; None
+    for a malformed message and for one without a call."""
 
     @property
     def key(self) -> str:
@@ -128,4 +131,14 @@ def corrective_context(
         parent=parent,
         policy_version=policy_version,
         failing=failing,
+        tool=_failed_tool(failed, failure),
     )
+
+
+def _failed_tool(turn: Turn, failure: Failure) -> str | None:
+    """See `CorrectiveContext.tool`."""
+    if failure.error is ErrorClass.FORMAT or not turn.parsed.calls:
+        return None
+    ended = zip(turn.parsed.calls, turn.outcomes, strict=False)
+    failed = [call for call, outcome in ended if outcome.kind is not OutcomeKind.SUCCESS]
+    return (failed or turn.parsed.calls)[0].name

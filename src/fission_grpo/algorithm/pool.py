@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fission_grpo.algorithm.context import CorrectiveContext
@@ -52,6 +53,9 @@ class ContextPool:
         dealt = [contexts[in_turn(place, len(self), seed=self.seed, purpose="pool")] for place in places]
         self.dealt += count
         return dealt
+
+    def put_back(self, unsolved: Sequence[CorrectiveContext]) -> None:
+        """Nothing: what was used is still here."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, picklable: contexts are plain frozen values."""

@@ -6,10 +6,11 @@ starve: the source adds recoveries to a step and never takes the place of its ex
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -18,6 +19,7 @@ from fission_grpo.algorithm.buffer import ContextStore, LifoBuffer
 from fission_grpo.algorithm.context import CorrectiveContext, Parent, corrective_context, failed_call
 from fission_grpo.algorithm.failures import Failure, Fault
 from fission_grpo.algorithm.groups import Group
+from fission_grpo.algorithm.need import NeedBuffer
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.rollout import Trajectory
 from fission_grpo.settings import Settings
@@ -35,6 +37,15 @@ class FamilyWeight(StrEnum):
     """The share of its origin group that failed, so that recoveries count less as errors get rare: of the chance to be
     right at the first or the second attempt, p1 + (1 - p1) p2, a better second one earns 1 - p1. After CAL-GRPO
     (arXiv:2604.17912)."""
+
+
+class ContextOrder(StrEnum):
+    """Which contexts are used first."""
+
+    LIFO = "lifo"
+    """The freshest; paper."""
+    NEED = "need"
+    """Those of groups in which everybody failed, then those of the kind used least often (`NeedBuffer`); ours."""
 
 
 class FissionSettings(Settings):
@@ -59,6 +70,8 @@ class FissionSettings(Settings):
     """Also fission calls that succeeded and were wrong, in a world: often their damage cannot be undone."""
     weight: FamilyWeight = FamilyWeight.EVEN
     """How much fission groups count."""
+    order: ContextOrder = ContextOrder.LIFO
+    """Which contexts are used first."""
 
     @model_validator(mode="after")
     def _the_trigger_can_fire(self) -> FissionSettings:
@@ -75,6 +88,19 @@ class FissionSettings(Settings):
                 "join it; set depth=1, or pool=0"
             )
         return self
+
+    @model_validator(mode="after")
+    def _a_pool_has_an_order_of_its_own(self) -> FissionSettings:
+        if self.pool and self.order is not ContextOrder.LIFO:
+            raise ValueError(
+                f"order {self.order.value} has no meaning for a pool ({self.pool}); set order=lifo, or pool=0"
+            )
+        return self
+
+
+_BUFFERS: Mapping[ContextOrder, Callable[[int], ContextStore]] = MappingProxyType(
+    {ContextOrder.LIFO: LifoBuffer, ContextOrder.NEED: NeedBuffer}
+)
 
 
 @dataclass(slots=True)
@@ -115,7 +141,7 @@ class FissionSource:
         self.settings = settings
         self.simulator = simulator
         self.chat = chat
-        self.buffer: ContextStore = LifoBuffer(settings.capacity)
+        self.buffer: ContextStore = _BUFFERS[settings.order](settings.capacity)
         self.count = FissionCount()
         self._asked: _Asked | None = None
 
@@ -137,6 +163,7 @@ class FissionSource:
         self.await_feedback()
         if not self.settings.contexts:
             return
+        self.buffer.put_back([group.context for group in groups if group.context and group.all_fail])
         candidates = [candidate for group in groups for candidate in self._candidates(group)]
         if not candidates:
             return
