@@ -289,6 +289,21 @@ def test_the_failed_call_of_the_corrective_context_counts() -> None:
     assert count_repeats([malformed("y")], before=[malformed("x")]) == 0
 
 
+def test_before_a_branch_only_explicit_errors_can_be_repeated() -> None:
+    """An order failed, a login went well; then both are called again, and the order fails again: one of two repeats in
+    vain, and two of two where the login was the silent failure to be corrected."""
+    failed, silent = turn(ORDER, outcomes=[ERROR]), turn(LOGIN, outcomes=[OK])
+    assert count_repeats([silent], before=[silent], corrects=False) == 0
+    assert count_repeats([silent, failed], before=[failed, silent], corrects=False) == 1
+    scored = {
+        corrects: EpisodeReward().score(
+            [silent, failed], verdict=UNSOLVED, gold=[], before=[failed, silent], corrects=corrects
+        )
+        for corrects in (False, True)
+    }
+    assert [scored[corrects].value("repeat") for corrects in (False, True)] == [0.5, 0.0]
+
+
 def test_one_float_or_another_key_order_is_still_word_for_word() -> None:
     assert call_key(call("f", a=1.0, b=2)) == call_key(call("f", b=2, a=1))
     assert call_key(call("f", a=True)) != call_key(call("f", a=1))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fission_grpo.algorithm.failures import Failure
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.transcript import Transcript
-from fission_grpo.environments.base import Environments, Snapshot
+from fission_grpo.environments.base import Environment, Environments, Snapshot
 from fission_grpo.rollout import Start, Trajectory, start_from, turn_messages
 from fission_grpo.simulator.base import FailedCall, Feedback
 from fission_grpo.types import ErrorClass, Message, OutcomeKind, Task, Turn
@@ -35,16 +35,18 @@ class CorrectiveContext:
     x_ids: tuple[int, ...]
     """The dialogue up to the failed message, token by token."""
     error_ids: tuple[int, ...]
-    """tau_err: the failed message exactly as sampled."""
+    """tau_err: the failed message exactly as sampled; empty for a branch at an uncertain step, where nothing failed."""
     feedback_ids: tuple[int, ...]
-    """f as the tool's reply, up to and including the generation prompt."""
+    """f as the tool's reply, up to and including the generation prompt; empty for a branch."""
     messages: tuple[Message, ...]
     """The same dialogue as messages, feedback included."""
     before: tuple[Turn, ...]
-    """Turns from the start of the task to the failed one: what a recovery may not repeat in vain."""
+    """Turns from the start of the task to the failed one, which is the last of them (a branch has none): what a
+    recovery may not repeat in vain."""
     snapshot: Snapshot | None
-    """The world after the failed call; None for a task without one."""
-    feedback: Feedback
+    """The world after the last of `before`; None for a task without one."""
+    feedback: Feedback | None
+    """None for a branch."""
     error: ErrorClass | None
     depth: int
     """1 for a failure met in exploration, n + 1 for one met in a recovery of depth n."""
@@ -63,6 +65,11 @@ class CorrectiveContext:
         return hashlib.sha256(repr((self.x_ids, self.error_ids)).encode()).hexdigest()
 
     @property
+    def corrects(self) -> bool:
+        """Whether it ends with a failed message and its feedback; False for a branch."""
+        return bool(self.error_ids)
+
+    @property
     def ids(self) -> tuple[int, ...]:
         return self.x_ids + self.error_ids + self.feedback_ids
 
@@ -79,8 +86,13 @@ class CorrectiveContext:
             transcript,
             self.messages,
             environments=environments,
-            prepare=lambda environment: environment.restore(self.snapshot),
+            prepare=self._restore,
         )
+
+    def _restore(self, environment: Environment) -> None:
+        """Nothing for a branch at the first message: a world that was just reset is already there."""
+        if self.before:
+            environment.restore(self.snapshot)
 
 
 def failed_call(trajectory: Trajectory, failure: Failure) -> FailedCall:

@@ -30,7 +30,13 @@ class Judge:
     """delta_corr of arXiv:2601.15625: correctness below it is a failure; 1 = anything imperfect; ours."""
 
     def __call__(
-        self, trajectory: Trajectory, *, horizon: Horizon, progress: float, before: Sequence[Turn] = ()
+        self,
+        trajectory: Trajectory,
+        *,
+        horizon: Horizon,
+        progress: float,
+        before: Sequence[Turn] = (),
+        corrects: bool = True,
     ) -> Member:
         """Judge one trajectory.
 
@@ -38,12 +44,13 @@ class Judge:
             horizon: CALL is judged against the task's target, anything longer by the world.
             progress: share of the run that is done, in [0, 1].
             before: the turns of the corrective context that it recovers from.
+            corrects: whether the last of these failed; False for a branch, which had no failure to correct.
         """
         if not trajectory.valid or not trajectory.turns:
             return Member(trajectory=trajectory, reward=None, success=False, failure=_fault_of_ours(trajectory))
         if horizon is Horizon.CALL:
             return self._by_target(trajectory, progress)
-        return self._by_environment(trajectory, gold_ahead(trajectory.task, horizon, before), before)
+        return self._by_environment(trajectory, gold_ahead(trajectory.task, horizon, before), before, corrects)
 
     def _by_target(self, trajectory: Trajectory, progress: float) -> Member:
         turn, target = trajectory.turns[0], trajectory.task.target
@@ -56,7 +63,7 @@ class Judge:
         )
 
     def _by_environment(
-        self, trajectory: Trajectory, gold: Sequence[ToolCall] | None, before: Sequence[Turn]
+        self, trajectory: Trajectory, gold: Sequence[ToolCall] | None, before: Sequence[Turn], corrects: bool
     ) -> Member:
         verdict = trajectory.verdict
         if verdict is None:
@@ -65,7 +72,7 @@ class Judge:
             )
         return Member(
             trajectory=trajectory,
-            reward=self.episode.score(trajectory.turns, verdict=verdict, gold=gold, before=before),
+            reward=self.episode.score(trajectory.turns, verdict=verdict, gold=gold, before=before, corrects=corrects),
             success=verdict.ok and answered(trajectory.turns),
             failure=find_failure(trajectory.turns, correctness=None, verdict=verdict),
         )
@@ -88,7 +95,8 @@ def gold_ahead(task: Task, horizon: Horizon, before: Sequence[Turn] = ()) -> tup
     """Gold calls from where the task begins to the end of what a rollout is judged by; None for a task without gold.
 
     An episode is judged by all that the user asks, anything shorter by the user turn in progress. A recovery from the
-    middle of an episode also has the turns behind it that its failed trajectory had answered.
+    middle of an episode also has the turns behind it that its failed trajectory had answered. The last of `before` ends
+    none: it failed, or, before a branch, a tool has just answered it.
     """
     if not task.gold:
         return None

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from fission_grpo.algorithm.branching import BranchingSource
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.pool import ContextPool
-from fission_grpo.algorithm.source import FissionSettings, FissionSource
+from fission_grpo.algorithm.source import BranchAt, FissionSettings, FissionSource
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
 
@@ -56,4 +57,6 @@ def fission_source(
     """
     if settings.pool:
         return OfflineSource(settings, simulator=simulator, chat=chat, seed=seed)
+    if settings.branch is BranchAt.UNCERTAINTY:
+        return BranchingSource(settings, simulator=simulator, chat=chat)
     return FissionSource(settings, simulator=simulator, chat=chat)

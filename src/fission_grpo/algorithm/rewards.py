@@ -166,7 +166,13 @@ class EpisodeReward(Settings):
         return self
 
     def score(
-        self, turns: Sequence[Turn], *, verdict: Verdict, gold: Sequence[ToolCall] | None, before: Sequence[Turn] = ()
+        self,
+        turns: Sequence[Turn],
+        *,
+        verdict: Verdict,
+        gold: Sequence[ToolCall] | None,
+        before: Sequence[Turn] = (),
+        corrects: bool = True,
     ) -> Reward:
         """Score one episode, or one recovery inside an episode.
 
@@ -177,6 +183,7 @@ class EpisodeReward(Settings):
                 order; None where the world judges without: then no number of calls is known to be needed.
             before: what led to the first of `turns`, ending with the failed message of a corrective context. It counts
                 as progress, and its failures can be repeated; it is not judged otherwise.
+            corrects: whether the last of `before` is such a failed message; see `count_repeats`.
         """
         solved = verdict.ok and answered(turns)
         terms = (
@@ -184,7 +191,7 @@ class EpisodeReward(Settings):
             self._progress_term([*before, *turns], verdict, gold or ()),
             _format_term(turns, weight=self.format),
             self._efficiency_term(turns, solved, gold),
-            self._repeat_term(turns, solved, before),
+            self._repeat_term(turns, solved, before, corrects),
         )
         return Reward(terms=terms, scale=1 / sum(term.weight for term in terms))
 
@@ -209,13 +216,13 @@ class EpisodeReward(Settings):
         why = f"{calls} calls, {free} are free" if solved else "not solved"
         return RewardTerm(name="efficiency", value=value, weight=self.efficiency, why=why)
 
-    def _repeat_term(self, turns: Sequence[Turn], solved: bool, before: Sequence[Turn]) -> RewardTerm:
+    def _repeat_term(self, turns: Sequence[Turn], solved: bool, before: Sequence[Turn], corrects: bool) -> RewardTerm:
         """Share of calls that are new or succeed; who gives up without a call has avoided nothing and gets 0."""
         calls = sum(max(1, len(turn.parsed.calls)) for turn in turns if turn.parsed.calls or turn.parsed.failures)
         if not calls:
             why = "no call was needed" if solved else "gave up without a call"
             return RewardTerm(name="repeat", value=float(solved), weight=self.repeat, why=why)
-        repeats = count_repeats(turns, before)
+        repeats = count_repeats(turns, before, corrects=corrects)
         why = f"{repeats} of {calls} repeat a failed call"
         return RewardTerm(name="repeat", value=1 - repeats / calls, weight=self.repeat, why=why)
 
@@ -225,15 +232,16 @@ def answered(turns: Sequence[Turn]) -> bool:
     return bool(turns) and not turns[-1].parsed.calls and _well_formed(turns[-1])
 
 
-def count_repeats(turns: Sequence[Turn], before: Sequence[Turn] = ()) -> int:
+def count_repeats(turns: Sequence[Turn], before: Sequence[Turn] = (), *, corrects: bool = True) -> int:
     """Calls (or malformed messages) in `turns` that repeat, word for word, one that failed earlier, and in vain.
 
     Calling again with success after an explicit error is recovery (log in, then order again), not repetition. `before`
     ends with the failed message of a corrective context: where it has no explicit error, all of its calls count as
-    failed, and a new success of the same call does not excuse it.
+    failed, and a new success of the same call does not excuse it. Not so where nothing is to be corrected.
     """
     failed = {attempt for turn in before for attempt in _failed(turn)}
-    silent = {attempt for attempt, _ in _attempts(before[-1])} if before and not _failed(before[-1]) else set[str]()
+    wrong = before[-1:] if corrects and before and not _failed(before[-1]) else ()
+    silent = {attempt for turn in wrong for attempt, _ in _attempts(turn)}
     repeats = 0
     for turn in turns:
         attempts = _attempts(turn)

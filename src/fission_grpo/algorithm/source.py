@@ -48,6 +48,16 @@ class ContextOrder(StrEnum):
     """Those of groups in which everybody failed, then those of the kind used least often (`NeedBuffer`); ours."""
 
 
+class BranchAt(StrEnum):
+    """What a context is made of."""
+
+    FAILURES = "failures"
+    """A failed message and feedback on it; paper."""
+    UNCERTAINTY = "uncertainty"
+    """The dialogue before the message that the policy was least sure of, whatever came of it (`BranchingSource`): a
+    rival at the same budget, after ARPO (arXiv:2507.19849)."""
+
+
 class FissionSettings(Settings):
     """How failures become training conditions."""
 
@@ -72,6 +82,8 @@ class FissionSettings(Settings):
     """How much fission groups count."""
     order: ContextOrder = ContextOrder.LIFO
     """Which contexts are used first."""
+    branch: BranchAt = BranchAt.FAILURES
+    """What contexts are made of."""
 
     @model_validator(mode="after")
     def _the_trigger_can_fire(self) -> FissionSettings:
@@ -94,6 +106,15 @@ class FissionSettings(Settings):
         if self.pool and self.order is not ContextOrder.LIFO:
             raise ValueError(
                 f"order {self.order.value} has no meaning for a pool ({self.pool}); set order=lifo, or pool=0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _branches_need_no_failure(self) -> FissionSettings:
+        if self.branch is BranchAt.UNCERTAINTY and (self.pool, self.depth, self.order) != (0, 1, ContextOrder.LIFO):
+            raise ValueError(
+                "branch uncertainty knows explorations and no failures; expected pool=0, depth=1, order=lifo, "
+                f"got pool={self.pool}, depth={self.depth}, order={self.order.value}"
             )
         return self
 

@@ -153,8 +153,11 @@ class Stages:
         groups = []
         for index, (horizon, context) in enumerate(zip(horizons, contexts, strict=True)):
             siblings = trajectories[index * size : (index + 1) * size]
-            before = context.before if context else ()
-            judged = [self.judge(each, horizon=horizon, progress=progress, before=before) for each in siblings]
+            before, corrects = (context.before, context.corrects) if context else ((), False)
+            judged = [
+                self.judge(each, horizon=horizon, progress=progress, before=before, corrects=corrects)
+                for each in siblings
+            ]
             groups.append(
                 Group(
                     id=f"{step}/{kind.value}/{self.rank}.{index}",

@@ -33,8 +33,8 @@ def trace(group: Group, *, step: int, scale: Scale) -> dict[str, Any]:
         if context
         else None,
         "error": context.error.value if context and context.error else None,
-        "feedback": list(context.feedback.texts) if context else None,
-        **(_feedback(context.feedback) if context else {}),
+        "feedback": list(context.feedback.texts) if context and context.feedback else None,
+        **(_feedback(context.feedback) if context and context.feedback else {}),
         "prompt": group.task.messages[-1]["content"],
         "prompt_ids": list(group.members[0].trajectory.ids[: group.members[0].trajectory.prompt]),
         "trajectories": [
