@@ -10,6 +10,7 @@ import pytest
 
 from fission_grpo.commands.quickstart import Quickstart, jobs, run_quickstart
 from fission_grpo.commands.worker_pool import Job
+from fission_grpo.errors import ConfigError
 
 
 def arguments(job: Job) -> tuple[str, ...]:
@@ -21,16 +22,31 @@ def test_every_policy_is_evaluated_after_it_was_trained(tmp_path: Path) -> None:
     plan = Quickstart(output=tmp_path, arms=("grpo", "fission"), seeds=(0, 1))
     *before, last = jobs(plan)
     named = {one.name: one for one in before}
-    # 2 arms x 2 seeds trained and evaluated, the demonstrations too, and the warm start evaluated: 4 + 4 + 2 + 1
-    assert len(named) == 11
+    # 2 arms and the demonstrations x 2 seeds, trained and evaluated, and the warm start evaluated: 6 + 6 + 1
+    assert len(named) == 13
     for one in named.values():
         for needed in one.after:
             made = named[needed].product
             assert made is not None
             assert str(made.parent) in arguments(one), one.name
-    assert sum(len(one.after) for one in named.values()) == 5
+    assert sum(len(one.after) for one in named.values()) == 6
     assert arguments(named["fission-1"])[1:] == ("fission", "1")
     assert set(last.after) == named.keys()
+
+
+def test_an_arm_that_is_matched_in_tokens_waits_for_the_run_that_pays(tmp_path: Path) -> None:
+    named = {one.name: one for one in jobs(Quickstart(output=tmp_path, arms=("grpo-tokens", "fission"), seeds=(0, 1)))}
+    assert [named[f"grpo-tokens-{seed}"].after for seed in (0, 1)] == [("fission-0",), ("fission-1",)]
+    assert named["fission-0"].after == ()
+
+
+def test_an_arm_that_is_matched_in_tokens_needs_the_arm_that_pays(tmp_path: Path) -> None:
+    plan = Quickstart(output=tmp_path / "none", arms=("grpo-decision-tokens", "fission"))
+    with pytest.raises(
+        ConfigError, match=r"samples as many tokens as fission-decision did, .* add fission-decision to"
+    ):
+        run_quickstart(plan, workers=1, report=lambda line: None)
+    assert not plan.output.exists()
 
 
 def test_the_report_is_written_anew_each_time(tmp_path: Path) -> None:
@@ -39,7 +55,13 @@ def test_the_report_is_written_anew_each_time(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_whole_quickstart(tmp_path: Path) -> None:
-    plan = Quickstart(output=tmp_path, size=6, overrides=("trainer.steps=2", "trainer.queries=2", "fission.contexts=2"))
+    plan = Quickstart(
+        output=tmp_path,
+        size=6,
+        seeds=(0, 1),
+        arms=("grpo-decision", "fission-decision", "grpo-decision-tokens"),
+        overrides=("trainer.steps=2", "trainer.queries=2", "fission.contexts=2"),
+    )
     summary = run_quickstart(plan, workers=2, report=lambda line: None).read_text(encoding="utf-8")
     assert "warm start" in summary
     assert (tmp_path / "probe.png").exists()

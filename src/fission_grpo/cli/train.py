@@ -90,8 +90,9 @@ def quickstart(
     ctx: typer.Context,
     output: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("runs/quickstart"),
     model: Annotated[str, typer.Option(help="nano, smollm2, or a Hugging Face folder.")] = "nano",
+    recipe: Annotated[Recipe, typer.Option(help="What every arm starts from.")] = Recipe.NANO,
     arms: Annotated[str | None, typer.Option(help="Arms separated by commas.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm.")] = 8,
     size: Annotated[int, typer.Option(min=3, help="Held-out episodes, and items of each probe.")] = 300,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes side by side.")] = None,
     no_tree: NoTree = False,
@@ -107,6 +108,7 @@ def quickstart(
     plan = Quickstart(
         output=output,
         model=model,
+        recipe=recipe,
         arms=chosen or DEFAULT_ARMS,
         seeds=tuple(range(seeds)),
         size=size,

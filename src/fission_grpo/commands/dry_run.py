@@ -101,8 +101,9 @@ class RunPlan:
 
     tasks: int
     updates: int
+    """At most: where recoveries have a step of their own, some steps have none."""
     rollouts: int
-    """Explorations."""
+    """Explorations; under a token budget, if they go on as the rehearsal did."""
     recoveries: int
     """At most: failures grow rare."""
     collection: Collection | None
@@ -147,15 +148,18 @@ def make_plan(settings: RunSettings) -> RunPlan:
     few = min(REHEARSED, settings.trainer.queries)
     trainer = assemble(settings.model_copy(update={"trainer": settings.trainer.model_copy(update={"queries": few})}))
     rehearsal = rehearse(trainer)
-    steps, queries, contexts = settings.trainer.steps, settings.trainer.queries, settings.fission.contexts
+    steps, contexts = settings.trainer.steps, settings.fission.contexts
+    queries = settings.trainer.queries + settings.trainer.turn_queries
     rollouts = steps * queries * settings.trainer.group_size
+    if budget := settings.trainer.sampled_tokens:
+        rollouts = round(budget / rehearsal.sampled_tokens)
     recoveries = steps * contexts * settings.fission.group_size
     collection = _collection(settings, tasks=len(trainer.tasks), found=rehearsal.contexts)
     sampled = rollouts + recoveries + (collection.rollouts if collection else 0)
     parameters = list(trainer.learner.model.parameters())
     return RunPlan(
         tasks=len(trainer.tasks),
-        updates=steps,
+        updates=steps * (2 if contexts and settings.fission.own_step else 1),
         rollouts=rollouts,
         recoveries=recoveries,
         collection=collection,

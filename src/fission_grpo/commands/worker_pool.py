@@ -120,6 +120,7 @@ def work(todo: Sequence[Job], *, workers: int, report: Callable[[str], None]) ->
         FissionError: a job failed; its log is named, and the jobs beside it are ended.
     """
     finished = {job.name for job in todo if job.product and job.product.exists()}
+    before = len(finished)
     waiting = deque(job for job in todo if job.name not in finished)
     began = time.monotonic()
     with WorkerPool(min(workers, len(waiting))) as pool:
@@ -130,7 +131,13 @@ def work(todo: Sequence[Job], *, workers: int, report: Callable[[str], None]) ->
                 report(f"[{time.monotonic() - began:5.0f} s] begins    {job.name}")
             job = pool.next_finished()
             finished.add(job.name)
-            report(f"[{time.monotonic() - began:5.0f} s] finished  {job.name}  ({len(finished)} of {len(todo)})")
+            passed, done = time.monotonic() - began, len(finished)
+            left = passed / (done - before) * (len(todo) - done)
+            report(f"[{passed:5.0f} s] finished  {job.name}  ({done} of {len(todo)}, about {_minutes(left)} left)")
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _serve(pipe: Connection) -> None:

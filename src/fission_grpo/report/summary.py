@@ -152,7 +152,7 @@ def _compare(
 
 def _load(results: Results) -> dict[str, dict[int, Evaluation]]:
     """Every evaluation by arm and seed."""
-    seeds = {WARM_START: (0,), DEMONSTRATIONS: (0,), **dict.fromkeys(results.arms, results.seeds)}
+    seeds = {WARM_START: (0,), **dict.fromkeys((DEMONSTRATIONS, *results.arms), results.seeds)}
     return {
         name: {seed: Evaluation.load(results.evaluation(name, seed)) for seed in of_arm}
         for name, of_arm in seeds.items()
