@@ -10,9 +10,10 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
-from fission_grpo.algorithm.advantages import Scale
+from fission_grpo.algorithm.advantages import Scale, group_advantages
 from fission_grpo.algorithm.groups import Group
 
 TokenAdvantages: TypeAlias = list[Tensor]
@@ -24,6 +25,8 @@ class Credit(StrEnum):
 
     TRAJECTORY = "trajectory"
     """Every token has that of its trajectory: GRPO, and the paper."""
+    TREE = "tree"
+    """Recoveries also say what the call that they recover from was worth (after VinePPO, arXiv:2410.01679; ours)."""
 
 
 def token_advantages(groups: Sequence[Group], *, credit: Credit, scale: Scale) -> list[TokenAdvantages]:
@@ -48,6 +51,60 @@ def _throughout(group: Group, advantages_G: Tensor) -> TokenAdvantages:
     return [advantage.repeat(len(member.trajectory.ids)) for member, advantage in pairs]
 
 
+def _by_tree(groups: Sequence[Group], scale: Scale) -> list[TokenAdvantages]:
+    """Up to a fissioned call, what all that went on from there got; behind it, how a trajectory compares with them.
+
+    Recoveries keep the advantages of their own group. A failure of an earlier update changes nothing, nor does what no
+    world has judged: the reward of a single message is of another kind.
+    """
+    recovered = [(one.context, _judged(one)) for one in groups if one.context is not None]
+    return [
+        _group_by_tree(
+            group, [(c.x_ids + c.error_ids, rewards) for c, rewards in recovered if c.parent.group == group.id], scale
+        )
+        for group in groups
+    ]
+
+
+def _group_by_tree(
+    group: Group, recovered: Sequence[tuple[tuple[int, ...], Mapping[int, float]]], scale: Scale
+) -> TokenAdvantages:
+    """The advantages of one group, given the rewards of its recoveries.
+
+    A family is all that went on from one failed call: every member of the group that made it, token for token after the
+    same tokens, and its recoveries. V, the mean of their rewards R, each counted once, is the value of that call.
+
+        up to and including the failed message    A = (V - mean V) / (std V + eps)    over the group; V = R elsewhere
+        behind it                                 A = (R - V) / (std R + eps)         over the family
+
+    Args:
+        recovered: tokens up to the end of a failed message, and the rewards of the recoveries from it.
+    """
+    values_G, valid_G = group.rewards()
+    behind: dict[int, tuple[int, Tensor]] = {}
+    for failed, recoveries in recovered:
+        own = {i: r for i, r in _judged(group).items() if group.members[i].trajectory.ids[: len(failed)] == failed}
+        if not recoveries or behind.keys() & own.keys():  # of two failures on one path the first that was fissioned
+            continue
+        family = torch.tensor([*own.values(), *recoveries.values()], dtype=torch.float64)
+        advantages = group_advantages(family, valid_G=torch.ones(len(family), dtype=torch.bool), scale=scale)
+        behind |= {index: (len(failed), advantage) for index, advantage in zip(own, advantages, strict=False)}
+        values_G[list(own)] = family.mean()
+    found = _throughout(group, group_advantages(values_G, valid_G=valid_G, scale=scale))
+    for index, (start, advantage) in behind.items():
+        found[index][start:] = advantage
+    return found
+
+
+def _judged(group: Group) -> dict[int, float]:
+    """The rewards of those members that their world has judged, by their place in the group."""
+    return {
+        index: member.reward.total
+        for index, member in enumerate(group.members)
+        if member.reward is not None and member.trajectory.verdict is not None
+    }
+
+
 _RULES: Mapping[Credit, Callable[[Sequence[Group], Scale], list[TokenAdvantages]]] = MappingProxyType(
-    {Credit.TRAJECTORY: _by_trajectory}
+    {Credit.TRAJECTORY: _by_trajectory, Credit.TREE: _by_tree}
 )
