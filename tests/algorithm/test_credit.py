@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -21,8 +22,10 @@ from fission_grpo.types import (
     EndReason,
     FinishReason,
     GroupKind,
+    OutcomeKind,
     ParsedMessage,
     Task,
+    ToolOutcome,
     Turn,
     Verdict,
 )
@@ -31,18 +34,42 @@ TASK = Task(id="t", messages=({"role": "user", "content": "?"},), tools=())
 GIVEN = (1, 2)
 REPLY = 9
 """What stands between two messages."""
+WENT_WELL = ToolOutcome(kind=OutcomeKind.SUCCESS, text="ok")
 
 
-def member(reward: float | None, *messages: int, judged: bool = True, given: tuple[int, ...] = GIVEN) -> Member:
-    """A trajectory of messages of two tokens each, both of them the given number, with a one-token reply between."""
+@dataclass(frozen=True)
+class Known:
+    """The snapshot of a world that is its name."""
+
+    name: str
+
+    def world_hash(self) -> str:
+        return self.name
+
+
+def member(
+    reward: float | None,
+    *messages: int,
+    judged: bool = True,
+    given: tuple[int, ...] = GIVEN,
+    worlds: Sequence[object] = (),
+    words: Sequence[int] = (),
+) -> Member:
+    """A trajectory of messages of two tokens each, both of them the given number, with a one-token reply between.
+
+    Args:
+        worlds: snapshots after each message, as far as they matter.
+        words: messages that call nothing, besides the last one.
+    """
     ids, sampled, turns = list(given), [False] * len(given), []
     for place, token in enumerate(messages):
         if place:
             ids.append(REPLY)
             sampled.append(False)
         said = Completion(ids=(token, token), logprobs=(-1.0, -1.0), finish=FinishReason.STOP)
+        outcomes = () if token in {messages[-1], *words} else (WENT_WELL,)
         parsed = ParsedMessage(content="", calls=(), failures=())
-        turns.append(Turn(completion=said, text="", parsed=parsed, outcomes=(), start=len(ids)))
+        turns.append(Turn(completion=said, text="", parsed=parsed, outcomes=outcomes, start=len(ids)))
         ids += [token, token]
         sampled += [True, True]
     valid = reward is not None
@@ -54,7 +81,7 @@ def member(reward: float | None, *messages: int, judged: bool = True, given: tup
         logprobs=tuple(-1.0 if chosen else 0.0 for chosen in sampled),
         given=(),
         turns=tuple(turns),
-        snapshots=(None,) * len(turns),
+        snapshots=(*worlds, *[None] * (len(turns) - len(worlds))),
         end=EndReason.ANSWERED if valid else EndReason.HARNESS_FAULT,
         verdict=Verdict(ok=reward == 1.0) if valid and judged else None,
     )
@@ -192,3 +219,58 @@ def test_without_spread_in_the_family_nothing_happens_behind_the_call(
     assert sum(first for first, _ in own) == pytest.approx(0, abs=1e-6)
     if rewards[0] is not None and {*others} == {rewards[0]}:
         assert own[0][1] == 0.0
+
+
+# State.
+
+
+def test_messages_in_the_same_state_of_the_world_are_compared() -> None:
+    # Rewards 1, 0 and 0.5, mean 0.5: 0.5, -0.5 and 0 for every message. With 0.95 for each message still to come:
+    #   first messages, all in one state    0.95, 0 and 0.5 x 0.9025 = 0.45125; mean 0.46708
+    #   before 11 and 31 the world is "a"   1 and 0.5 x 0.95 = 0.475; mean 0.7375
+    #   before 21 it is "b", before 32 "c": nobody to be compared with
+    group = explored(
+        member(1.0, 10, 11, worlds=[Known("a")]),
+        member(0.0, 20, 21, worlds=[Known("b")]),
+        member(0.5, 30, 31, 32, worlds=[Known("a"), Known("c")]),
+    )
+    (own,) = by_message([group], Credit.STATE)
+    assert own == [
+        [pytest.approx(0.5 + 0.95 - 0.467083, abs=1e-5), pytest.approx(0.5 + 1 - 0.7375)],
+        [pytest.approx(-0.5 - 0.467083, abs=1e-5), -0.5],
+        [pytest.approx(0.45125 - 0.467083, abs=1e-5), pytest.approx(0.475 - 0.7375), 0.0],
+    ]
+
+
+def test_both_parts_have_the_objective_s_divisor() -> None:
+    # Rewards 1 and 0: 1 and -1. First messages: 0.95 and 0.95 x 0, which is again 1 and -1. Then alone.
+    group = explored(member(1.0, 10, 11, worlds=[Known("a")]), member(0.0, 20, 21, worlds=[Known("b")]))
+    (own,) = by_message([group], Credit.STATE, scale=Scale.STD)
+    assert own == [pytest.approx([2, 1], rel=1e-3), pytest.approx([-2, -1], rel=1e-3)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (member(1.0, 10, 11, 12, worlds=[Known("a"), Known("a")]), member(0.0, 20)),
+        (member(1.0, 10, 11, worlds=[Known("a")], words=[10]), member(0.0, 20, 21, worlds=[Known("a")])),
+        (member(1.0, 10, 11, worlds=[b"a"]), member(0.0, 20, 21, worlds=[b"a"])),
+        (member(1.0, 10, 11, worlds=[Known("a")]), member(None, 20, 21, worlds=[Known("a")])),
+    ],
+    ids=["with itself", "in another user turn", "in a world that has no hash", "with an invalid one"],
+)
+def test_what_no_sibling_has_met_has_the_advantage_of_its_trajectory(one: Member, other: Member) -> None:
+    groups = [explored(one, other)]
+    ((behind, _),) = by_message(groups, Credit.STATE)
+    ((whole, _),) = by_message(groups, Credit.TRAJECTORY)
+    assert behind[1:] == whole[1:]
+
+
+def test_a_decision_point_has_no_states() -> None:
+    groups = [explored(member(1.0, 10, judged=False), member(0.0, 20, judged=False))]
+    assert by_message(groups, Credit.STATE) == by_message(groups, Credit.TRAJECTORY) == [[[0.5], [-0.5]]]
+
+
+def test_recoveries_of_one_context_begin_in_one_state() -> None:
+    # Rewards 1 and 0, both of one message: 0.5 and -0.5 twice.
+    assert by_message([recovered([1.0, 0.0], failed=10)], Credit.STATE) == [[[1.0], [-1.0]]]
