@@ -95,7 +95,8 @@ def lay_groundwork(
     else:
         chosen = tasks_from(tasks, environments=environments)
     require_fit_environments(chosen, {name: make for name, make in environments.items() if name not in ENVIRONMENTS})
-    require_judges(chosen, environments, horizon=settings.trainer.horizon, fission=bool(settings.fission.contexts))
+    recovery = settings.fission.horizon if settings.fission.contexts else None
+    require_judges(chosen, environments, horizon=settings.explored_horizon, recovery=recovery)
     chat = load_chat(settings.model, chat_template=settings.chat_template)
     window = load_context_window(settings.model)
     render_prompts(chosen, chat=chat, window=window, max_tokens=settings.rollouts.max_tokens)
@@ -105,7 +106,7 @@ def lay_groundwork(
         chat=chat,
         tasks=tuple(chosen),
         environments=environments,
-        judge=Judge(chat=chat, decision=settings.decision, episode=settings.episode),
+        judge=Judge(chat=chat, decision=settings.decision, episode=settings.episode, delta=settings.fission.delta_corr),
         source=fission_source(settings.fission, simulator=simulator, chat=chat, seed=settings.trainer.seed),
     )
 

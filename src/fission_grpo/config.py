@@ -22,7 +22,7 @@ from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import Precision
 from fission_grpo.models.lora import LoraSettings
-from fission_grpo.rollout import RolloutSettings
+from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.settings import Settings, current_key, with_current_names
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
@@ -189,6 +189,23 @@ class RunSettings(Settings):
                 "precision bf16 rounds small updates of the weights away; add lora.rank=16, or choose precision=fp32"
             )
         return self
+
+    @model_validator(mode="after")
+    def _single_calls_have_a_reference(self) -> RunSettings:
+        """A call in the middle of an episode has none: what came before it may be anything."""
+        one_call = self.fission.contexts and self.fission.horizon is Horizon.CALL
+        if one_call and (self.trainer.horizon is not Horizon.CALL or self.trainer.turn_queries):
+            raise ValueError(
+                "fission.horizon=call judges a recovery by the reference of the call that failed, and whole turns have "
+                "none; set trainer.horizon=call (and trainer.turn_queries=0), or fission.horizon=turn"
+            )
+        return self
+
+    @property
+    def explored_horizon(self) -> Horizon:
+        """The farthest that exploration goes."""
+        single = self.trainer.horizon is Horizon.CALL
+        return Horizon.TURN if single and self.trainer.turn_queries else self.trainer.horizon
 
     @property
     def folder(self) -> Path:

@@ -53,12 +53,17 @@ def require_fit_environments(tasks: Sequence[Task], environments: Environments) 
         raise ConfigError(f"{', '.join(environments)}: not fit for training, as these tasks show\n{listed}")
 
 
-def require_judges(tasks: Sequence[Task], environments: Environments, *, horizon: Horizon, fission: bool) -> None:
+def require_judges(
+    tasks: Sequence[Task], environments: Environments, *, horizon: Horizon, recovery: Horizon | None
+) -> None:
     """Every rollout must have something to be judged by.
 
     Beyond one call that is the world: against gold calls per turn, or by a score of its own. One call is judged by the
-    task's target; its recoveries go on to the end of the turn.
+    task's target.
 
+    Args:
+        horizon: of exploration.
+        recovery: of recoveries; None without any.
     Raises:
         ConfigError: a task has nothing, or names a world that is not among `environments`.
     """
@@ -71,9 +76,9 @@ def require_judges(tasks: Sequence[Task], environments: Environments, *, horizon
     names = dict.fromkeys(task.world.environment for task in unjudged if task.world)
     unfit = {name for name in names if not _judges_itself(_tasks_in(unjudged, name)[0], environments)}
     blind = [task for task in unjudged if task.world and task.world.environment in unfit]
-    if blind and (fission or horizon is not Horizon.CALL):
+    if blind and (recovery is Horizon.TURN or horizon is not Horizon.CALL):
         what = "a recovery" if horizon is Horizon.CALL else f"a whole {horizon}"
-        remedy = "fission.contexts=0" if horizon is Horizon.CALL else "trainer.horizon=call"
+        remedy = "fission.horizon=call" if horizon is Horizon.CALL else "trainer.horizon=call"
         raise ConfigError(
             f"{_some(blind)} have a world that does not judge itself, and no gold calls per turn: nothing can judge "
             f"{what}; add `turns` to them, give the world a score(), or choose {remedy}"

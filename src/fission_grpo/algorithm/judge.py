@@ -35,7 +35,8 @@ class Judge:
         """Judge one trajectory.
 
         Args:
-            horizon: CALL is judged against the task's target, anything longer by the world.
+            horizon: CALL is judged against the task's target, a recovery like the message that failed; anything longer
+                by the world.
             progress: share of the run that is done, in [0, 1].
             before: the turns of the corrective context that it recovers from.
         """

@@ -11,18 +11,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fission_grpo.algorithm.buffer import ContextStore, LifoBuffer
 from fission_grpo.algorithm.context import CorrectiveContext, Parent, corrective_context, failed_call
 from fission_grpo.algorithm.failures import Failure, Fault
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.chat.format import ChatFormat
-from fission_grpo.rollout import Trajectory
+from fission_grpo.rollout import Horizon, Trajectory
 from fission_grpo.settings import Settings
 from fission_grpo.simulator.background import request_feedback
 from fission_grpo.simulator.base import ErrorSimulator, Fallback, Feedback, ReferencedSimulator, case_of
-from fission_grpo.types import ErrorClass
+from fission_grpo.types import ErrorClass, Task
 
 
 class FissionSettings(Settings):
@@ -41,10 +41,27 @@ class FissionSettings(Settings):
     comparison; ours. 0: none, and failures are fissioned as they happen."""
     per_group: int = Field(default=1, ge=1)
     """Most contexts that one group may contribute in one step; ours."""
+    horizon: Horizon = Horizon.TURN
+    """How far a recovery goes in a task with a world. `call`: one message, under the same reward and reference as
+    exploration, which must be of single calls, too; paper. `turn`: until the policy answers, judged by the world;
+    ours."""
+    delta_corr: float = Field(default=1.0, gt=0, le=1)
+    """A decision whose correctness is below it failed; paper. 1, anything imperfect, is ours: its value is unknown."""
+    own_step: bool = False
+    """Recoveries are sampled behind the update on exploration and make an update of their own: the likelier reading of
+    the paper. Off, both kinds of groups share one update, and recoveries come from the weights that erred; ours."""
     depth: int = Field(default=1, ge=1)
     """Corrective levels: 1 is the paper's; a failed recovery is fissioned again up to this depth."""
     silent: bool = False
-    """Also fission calls that succeeded and were wrong, in a world: often their damage cannot be undone."""
+    """Also fission calls that succeeded and were wrong where the world judges the recovery: often their damage cannot
+    be undone. A recovery of one call is judged by its reference, and they are failures like any other; paper."""
+
+    @field_validator("horizon")
+    @classmethod
+    def _within_the_turn(cls, horizon: Horizon) -> Horizon:
+        if horizon is Horizon.EPISODE:
+            raise ValueError("a recovery ends with its user turn at the latest; choose `turn` or `call`")
+        return horizon
 
     @model_validator(mode="after")
     def _the_trigger_can_fire(self) -> FissionSettings:
@@ -182,15 +199,21 @@ class FissionSource:
             if member.failure is None or member.failure.fault is not Fault.MODEL:
                 continue
             self.count.failures += 1
-            if depth < self.settings.depth and self._feasible(member.failure, group):
+            if depth < self.settings.depth and self._feasible(member.failure, group.task):
                 key = member.trajectory.ids[: member.trajectory.turns[member.failure.turn].stop]
                 unique.setdefault(
                     key, _Candidate(group=group, index=index, trajectory=member.trajectory, failure=member.failure)
                 )
         return list(unique.values())[: self.settings.per_group]
 
-    def _feasible(self, failure: Failure, group: Group) -> bool:
-        return self.settings.silent or failure.error is not ErrorClass.SILENT or group.task.world is None
+    def recovery_horizon(self, task: Task) -> Horizon:
+        """How far a recovery in this task goes: without a world there is nothing but the next message."""
+        return self.settings.horizon if task.world else Horizon.CALL
+
+    def _feasible(self, failure: Failure, task: Task) -> bool:
+        """Whether a recovery can still be right after it."""
+        by_reference = self.recovery_horizon(task) is Horizon.CALL
+        return self.settings.silent or failure.error is not ErrorClass.SILENT or by_reference
 
     def state_dict(self) -> dict[str, Any]:
         """The buffer and the counters: with these a resumed run continues as if it had not stopped."""

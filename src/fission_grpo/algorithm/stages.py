@@ -46,18 +46,26 @@ class Stages:
     group_size: int
     """G: trajectories for each task."""
     horizon: Horizon
-    """How far exploration goes in a task with a world; without one it is a single message."""
+    """How far exploration goes in a task with a world; without one it is a single message. How far a recovery goes is
+    the source's to say."""
     max_turns: int
     """Most assistant messages for one user message."""
     seed: int
     rank: int = 0
 
     def explore(
-        self, tasks: Sequence[Task], *, step: int, progress: float, kind: GroupKind = GroupKind.EXPLORATION
+        self,
+        tasks: Sequence[Task],
+        *,
+        step: int,
+        progress: float,
+        whole_turns: int = 0,
+        kind: GroupKind = GroupKind.EXPLORATION,
     ) -> list[Group]:
         """Stage 1: G trajectories for each task.
 
         Args:
+            whole_turns: of the tasks, so many of the last go to the end of the turn, whatever `horizon` is.
             step: optimizer steps made so far; names the groups, and is part of their seed.
             progress: share of the run that is done, in [0, 1], for rewards with a schedule.
             kind: what the groups are for.
@@ -72,7 +80,7 @@ class Stages:
         ]
         return self._sample(
             starts,
-            horizons=[self.horizon if task.world else Horizon.CALL for task in tasks],
+            horizons=self._horizons(tasks, whole_turns),
             kind=kind,
             contexts=[None] * len(tasks),
             step=step,
@@ -108,6 +116,8 @@ class Stages:
     def recover(self, contexts: Sequence[CorrectiveContext], *, step: int, progress: float) -> list[Group]:
         """Stage 3: G' recoveries from each context, each in a world just as the failed call left it.
 
+        They are of one message, or go to the end of the turn: see `FissionSettings.horizon`.
+
         What fails in them is observed, too: it becomes a context where the settings allow that depth.
 
         Args:
@@ -118,7 +128,7 @@ class Stages:
         size = self.source.settings.group_size
         groups = self._sample(
             [context.start(self.environments) for context in contexts for _ in range(size)],
-            horizons=[Horizon.TURN if context.task.world else Horizon.CALL for context in contexts],
+            horizons=[self.source.recovery_horizon(context.task) for context in contexts],
             kind=GroupKind.FISSION,
             contexts=contexts,
             step=step,
@@ -126,6 +136,10 @@ class Stages:
         )
         self.observe(groups, step=step)
         return groups
+
+    def _horizons(self, tasks: Sequence[Task], whole_turns: int) -> list[Horizon]:
+        asked = [self.horizon] * (len(tasks) - whole_turns) + [Horizon.TURN] * whole_turns
+        return [horizon if task.world else Horizon.CALL for task, horizon in zip(tasks, asked, strict=True)]
 
     def _sample(
         self,

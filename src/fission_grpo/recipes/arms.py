@@ -1,7 +1,9 @@
 """The arms of every comparison: one recipe, changed in nothing but where its rollouts go.
 
-All arms make the same number of updates. `grpo-matched` spends the rollouts that fission may use on more exploration;
-it is the fair baseline. `grpo` leaves them out.
+Two families. Whole episodes, judged by their world, are the recipe's own exploration; `-decision` is the paper's:
+single messages at every place of a dialogue, judged by their reference, recoveries included. In each of them the
+controls spend what fission spends in another way: `-matched` (and `grpo-decision`) the rollouts, `-tokens` the sampled
+tokens, on more exploration; `grpo-mixed` the rollouts on whole turns; `grpo` and `grpo-decision-plain` leave them out.
 """
 
 from __future__ import annotations
@@ -24,12 +26,22 @@ class Arm(StrEnum):
     """No fission, and no rollouts in its place."""
     GRPO_MATCHED = "grpo-matched"
     """No fission; its whole rollout budget goes into more tasks a step."""
+    GRPO_TOKENS = "grpo-tokens"
+    """No fission; as many tasks a step as keep to the tokens that a run with fission sampled."""
     GRPO_DECISION = "grpo-decision"
-    """`grpo-matched` with the paper's exploration: one decision at a time, judged by its gold call."""
+    """`grpo-matched` with the paper's exploration: one decision at a time, judged by its reference."""
+    GRPO_DECISION_PLAIN = "grpo-decision-plain"
+    """`grpo` with the paper's exploration."""
+    GRPO_DECISION_TOKENS = "grpo-decision-tokens"
+    """`grpo-tokens` with the paper's exploration."""
+    GRPO_MIXED = "grpo-mixed"
+    """The paper's exploration without fission; its rollout budget goes into whole turns."""
     FISSION = "fission"
     """Feedback by the `rules` simulator."""
     FISSION_DECISION = "fission-decision"
-    """`fission` with the paper's exploration; recoveries still go on to the end of the turn."""
+    """`fission` as in the paper: a failed decision is made again, under the same reference."""
+    FISSION_DECISION_TURN = "fission-decision-turn"
+    """The paper's exploration, and recoveries that go on to the end of the turn, judged by the world."""
     FISSION_STATIC = "fission-static"
     """Feedback is the paper's fixed string."""
     FISSION_PASSTHROUGH = "fission-passthrough"
@@ -63,15 +75,37 @@ def _without_fission(settings: RunSettings) -> RunSettings:
 
 
 def _matched(settings: RunSettings) -> RunSettings:
+    return _with_queries(settings, "queries", settings.trainer.queries + _groups_of_fission(settings))
+
+
+def _with_queries(settings: RunSettings, name: str, count: int) -> RunSettings:
+    return _without_fission(settings.model_copy(update={"trainer": settings.trainer.model_copy(update={name: count})}))
+
+
+def _groups_of_fission(settings: RunSettings) -> int:
+    """Exploration groups that cost as many rollouts as fission may use in a step."""
     trainer, fission = settings.trainer, settings.fission
-    more, rest = divmod(fission.contexts * fission.group_size, trainer.group_size)
+    groups, rest = divmod(fission.contexts * fission.group_size, trainer.group_size)
     if rest:
         raise ConfigError(
-            f"arm grpo-matched: {fission.contexts} contexts of {fission.group_size} recoveries are no whole number of "
-            f"groups of {trainer.group_size}; choose fission.contexts so that they are"
+            f"this arm explores in place of fission, and {fission.contexts} contexts of {fission.group_size} recoveries"
+            f" are no whole number of groups of {trainer.group_size}; choose fission.contexts so that they are"
         )
-    wider = trainer.model_copy(update={"queries": trainer.queries + more})
-    return _without_fission(settings.model_copy(update={"trainer": wider}))
+    return groups
+
+
+def _mixed(settings: RunSettings) -> RunSettings:
+    turns = settings.trainer.turn_queries + _groups_of_fission(settings)
+    return _by_decision(_with_queries(settings, "turn_queries", turns))
+
+
+def _by_tokens(settings: RunSettings) -> RunSettings:
+    if not settings.trainer.sampled_tokens:
+        raise ConfigError(
+            "this arm samples as many tokens as a run with fission did, and trainer.sampled_tokens is 0; set it to the "
+            "sum of `generate/sampled` in that run's metrics.jsonl (fission quickstart does so by itself)"
+        )
+    return _matched(settings)
 
 
 def _with_fission(settings: RunSettings, *, simulator: str) -> RunSettings:
@@ -93,16 +127,26 @@ def _offline(settings: RunSettings) -> RunSettings:
     return online.model_copy(update={"fission": fission.model_copy(update={"pool": pool})})
 
 
-def _by_decision(settings: RunSettings) -> RunSettings:
-    from fission_grpo.rollout import Horizon  # transformers is behind this
+def _by_decision(settings: RunSettings, *, recovery: str = "call") -> RunSettings:
+    """Exploration at every decision point, one message each.
 
-    trainer = settings.trainer.model_copy(update={"horizon": Horizon.CALL})
-    return settings.model_copy(update={"trainer": trainer})
+    Args:
+        recovery: how far recoveries go.
+    """
+    chosen: dict[str, dict[str, object]] = {
+        "trainer": {"horizon": "call"},
+        "fission": {"horizon": recovery},
+        "synthetic": {"decision_positions": True},
+    }
+    values = settings.model_dump()
+    return type(settings).model_validate({**values, **{name: values[name] | part for name, part in chosen.items()}})
 
 
 _CHOICES: Mapping[str, Callable[[RunSettings], object]] = {
     "simulator": lambda settings: settings.simulator,
     "trainer.horizon": lambda settings: settings.trainer.horizon,
+    "trainer.turn_queries": lambda settings: settings.trainer.turn_queries,
+    "fission.horizon": lambda settings: settings.fission.horizon,
     "fission.pool": lambda settings: settings.fission.pool,
 }
 """What tells arms apart, besides where their budget goes."""
@@ -110,9 +154,16 @@ _CHOICES: Mapping[str, Callable[[RunSettings], object]] = {
 _ARMS: Mapping[Arm, Callable[[RunSettings], RunSettings]] = {
     Arm.GRPO: _without_fission,
     Arm.GRPO_MATCHED: _matched,
+    Arm.GRPO_TOKENS: _by_tokens,
     Arm.GRPO_DECISION: lambda settings: _by_decision(_matched(settings)),
+    Arm.GRPO_DECISION_PLAIN: lambda settings: _by_decision(_without_fission(settings)),
+    Arm.GRPO_DECISION_TOKENS: lambda settings: _by_decision(_by_tokens(settings)),
+    Arm.GRPO_MIXED: _mixed,
     Arm.FISSION: partial(_with_fission, simulator="rules"),
     Arm.FISSION_DECISION: lambda settings: _by_decision(_with_fission(settings, simulator="rules")),
+    Arm.FISSION_DECISION_TURN: lambda settings: _by_decision(
+        _with_fission(settings, simulator="rules"), recovery="turn"
+    ),
     Arm.FISSION_STATIC: partial(_with_fission, simulator="static"),
     Arm.FISSION_PASSTHROUGH: partial(_with_fission, simulator="passthrough"),
     Arm.FISSION_OFFLINE: _offline,

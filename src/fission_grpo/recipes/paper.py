@@ -1,8 +1,10 @@
 """The authors' setting (arXiv:2601.15625), as far as it is known; meant for one node of 80 GB GPUs.
 
 Known: 8 queries of G = 8, G' = 8, learning rate 1e-6, temperature 0.95, top-k 50, answers of at most 4,096 tokens, 630
-training instances, 234 steps. Ours: the task synthesis, the trigger (one batch of contexts), the buffer (four batches),
-no KL, and the simulator `rules`, where the authors trained one of 32 billion parameters.
+training instances (ours: 629 decision points), 234 steps. Recoveries are single messages under exploration's own
+reward and reference; that they are updated on in a step of their own is the likelier reading. Ours: the task synthesis,
+the trigger (one batch of contexts), the buffer (four batches), no KL, and the simulator `rules`, where the authors
+trained one of 32 billion parameters.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ def paper_settings() -> RunSettings:
     """Decision points, one assistant message each; give the folder of your Qwen3 with `--model`."""
     return RunSettings(
         model="Qwen/Qwen3-1.7B",
-        synthetic=SyntheticSettings(count=366, decision_positions=True),
+        synthetic=SyntheticSettings(count=228, decision_positions=True),
         trainer=TrainerSettings(
             steps=234,
             queries=8,
@@ -32,5 +34,5 @@ def paper_settings() -> RunSettings:
             gradient_checkpointing=True,
         ),
         rollouts=RolloutSettings(max_tokens=4096, max_turns=8),
-        fission=FissionSettings(contexts=8, group_size=8, trigger=8, capacity=32),
+        fission=FissionSettings(contexts=8, group_size=8, trigger=8, capacity=32, horizon=Horizon.CALL, own_step=True),
     )

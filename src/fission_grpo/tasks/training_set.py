@@ -49,7 +49,8 @@ class SyntheticSettings(Settings):
     unmet: float = _DEFAULT.unmet
     """Share of the setups (a login, a folder, a running engine) that the world lacks at first."""
     decision_positions: bool = False
-    """Also start from every later position of the gold dialogue: the paper's decision points."""
+    """Also start from every later position of the gold dialogue, those where words are due included: the paper's
+    decision points."""
     continuations: bool = False
     """Also start behind an error and its fix, where the next step is due; ours."""
 
@@ -125,12 +126,12 @@ def _drawn(synthetic: SyntheticSettings) -> tuple[Task, ...]:
 
 
 def _later_positions(tasks: Sequence[Task]) -> Iterator[Task]:
-    """Every later decision position of the gold dialogues where a call is due.
+    """Every later decision position of the gold dialogues; the first one is the task itself.
 
-    The first position is the task itself; where only words are due a group has nothing to learn from its siblings.
+    Where words are due belongs to them: a policy that is only ever asked for calls learns never to stop calling.
     """
     for task in tasks:
-        yield from (point for point in decision_points(task)[1:] if point.target)
+        yield from decision_points(task)[1:]
 
 
 def _behind_fixes(tasks: Sequence[Task]) -> Iterator[Task]:

@@ -3,7 +3,7 @@
 checkpoints/step-N/
   checkpoint.json     format and version of the package that wrote it
   model/              what was trained, as an ordinary Hugging Face folder
-  progress-R.pkl      of process R: step, fission buffer or pool, counters, what prompt lookup has seen
+  progress-R.pkl      of process R: step, tasks explored, fission buffer or pool, counters, what prompt lookup has seen
   ...                 accelerate's own: optimizer, random states
 """
 
@@ -27,6 +27,7 @@ from fission_grpo.files import read_json, write_text
 from fission_grpo.models.folder import load_trained_weights, save_trained_weights
 from fission_grpo.policy.local.speculation import PromptLookup
 from fission_grpo.run.folder import RunFolder
+from fission_grpo.training.task_order import TaskOrder
 
 FORMAT = 2
 """Of what this module writes. 1, without `checkpoint.json`, is version 0.1's: its pickles name modules that moved."""
@@ -48,15 +49,22 @@ class RunState:
 
     source: FissionSource
     lookup: PromptLookup
+    order: TaskOrder
     step: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, for `torch.save`."""
-        return {"step": self.step, "fission": self.source.state_dict(), "guesses": self.lookup.state_dict()}
+        return {
+            "step": self.step,
+            "explored": self.order.state_dict(),
+            "fission": self.source.state_dict(),
+            "guesses": self.lookup.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to where `state_dict` stood."""
         self.step = state["step"]
+        self.order.load_state_dict(state["explored"])
         self.source.load_state_dict(state["fission"])
         self.lookup.load_state_dict(state["guesses"])
 

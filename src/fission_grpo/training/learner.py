@@ -49,6 +49,30 @@ class Update:
     unshared_tokens: int = 0
     """Tokens of separate rows."""
 
+    updates: int = 1
+    """Optimizer steps that these numbers are of."""
+
+    def __add__(self, other: Update) -> Update:
+        """Two updates of one step: totals, the larger gap and gradient, and means over the trained tokens of both."""
+        tokens = self.trained_tokens + other.trained_tokens
+
+        def mean(name: str) -> float:
+            ours, theirs = getattr(self, name) * self.trained_tokens, getattr(other, name) * other.trained_tokens
+            return float(ours + theirs) / max(tokens, 1)
+
+        return Update(
+            loss=self.loss + other.loss,
+            kl=mean("kl"),
+            entropy=mean("entropy"),
+            logprob_gap=max(self.logprob_gap, other.logprob_gap),
+            grad_norm=max(self.grad_norm, other.grad_norm),
+            trained_tokens=tokens,
+            unique_tokens=self.unique_tokens + other.unique_tokens,
+            computed_tokens=self.computed_tokens + other.computed_tokens,
+            unshared_tokens=self.unshared_tokens + other.unshared_tokens,
+            updates=self.updates + other.updates,
+        )
+
     def metrics(self) -> dict[str, float]:
         """By the names of `metrics.jsonl`."""
         return {_KEYS.get(name, name): value for name, value in asdict(self).items()}

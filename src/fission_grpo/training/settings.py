@@ -18,6 +18,11 @@ class TrainerSettings(Settings):
     """Optimizer updates."""
     queries: int = Field(default=8, ge=1)
     """Tasks explored in one step, by each process; paper: 8."""
+    turn_queries: int = Field(default=0, ge=0)
+    """Requests explored beside them to the end of the turn, whatever `horizon` is: a control without fission; ours."""
+    sampled_tokens: int = Field(default=0, ge=0)
+    """Tokens that a process may sample in the whole run; `queries` is then its first step's, and those that follow
+    explore as many tasks as keep to it: a control that pays what another run paid; ours. 0: `queries` says how many."""
     group_size: int = Field(default=8, ge=2)
     """G: trajectories for each task; paper: 8."""
     horizon: Horizon = Horizon.CALL

@@ -6,6 +6,9 @@
         recover    G' trajectories from each of the freshest contexts             (stage 3)
         update     one gradient step on both kinds of groups, each with its own baseline
 
+With `fission.own_step` exploration is updated on before `recover`, and recoveries are updated on by themselves: the
+likelier reading of the paper.
+
 The stages are `algorithm.stages`, the update is `learner`. Recoveries usually start from the weights that made the
 error, in the step that made it; a context that had to wait in the buffer is older, and `fission/age` says by how many
 updates. With fission off the second and third lines do nothing, and what is left is GRPO. The offline variant collects
@@ -22,7 +25,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import ceil
 from typing import Any
 
 from accelerate import Accelerator
@@ -39,10 +41,10 @@ from fission_grpo.rollout import RolloutSettings
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.metrics import fission_metrics, group_metrics, prefixed, rescued_groups
 from fission_grpo.run.traces import trace
-from fission_grpo.seeds import in_turn
 from fission_grpo.training.checkpoint import Checkpoints, RunState
 from fission_grpo.training.learner import Learner, Update
 from fission_grpo.training.settings import TrainerSettings
+from fission_grpo.training.task_order import TaskOrder
 from fission_grpo.types import Task
 
 
@@ -79,6 +81,7 @@ class StepOutcome:
     fission_groups: list[Group]
     """Recoveries."""
     update: Update
+    """The step's one update, or both of its updates together."""
     seconds: dict[str, float]
     """By phase: collect, explore, observe, recover, update."""
 
@@ -103,6 +106,8 @@ class Trainer:
         self.settings = settings
         self.chat = chat
         self.tasks = tasks
+        ranks, rank = accelerator.num_processes, accelerator.process_index
+        self.order = TaskOrder(tasks, settings, rank=rank, ranks=ranks)
         self.source = source
         self.run = run
         self.accelerator = accelerator
@@ -126,9 +131,9 @@ class Trainer:
             horizon=settings.horizon,
             max_turns=rollouts.max_turns,
             seed=settings.seed,
-            rank=accelerator.process_index,
+            rank=rank,
         )
-        self.state = RunState(source, self.policy.lookup)
+        self.state = RunState(source, self.policy.lookup, self.order)
         self.checkpoints = Checkpoints(run, accelerator, self.state)
 
     def train(self, *, stop: Callable[[], bool], report: Callable[[StepReport], None]) -> None:
@@ -161,7 +166,7 @@ class Trainer:
         return metrics
 
     def make_step(self, *, collect_at_most: int | None = None) -> StepOutcome:
-        """The loop's body. Changes weights and source; writes nothing and counts nothing.
+        """The loop's body. Changes weights, source and order; writes nothing.
 
         Args:
             collect_at_most: batches of tasks that an offline source may look at; every task once unless given.
@@ -169,42 +174,43 @@ class Trainer:
         step, progress = self.state.step, self.state.step / self.settings.steps
         clock = Clock()
         with clock.phase("collect"):
-            batches = self._batches if collect_at_most is None else min(self._batches, collect_at_most)
-            collected = self.stages.collect(map(self._tasks_of, range(batches)), progress=progress)
+            collected = self.stages.collect(self.order.batches()[:collect_at_most], progress=progress)
         self.policy.invalidate()  # a resumed run has nothing cached either
         with clock.phase("explore"):
-            groups = self.stages.explore(self._tasks_of(step), step=step, progress=progress)
+            tasks, turns = self.order.tasks_of(step)
+            groups = self.stages.explore(tasks, step=step, progress=progress, whole_turns=turns)
         with clock.phase("observe"):
             self.stages.observe(groups, step=step)
         with clock.phase("update"):
-            if self.source.awaits_feedback:
-                self.learner.precompute_reference(groups)
+            update = self._update_before_recovery(groups)
         with clock.phase("observe"):
             contexts = self.stages.next_contexts()
         with clock.phase("recover"):
             fission_groups = self.stages.recover(contexts, step=step, progress=progress)
         with clock.phase("update"):
-            update = self.learner.update([*groups, *fission_groups])
+            if update is None:
+                update = self.learner.update([*groups, *fission_groups])
+            elif fission_groups:
+                update += self.learner.update(fission_groups)
         with clock.phase("observe"):
             self.source.await_feedback()
+        sampled = sum(
+            sum(member.trajectory.sampled) for group in [*groups, *fission_groups] for member in group.members
+        )
+        self.order.note(tasks=len(tasks), turns=turns, tokens=sampled)
         return StepOutcome(
             collected=collected, groups=groups, fission_groups=fission_groups, update=update, seconds=clock.seconds
         )
 
-    @property
-    def _batches(self) -> int:
-        """Steps in which every task is explored once."""
-        ranks: int = self.accelerator.num_processes
-        return ceil(len(self.tasks) / (self.settings.queries * ranks))
-
-    def _tasks_of(self, step: int) -> list[Task]:
-        """This process's tasks of a step: seeded permutations of all tasks, one after the other, without gaps."""
-        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        first = (step * ranks + rank) * self.settings.queries
-        return [
-            self.tasks[in_turn(place, len(self.tasks), seed=self.settings.seed, purpose="order")]
-            for place in range(first, first + self.settings.queries)
-        ]
+    def _update_before_recovery(self, groups: Sequence[Group]) -> Update | None:
+        """The update on exploration, if recoveries have one of their own; else what can be done for it by now."""
+        if self.source.settings.own_step:
+            update = self.learner.update(groups)
+            self.policy.invalidate()
+            return update
+        if self.source.awaits_feedback:
+            self.learner.precompute_reference(groups)
+        return None
 
     def _metrics(self, step: int, outcome: StepOutcome) -> dict[str, float]:
         return {
