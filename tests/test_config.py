@@ -266,6 +266,47 @@ def test_the_offline_arm_has_no_deeper_levels() -> None:
         apply_arm(Arm.FISSION_OFFLINE, deeper)
 
 
+def test_the_mixed_arm_spends_the_whole_fission_budget_on_whole_turns() -> None:
+    mixed = apply_arm(Arm.GRPO_MIXED, BUDGET)
+    assert (mixed.trainer.queries, mixed.trainer.turn_queries) == (5, 2)
+    assert (mixed.trainer.horizon, mixed.fission.contexts) == (Horizon.CALL, 0)
+
+
+def test_a_token_matched_arm_needs_to_know_how_many() -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.sampled_tokens is 0; set it to the sum of `generate/sampled`"):
+        apply_arm(Arm.GRPO_TOKENS, BUDGET)
+    told = BUDGET.model_copy(update={"trainer": BUDGET.trainer.model_copy(update={"sampled_tokens": 900})})
+    assert apply_arm(Arm.GRPO_TOKENS, told) == apply_arm(Arm.GRPO_MATCHED, told)
+    assert apply_arm(Arm.GRPO_DECISION_TOKENS, told) == apply_arm(Arm.GRPO_DECISION, told)
+
+
+DECISIONS = [arm for arm in Arm if "decision" in arm or arm is Arm.GRPO_MIXED]
+
+
+@pytest.mark.parametrize("arm", DECISIONS)
+def test_the_arms_of_the_paper_explore_the_same_decision_points(arm: Arm) -> None:
+    told = BUDGET.model_copy(update={"trainer": BUDGET.trainer.model_copy(update={"sampled_tokens": 900})})
+    armed = apply_arm(arm, told)
+    assert armed.synthetic.decision_positions
+    assert armed.trainer.horizon is Horizon.CALL
+    assert armed.fission.horizon is (Horizon.TURN if arm is Arm.FISSION_DECISION_TURN else Horizon.CALL)
+
+
+def test_the_paper_recovers_by_single_calls() -> None:
+    """Whoever asks for something else is told which arm that is not."""
+    asked = load_settings(base=BUDGET, overrides=read_overrides(["fission.horizon=turn"]))
+    with pytest.raises(ConfigError, match=r"arm fission-decision means fission\.horizon=call"):
+        apply_arm(Arm.FISSION_DECISION, asked, written={"fission.horizon"})
+    assert apply_arm(Arm.FISSION_DECISION_TURN, asked, written={"fission.horizon"}).fission.horizon is Horizon.TURN
+
+
+@pytest.mark.parametrize("explored", ["trainer.horizon=turn", "trainer.turn_queries=1"])
+def test_whole_turns_have_no_reference_for_a_recovery_of_one_call(explored: str) -> None:
+    asked = read_overrides(["fission.contexts=2", "fission.horizon=call", explored])
+    with pytest.raises(ConfigError, match=r"fission\.horizon=call judges a recovery by the reference"):
+        load_settings(overrides=asked)
+
+
 def test_a_budget_that_cannot_be_matched_is_refused() -> None:
     uneven = BUDGET.model_copy(update={"fission": FissionSettings(contexts=1, group_size=4)})
     with pytest.raises(ConfigError, match="no whole number of groups of 6"):

@@ -74,3 +74,15 @@ def test_a_recovery_in_the_second_turn_of_an_episode_has_the_first_one_behind_it
 def test_without_gold_no_number_of_calls_is_known() -> None:
     goldless = Task(id="t", messages=TASK.messages, tools=TASK.tools, world=TASK.world, target=FIRST)
     assert gold_ahead(goldless, Horizon.TURN) is None
+
+
+@pytest.mark.parametrize(("delta", "failed"), [(1.0, True), (0.51, True), (0.5, False)])
+def test_a_decision_below_delta_corr_failed(delta: float, failed: bool) -> None:
+    """The right function with no right argument: R_corr = 0.5 x 1 + 0.5 x 0 = 0.5. Only 1 is a success."""
+    (right, *_) = TASK.target
+    call = ToolCall(name=right.name, arguments=dict.fromkeys(right.arguments, "nothing of the kind"))
+    trajectory = play(TASK, [say(call)], Horizon.CALL)
+    judged = Judge(chat=chat(), delta=delta)(trajectory, horizon=Horizon.CALL, progress=0.0)
+    assert judged.reward is not None
+    assert judged.reward.value("correctness") == pytest.approx(0.5)
+    assert (judged.failure is not None, judged.success) == (failed, False)

@@ -86,7 +86,7 @@ def roll(starts: Sequence[Start], policy: Policy, horizon: Horizon = Horizon.TUR
     )
 
 
-def source(simulator: ErrorSimulator | None = None, **settings: int | bool) -> FissionSource:
+def source(simulator: ErrorSimulator | None = None, **settings: int | bool | str) -> FissionSource:
     return FissionSource(
         FissionSettings.model_validate({"contexts": 2, **settings}),
         simulator=simulator or RulesSimulator(),
@@ -279,15 +279,31 @@ def test_a_mended_error_is_still_a_failure_worth_practising() -> None:
     assert len(fission.buffer) == 1
 
 
-@pytest.mark.parametrize(("silent", "world", "observed"), [(False, True, 0), (True, True, 1), (False, False, 1)])
-def test_silent_failures_in_a_world_are_fissioned_on_demand(silent: bool, world: bool, observed: int) -> None:
+@pytest.mark.parametrize(
+    ("silent", "world", "recovery", "observed"),
+    [
+        (False, True, Horizon.TURN, 0),
+        (True, True, Horizon.TURN, 1),
+        (False, False, Horizon.TURN, 1),
+        (False, True, Horizon.CALL, 1),
+    ],
+    ids=["the world judges", "on demand", "no world", "the reference judges"],
+)
+def test_silent_failures_are_fissioned_where_a_recovery_can_be_right(
+    silent: bool, world: bool, recovery: Horizon, observed: int
+) -> None:
     task = replace(TASK, world=TASK.world if world else None)
     found = group(scripted(DONE), task=task, horizon=Horizon.TURN if world else Horizon.CALL)
     assert found.members[0].failure is not None
     assert found.members[0].failure.error is ErrorClass.SILENT
-    fission = source(silent=silent)
+    fission = source(silent=silent, horizon=recovery)
     fission.observe([found], policy_version=0)
     assert (fission.count.observed, fission.count.failures) == (observed, 1)
+
+
+def test_a_recovery_ends_with_its_user_turn() -> None:
+    with pytest.raises(ValidationError, match="a recovery ends with its user turn at the latest"):
+        FissionSettings(horizon=Horizon.EPISODE)
 
 
 @pytest.mark.parametrize("per_group", [1, 2, 9])

@@ -97,16 +97,19 @@ def test_a_dialogue_without_room_has_no_context() -> None:
     assert (full.context, full.trajectory().end, full.trajectory().turns) == (None, EndReason.CONTEXT, ())
 
 
-def stages(policy: ScriptedPolicy, *, rank: int = 0) -> Stages:
+def stages(
+    policy: ScriptedPolicy, *, rank: int = 0, horizon: Horizon = Horizon.TURN, recovery: Horizon = Horizon.TURN
+) -> Stages:
+    settings = FissionSettings(contexts=2, group_size=3, horizon=recovery)
     return Stages(
         policy=policy,
         chat=chat(),
         environments=ENVIRONMENTS,
         judge=Judge(chat=chat()),
-        source=FissionSource(FissionSettings(contexts=2, group_size=3), simulator=RulesSimulator(), chat=chat()),
+        source=FissionSource(settings, simulator=RulesSimulator(), chat=chat()),
         sampling=Sampling(max_tokens=TOKENS),
         group_size=2,
-        horizon=Horizon.TURN,
+        horizon=horizon,
         max_turns=TURNS,
         seed=0,
         rank=rank,
@@ -145,6 +148,46 @@ def test_credit_by_the_tree_finds_the_failed_call_of_an_episode() -> None:
         assert all(advantage > 0 for advantage in row.advantages[last.start : last.stop])
     # Recoveries do not differ from each other either.
     assert not any(any(row.advantages) for row in rows_of(groups, GRPO, credit=Credit.TREE)[2:])
+
+
+@pytest.mark.parametrize(
+    ("horizon", "recovery", "messages", "terms"),
+    [
+        (Horizon.CALL, Horizon.CALL, 1, {"format", "correctness", "length"}),
+        (Horizon.CALL, Horizon.TURN, 3, {"verdict", "progress", "format", "efficiency", "repeat"}),
+    ],
+    ids=["the paper's", "ours"],
+)
+def test_a_recovery_of_one_call_is_judged_as_the_call_that_failed(
+    horizon: Horizon, recovery: Horizon, messages: int, terms: set[str]
+) -> None:
+    """The paper's is a single message under exploration's reward and reference; ours goes on."""
+    made = stages(scripted(*RECOVERS), horizon=horizon, recovery=recovery)
+    (group,) = made.explore([TASK], step=0, progress=0.25)
+    made.observe([group], step=0)
+    (context,) = made.next_contexts()
+    (fission,) = made.recover([context], step=0, progress=0.25)
+    recovered = fission.members[0]
+    assert recovered.reward is not None
+    assert len(recovered.trajectory.turns) == messages
+    assert {term.name for term in recovered.reward.terms} == terms
+    assert recovered.success
+    if recovery is Horizon.CALL:
+        # w_fmt(0.25) = 1.75, w_corr(0.25) = 1.25; everything is right: (1.75 + 1.25 + 1) / 3.
+        assert recovered.reward.total == pytest.approx(4 / 3)
+        failed = group.members[0].reward
+        assert failed is not None
+        assert {term.name: term.weight for term in recovered.reward.terms} == {
+            term.name: term.weight for term in failed.terms
+        }
+
+
+def test_some_of_the_tasks_go_to_the_end_of_the_turn() -> None:
+    made = stages(scripted(*RECOVERS), horizon=Horizon.CALL)
+    single, whole = made.explore([TASK, TASK], step=0, progress=0.0, whole_turns=1)
+    assert [(len(m.trajectory.turns), m.success) for m in single.members] == [(1, False)] * 2
+    assert [(len(m.trajectory.turns), m.success) for m in whole.members] == [(4, True)] * 2
+    assert (single.id, whole.id) == ("0/exploration/0.0", "0/exploration/0.1")
 
 
 def test_without_tasks_or_contexts_nothing_is_sampled() -> None:

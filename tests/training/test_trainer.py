@@ -55,6 +55,7 @@ from fission_grpo.seeds import derive
 from fission_grpo.simulator.base import ErrorSimulator
 from fission_grpo.simulator.passthrough import PassthroughSimulator
 from fission_grpo.simulator.static import StaticSimulator
+from fission_grpo.training.learner import Update
 from fission_grpo.training.trainer import Trainer
 from fission_grpo.types import Task, ToolCall, ToolOutcome, Turn
 
@@ -136,6 +137,85 @@ def test_without_fission_the_simulator_makes_no_difference(tmp_path: Path, simul
     assert fingerprint(weights(one)) == fingerprint(weights(other))
     assert metrics(one.run) == metrics(other.run)
     assert one.run.traces.read_bytes() == other.run.traces.read_bytes()
+
+
+@pytest.mark.parametrize("fission", [OFF, FissionSettings(contexts=2, group_size=3, trigger=100, capacity=100)])
+def test_a_step_of_its_own_without_contexts_is_plain_grpo(tmp_path: Path, fission: FissionSettings) -> None:
+    """Whether fission is off or its trigger never fires."""
+    plain = tiny_run(tmp_path / "plain", fission=OFF)
+    apart = tiny_run(tmp_path / "apart", fission=fission.model_copy(update={"own_step": True}))
+    finish(plain, stop_after=2)
+    finish(apart, stop_after=2)
+    assert fingerprint(weights(plain)) == fingerprint(weights(apart))
+    assert [line["update/updates"] for line in metrics(apart.run)] == [1, 1]
+
+
+def test_in_a_step_of_its_own_recoveries_come_from_the_updated_weights_and_move_them_again(tmp_path: Path) -> None:
+    """By hand: update on exploration, recover, update on recoveries; joined, there is one update on both."""
+    apart = tiny_run(tmp_path / "apart", fission=FISSION.model_copy(update={"own_step": True}))
+    outcome = apart.make_step()
+    assert outcome.fission_groups
+    assert outcome.update.updates == 2
+
+    by_hand = tiny_run(tmp_path / "by hand")
+    tasks, _ = by_hand.order.tasks_of(0)
+    groups = by_hand.stages.explore(tasks, step=0, progress=0.0)
+    by_hand.stages.observe(groups, step=0)
+    first = by_hand.learner.update(groups)
+    by_hand.policy.invalidate()
+    recoveries = by_hand.stages.recover(by_hand.stages.next_contexts(), step=0, progress=0.0)
+    second = by_hand.learner.update(recoveries)
+    assert fingerprint(weights(apart)) == fingerprint(weights(by_hand))
+    assert outcome.update == first + second
+    assert second.logprob_gap < 1e-4  # they were sampled from the very weights that they are scored under
+
+    joined = tiny_run(tmp_path / "joined").make_step()
+    assert joined.update.updates == 1
+    assert [g.context and g.context.key for g in joined.fission_groups] == [
+        g.context and g.context.key for g in outcome.fission_groups
+    ]
+
+
+def test_two_updates_are_told_as_one() -> None:
+    """Means over 30 + 10 tokens: KL (30 x 0.2 + 10 x 0.6) / 40 = 0.3, entropy (30 x 1 + 10 x 3) / 40 = 1.5."""
+    one = Update(loss=1.0, kl=0.2, entropy=1.0, logprob_gap=1e-6, grad_norm=0.5, trained_tokens=30, unique_tokens=40)
+    two = Update(loss=-0.25, kl=0.6, entropy=3.0, logprob_gap=2e-6, grad_norm=0.1, trained_tokens=10, unique_tokens=15)
+    both = one + two
+    assert (both.kl, both.entropy, both.loss) == pytest.approx((0.3, 1.5, 0.75))
+    assert (both.grad_norm, both.logprob_gap, both.trained_tokens, both.unique_tokens) == (0.5, 2e-6, 40, 55)
+    assert both.updates == 2
+
+
+def test_a_token_budget_is_kept_and_resumed(tmp_path: Path) -> None:
+    """What a run without it sampled, halved."""
+    free = tiny_run(tmp_path / "free", fission=OFF)
+    finish(free)
+    budget = free.order.explored.tokens // 2
+    assert free.order.explored.tokens == sum(line["generate/sampled"] for line in metrics(free.run))
+
+    whole = tiny_run(tmp_path / "whole", fission=OFF, sampled_tokens=budget)
+    finish(whole)
+    spent = [line["generate/sampled"] for line in metrics(whole.run)]
+    tasks = [line["rollouts"] / SETTINGS["group_size"] for line in metrics(whole.run)]
+    assert tasks[0] == SETTINGS["queries"]
+    assert sum(spent) == pytest.approx(budget, rel=0.15)
+    assert tasks[-1] < SETTINGS["queries"]
+
+    finish(tiny_run(tmp_path / "stopped", fission=OFF, sampled_tokens=budget), stop_after=2)
+    resumed = tiny_run(tmp_path / "stopped", fission=OFF, sampled_tokens=budget, resume=True)
+    finish(resumed)
+    assert metrics(resumed.run) == metrics(whole.run)
+    assert fingerprint(weights(resumed)) == fingerprint(weights(whole))
+
+
+def test_whole_turns_are_explored_beside_single_messages(tmp_path: Path) -> None:
+    mixed = tiny_run(tmp_path, fission=OFF, turn_queries=1)
+    finish(mixed, stop_after=1)
+    kinds = [
+        {name for member in line["trajectories"] for name in member["reward"]["terms"]}
+        for line in read_jsonl(mixed.run.traces)
+    ]
+    assert [("verdict" in terms, "correctness" in terms) for terms in kinds] == [(False, True)] * 3 + [(True, False)]
 
 
 # The run that the following tests compare with: fission on, five steps.
