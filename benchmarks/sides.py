@@ -95,7 +95,7 @@ def _loss(logprobs_BT: torch.Tensor, advantages_B: torch.Tensor, weights_BT: tor
     return policy_loss(
         logprobs_BT,
         old_logprobs_BT=logprobs_BT.detach(),
-        advantages_B=advantages_B,
+        advantages_BT=advantages_B[:, None],
         weights_BT=weights_BT,
         objective=GRPO,
     )

@@ -67,7 +67,7 @@ def loss_of(batch: TrainingBatch, objective: Objective) -> float:
     loss = policy_loss(
         batch.old_logprobs_BT + 0.1,
         old_logprobs_BT=batch.old_logprobs_BT,
-        advantages_B=batch.advantages_B,
+        advantages_BT=batch.advantages_BT,
         weights_BT=batch.weights_BT,
         objective=objective,
     )
@@ -81,7 +81,7 @@ def test_rows_carry_their_tokens_and_their_own_old_logprobs() -> None:
     assert batch.old_logprobs_BT.tolist() == [pytest.approx([-0.1, 0, 0]), pytest.approx([-0.1, -0.2, -0.3])]
     assert batch.mask_BT.tolist() == [[True, False, False], [True, True, True]]
     # Mean 0.5, std 0.5: -1 and 1, but for the epsilon of 1e-4.
-    assert batch.advantages_B.tolist() == pytest.approx([-1, 1], rel=1e-3)
+    assert batch.advantages_BT[batch.mask_BT].tolist() == pytest.approx([-1, 1, 1, 1], rel=1e-3)
 
 
 def test_old_logprobs_skip_what_was_only_observed() -> None:
@@ -104,7 +104,7 @@ def test_exploration_and_fission_groups_never_share_a_baseline() -> None:
     recovered = group([0.9, 1.0], task="t", kind=GroupKind.FISSION)
     both = batch_of([explored, recovered])
     # One baseline over all four would give 0.9 a positive advantage.
-    assert both.advantages_B.tolist() == pytest.approx([-1, 1, -1, 1], rel=1e-2)
+    assert both.advantages_BT.tolist() == [pytest.approx([a] * 3, rel=1e-2) for a in (-1, 1, -1, 1)]
 
 
 REWARDS = st.lists(st.sampled_from([0.0, 0.25, 1.0, None]), min_size=2, max_size=4)
@@ -120,9 +120,9 @@ def test_the_rewards_of_one_group_move_no_other_advantage(
     groups[which] = group(changed, prompt=which)
     after = batch_of(groups)
 
-    def others(batch: TrainingBatch) -> list[tuple[tuple[int, ...], float]]:
-        rows = zip(batch.rows, batch.advantages_B.tolist(), strict=True)
-        return [(row.ids, advantage) for row, advantage in rows if row.ids[0] != which]
+    def others(batch: TrainingBatch) -> list[tuple[tuple[int, ...], list[float]]]:
+        rows = zip(batch.rows, batch.advantages_BT.tolist(), strict=True)
+        return [(row.ids, advantages) for row, advantages in rows if row.ids[0] != which]
 
     assert others(before) == others(after)
 
@@ -149,7 +149,7 @@ def test_leaving_out_silent_trajectories_changes_no_loss(
 
 def test_invalid_trajectories_leave_no_trace() -> None:
     with_fault, without = batch_of([group([0.0, None, 1.0], [3, 5, 3])]), batch_of([group([0.0, 1.0])])
-    assert torch.equal(with_fault.advantages_B, without.advantages_B)
+    assert torch.equal(with_fault.advantages_BT, without.advantages_BT)
     assert torch.equal(with_fault.weights_BT, without.weights_BT)
 
 
@@ -169,7 +169,7 @@ def test_a_group_without_signal_weighs_in_the_mean_unless_the_objective_drops_it
 def test_without_signal_the_batch_is_empty(objective: Objective, groups: list[Group]) -> None:
     batch = batch_of(groups, objective)
     assert batch.rows == ()
-    assert len(batch.advantages_B) == len(batch.weights_BT) == len(batch.old_logprobs_BT) == 0
+    assert len(batch.advantages_BT) == len(batch.weights_BT) == len(batch.old_logprobs_BT) == 0
     assert loss_of(batch, objective) == 0.0
 
 
@@ -201,6 +201,9 @@ def test_rows_carry_the_advantage_of_their_own_group_and_faults_weigh_nothing() 
     rows = rows_of(groups, replace(GRPO, scale=Scale.NONE))
     # First group: mean 0.5 over the two valid ones; second group: no spread.
     assert [row.advantage for row in rows] == [0.5, -0.5, 0.0, 0.0, 0.0]
+    # Two given tokens, then one or more sampled ones.
+    assert [row.advantages for row in rows[:2]] == [(0.0, 0.0, 0.5, 0.5, 0.5), (0.0, 0.0, -0.5, -0.5, -0.5)]
+    assert not any(any(row.advantages) for row in rows[2:])
     assert [row.reward for row in rows] == [1.0, 0.0, None, 2.0, 2.0]
     assert [row.tokens for row in rows] == [3, 3, 0, 1, 2]
     assert [row.prompt for row in rows] == [2] * 5

@@ -33,7 +33,7 @@ def surrogate(ratio: float, advantage: float, *, low: float = 0.2, high: float =
     value = clipped_surrogate(
         logprobs,
         old_logprobs_BT=torch.zeros(1, 1, dtype=torch.float64),
-        advantages_B=torch.tensor([advantage], dtype=torch.float64),
+        advantages_BT=torch.tensor([[advantage]], dtype=torch.float64),
         clip_low=low,
         clip_high=high,
     )
@@ -93,11 +93,24 @@ def test_the_loss_of_two_trajectories_by_hand() -> None:
     loss = policy_loss(
         logprobs,
         old_logprobs_BT=torch.zeros(2, 2),
-        advantages_B=torch.tensor([1.0, -2.0]),
+        advantages_BT=torch.tensor([[1.0], [-2.0]]),
         weights_BT=token_weights(mask, Aggregation.TOKEN_MEAN, max_tokens=2),
         objective=GRPO,
     )
     assert loss.item() == pytest.approx(-0.2)
+
+
+def test_tokens_of_one_trajectory_may_have_advantages_of_their_own() -> None:
+    # Ratios 1.5 and 1.5: with A = 2 clipped to 1.2, 2.4; with A = -1 not clipped, -1.5. Each weighs 1/2.
+    logprobs = torch.full((1, 2), math.log(1.5))
+    loss = policy_loss(
+        logprobs,
+        old_logprobs_BT=torch.zeros(1, 2),
+        advantages_BT=torch.tensor([[2.0, -1.0]]),
+        weights_BT=torch.full((1, 2), 0.5),
+        objective=GRPO,
+    )
+    assert loss.item() == pytest.approx(-(2.4 - 1.5) / 2)
 
 
 def test_the_penalty_by_hand() -> None:
@@ -105,7 +118,7 @@ def test_the_penalty_by_hand() -> None:
     loss = policy_loss(
         torch.tensor([[-1.0]]),
         old_logprobs_BT=torch.tensor([[-1.0]]),
-        advantages_B=torch.tensor([3.0]),
+        advantages_BT=torch.tensor([[3.0]]),
         weights_BT=torch.ones(1, 1),
         objective=GRPO,
         reference_logprobs_BT=torch.tensor([[-1.0 + math.log(2)]]),
@@ -139,7 +152,7 @@ def test_one_relapse_does_not_outweigh_all_else() -> None:
 def test_a_penalty_needs_its_reference() -> None:
     one = torch.ones(1, 1)
     with pytest.raises(ValueError, match=r"beta = 0\.1 needs reference"):
-        policy_loss(one, old_logprobs_BT=one, advantages_B=torch.ones(1), weights_BT=one, objective=GRPO, beta=0.1)
+        policy_loss(one, old_logprobs_BT=one, advantages_BT=one, weights_BT=one, objective=GRPO, beta=0.1)
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:
@@ -147,7 +160,7 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         clipped_surrogate(
             torch.zeros(2, 3),
             old_logprobs_BT=torch.zeros(2, 4),
-            advantages_B=torch.zeros(2),
+            advantages_BT=torch.zeros(2),
             clip_low=0.2,
             clip_high=0.2,
         )
@@ -168,7 +181,7 @@ def update(seed: int = 0) -> dict[str, Tensor]:
         "logprobs_BT": logprobs,
         "old_logprobs_BT": logprobs + 0.3 * torch.randn(5, 6, generator=generator, dtype=torch.float64),
         "reference_logprobs_BT": logprobs + 0.3 * torch.randn(5, 6, generator=generator, dtype=torch.float64),
-        "advantages_B": torch.randn(5, generator=generator, dtype=torch.float64),
+        "advantages_BT": torch.randn(5, 1, generator=generator, dtype=torch.float64),
     }
 
 
@@ -183,7 +196,7 @@ def gradient(objective: Objective, cuts: list[list[int]], tensors: dict[str, Ten
         loss = policy_loss(
             logprobs_BT[rows],
             old_logprobs_BT=tensors["old_logprobs_BT"][rows],
-            advantages_B=tensors["advantages_B"][rows],
+            advantages_BT=tensors["advantages_BT"][rows],
             weights_BT=weights_BT[rows],
             objective=objective,
             reference_logprobs_BT=tensors["reference_logprobs_BT"][rows],
@@ -220,5 +233,5 @@ def test_grpo_as_a_special_case_is_the_plain_policy_gradient() -> None:
     tensors = update()
     tensors["old_logprobs_BT"] = tensors["reference_logprobs_BT"] = tensors["logprobs_BT"]
     weights_BT = token_weights(LENGTHS_MASK_BT, Aggregation.TOKEN_MEAN, max_tokens=7).double()
-    expected = -weights_BT * tensors["advantages_B"][:, None]
+    expected = -weights_BT * tensors["advantages_BT"]
     torch.testing.assert_close(gradient(GRPO, [[0, 1, 2, 3, 4]], tensors), expected)

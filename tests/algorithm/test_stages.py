@@ -9,6 +9,7 @@ import pytest
 from tiny_policies import DONE, ENVIRONMENTS, chat, hidden_task, say, scripted, tasks
 
 from fission_grpo.algorithm.batch import rows_of
+from fission_grpo.algorithm.credit import Credit
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.losses import GRPO
 from fission_grpo.algorithm.offline import fission_source
@@ -151,6 +152,22 @@ def test_a_fission_group_weighs_what_its_context_says(weight: str, expected: flo
     made.observe([replace(group, members=(group.members[0], replace(group.members[1], success=True)))], step=0)
     (fission,) = made.recover(made.next_contexts(), step=0, progress=0.0)
     assert (group.weight, fission.weight) == (1.0, expected)
+
+
+def test_credit_by_the_tree_finds_the_failed_call_of_an_episode() -> None:
+    made = stages(scripted(*GIVES_UP))
+    groups = made.explore([TASK], step=0, progress=0.0)
+    made.observe(groups, step=0)
+    groups += made.recover(made.next_contexts(), step=0, progress=0.0)
+    # Everybody fails in the same words and gives up, so nothing tells the failed calls apart. Who only recovers has
+    # made no call at all, which is worth less: behind the failed call the two explorers did better than the recoveries.
+    for row, member in zip(rows_of(groups, GRPO, credit=Credit.TREE)[:2], groups[0].members, strict=True):
+        failed, last = member.trajectory.turns
+        assert not any(row.advantages[: last.start])
+        assert failed.stop < last.start
+        assert all(advantage > 0 for advantage in row.advantages[last.start : last.stop])
+    # Recoveries do not differ from each other either.
+    assert not any(any(row.advantages) for row in rows_of(groups, GRPO, credit=Credit.TREE)[2:])
 
 
 @pytest.mark.parametrize(

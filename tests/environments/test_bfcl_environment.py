@@ -227,6 +227,16 @@ def test_restore_gives_back_state_hash_texts_and_verdict(category: BfclCategory)
             assert other.score() == verdict
 
 
+def test_equal_worlds_are_known_whatever_led_there(files: BfclEnvironment) -> None:
+    begun, history = files.snapshot(), files.state_hash()
+    for step in (call("cd", folder="nowhere"), call("cd", folder="docs"), call("cd", folder="..")):
+        files.execute(step)
+    assert files.state_hash() != history
+    assert files.snapshot().world_hash() == begun.world_hash()
+    files.execute(call("cd", folder="docs"))
+    assert files.snapshot().world_hash() != begun.world_hash()
+
+
 def test_hash_covers_private_state_random_positions_history_and_sharing(files: BfclEnvironment) -> None:
     hashes = [files.state_hash()]
     for step in (

@@ -363,6 +363,16 @@ def test_a_tool_cannot_change_the_record_of_its_arguments() -> None:
 # --- snapshots
 
 
+def test_equal_worlds_are_known_whatever_led_there() -> None:
+    environment = library()
+    begun, history = environment.snapshot(), environment.state_hash()
+    environment.execute(call("borrow", title="no such title"))
+    assert environment.state_hash() != history
+    assert environment.snapshot().world_hash() == begun.world_hash()
+    environment.execute(call("borrow", title="Emma"))
+    assert environment.snapshot().world_hash() != begun.world_hash()
+
+
 def test_snapshots_survive_later_calls_and_serve_other_environments() -> None:
     environment = library()
     environment.execute(call("borrow", title="Emma"))

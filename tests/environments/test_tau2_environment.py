@@ -214,6 +214,16 @@ def test_every_effect_shows_in_the_state_hash() -> None:
     assert len(set(states)) == len(states)
 
 
+def test_equal_worlds_are_known_whatever_led_there() -> None:
+    environment = started(tau2_entries()[0])
+    begun, history = environment.snapshot(), environment.state_hash()
+    environment.execute(call("toggle_data"))
+    assert environment.snapshot().world_hash() != begun.world_hash()
+    environment.execute(call("toggle_data"))
+    assert environment.state_hash() != history
+    assert environment.snapshot().world_hash() == begun.world_hash()
+
+
 def test_a_dialogue_under_way_is_replayed() -> None:
     task = ticket(with_call="set_network_mode_preference")
     first, *rest = task.gold[0]

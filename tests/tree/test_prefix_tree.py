@@ -167,7 +167,7 @@ def update_of(objective: Objective) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(1)
     return {
         "old_logprobs_BT": -4 + torch.randn(MASK_BT.shape, generator=generator, dtype=torch.float64),
-        "advantages_B": torch.randn(len(ROWS), generator=generator, dtype=torch.float64),
+        "advantages_BT": torch.randn(len(ROWS), 1, generator=generator, dtype=torch.float64),
         "weights_BT": token_weights(MASK_BT, objective.aggregation, max_tokens=9).double(),
     }
 
@@ -205,7 +205,7 @@ def by_hand(model: Any, objective: Objective) -> tuple[float, Tensor, dict[str, 
         logprobs = naive_logprobs(model, one.ids, temperature=0.7)[list(one.trained[1:])].double()
         n = len(logprobs)
         ratio = torch.exp(logprobs - update["old_logprobs_BT"][b, :n])
-        advantage = update["advantages_B"][b]
+        advantage = update["advantages_BT"][b]
         clipped = ratio.clamp(1 - objective.clip_low, 1 + objective.clip_high)
         surrogate = torch.minimum(ratio * advantage, clipped * advantage)
         loss = loss - (update["weights_BT"][b, :n] * surrogate).sum()
@@ -401,7 +401,7 @@ def gradient_of(
     width = max(sum(row.trained) for row in rows)
     mask_BT = torch.arange(width)[None] < torch.tensor([sum(row.trained) for row in rows])[:, None]
     weights_BT = token_weights(mask_BT, objective.aggregation, max_tokens=width).double()
-    advantages_B = torch.linspace(-1, 2, len(rows), dtype=torch.float64)
+    advantages_BT = torch.linspace(-1, 2, len(rows), dtype=torch.float64)[:, None]
     old_BT = torch.linspace(-5, -1, len(rows), dtype=torch.float64)[:, None].expand(-1, width)
     model.zero_grad()
     for part in score(
@@ -411,7 +411,7 @@ def gradient_of(
         policy_loss(
             part.logprobs_BT,
             old_logprobs_BT=old_BT[members],
-            advantages_B=advantages_B[members],
+            advantages_BT=advantages_BT[members],
             weights_BT=weights_BT[members],
             objective=objective,
         ).backward()

@@ -10,6 +10,7 @@ stage 2   failures    which message failed first, why, and whose fault it is
           source      catches failures, has them diagnosed, hands out contexts
           offline     the offline variant, with its pool
 stage 3   stages      explore, observe, recover: what an engine calls
+          credit      which advantage each token gets
           batch       groups as rows and tensors
           losses      the objective
 """

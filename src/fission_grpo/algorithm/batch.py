@@ -7,13 +7,14 @@ Shapes: B trajectories, T sampled tokens of the longest one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fission_grpo.algorithm.groups import Group
+from fission_grpo.algorithm.credit import Credit, TokenAdvantages, token_advantages
+from fission_grpo.algorithm.groups import Group, Member
 from fission_grpo.algorithm.losses import Objective, token_weights
 from fission_grpo.types import TokenRow
 
@@ -33,7 +34,10 @@ class TrainingRow:
     reward: float | None
     """None for a row of no weight."""
     advantage: float
-    """Normalised inside the row's own group, times the group's weight; 0 for a row of no weight."""
+    """Of the trajectory, normalised inside the row's own group, times the group's weight; 0 for a row of no weight."""
+    advantages: tuple[float, ...]
+    """What is trained on, one value per id: `advantage` throughout unless `Credit` tells tokens apart; 0 where nothing
+    is trained."""
 
     @property
     def tokens(self) -> int:
@@ -41,21 +45,26 @@ class TrainingRow:
         return sum(self.sampled)
 
 
-def rows_of(groups: Sequence[Group], objective: Objective, *, pad_to: int = 0) -> list[TrainingRow]:
+def rows_of(
+    groups: Sequence[Group], objective: Objective, *, credit: Credit = Credit.TRAJECTORY, pad_to: int = 0
+) -> list[TrainingRow]:
     """The trajectories of some groups, in order, each with the advantage of its own group.
 
     Args:
+        groups: all groups of one update.
         objective: says what centred rewards are divided by, and whether groups without signal weigh nothing at all
             (DAPO) or still count among the tokens that the loss is a mean over.
+        credit: which advantage each token of a trajectory gets.
         pad_to: add rows of no weight until there are so many, for engines whose processes must agree on a number; each
             repeats the tokens of the first row.
     Raises:
         ValueError: more rows than `pad_to`, or padding without any row to repeat.
     """
+    found = token_advantages(groups, credit=credit, scale=objective.scale)
     rows = [
-        _row(group, index, advantage * group.weight, objective)
-        for group in groups
-        for index, advantage in enumerate(group.advantages(objective.scale).tolist())
+        row
+        for group, advantages_GN in zip(groups, found, strict=True)
+        for row in _group_rows(group, advantages_GN, objective)
     ]
     if not pad_to:
         return rows
@@ -64,19 +73,25 @@ def rows_of(groups: Sequence[Group], objective: Objective, *, pad_to: int = 0) -
     return rows + [_weightless(rows[0])] * (pad_to - len(rows))
 
 
-def _row(group: Group, index: int, advantage: float, objective: Objective) -> TrainingRow:
-    member = group.members[index]
+def _group_rows(group: Group, advantages_GN: TokenAdvantages, objective: Objective) -> Iterator[TrainingRow]:
+    counts = not objective.drop_zero_variance or any(advantages_N.any() for advantages_N in advantages_GN)
+    own = group.advantages(objective.scale).tolist()
+    for member, advantage, advantages_N in zip(group.members, own, advantages_GN, strict=True):
+        row = _row(member, advantage * group.weight, advantages_N * group.weight)
+        yield row if counts and member.reward is not None else _weightless(row)
+
+
+def _row(member: Member, advantage: float, advantages_N: Tensor) -> TrainingRow:
     trajectory = member.trajectory
-    row = TrainingRow(
+    return TrainingRow(
         ids=trajectory.ids,
         prompt=trajectory.prompt,
         sampled=trajectory.sampled,
         logprobs=trajectory.logprobs,
         reward=None if member.reward is None else member.reward.total,
         advantage=advantage,
+        advantages=tuple((advantages_N * torch.tensor(trajectory.sampled)).tolist()),
     )
-    counts = member.reward is not None and (group.has_signal or not objective.drop_zero_variance)
-    return row if counts else _weightless(row)
 
 
 def _weightless(row: TrainingRow) -> TrainingRow:
@@ -88,6 +103,7 @@ def _weightless(row: TrainingRow) -> TrainingRow:
         logprobs=(0.0,) * nothing,
         reward=None,
         advantage=0.0,
+        advantages=(0.0,) * nothing,
     )
 
 
@@ -98,7 +114,8 @@ class TrainingBatch:
     rows: tuple[TokenRow, ...]
     old_logprobs_BT: Tensor
     """When the tokens were sampled, in nats; 0 beyond the end."""
-    advantages_B: Tensor
+    advantages_BT: Tensor
+    """0 beyond the end."""
     weights_BT: Tensor
     """0 exactly where a token is not trained."""
 
@@ -107,7 +124,14 @@ class TrainingBatch:
         return self.weights_BT > 0
 
     @staticmethod
-    def of(groups: Sequence[Group], objective: Objective, *, max_tokens: int, device: torch.device) -> TrainingBatch:
+    def of(
+        groups: Sequence[Group],
+        objective: Objective,
+        *,
+        credit: Credit = Credit.TRAJECTORY,
+        max_tokens: int,
+        device: torch.device,
+    ) -> TrainingBatch:
         """Gather the trajectories that carry signal.
 
         Token weights are computed over *all* valid trajectories (over groups with signal alone if the objective drops
@@ -115,26 +139,30 @@ class TrainingBatch:
         and the forward pass cheaper. The KL penalty therefore acts on groups with signal only.
 
         Args:
+            credit: which advantage each token of a trajectory gets.
             max_tokens: the divisor of `Aggregation.CONSTANT`; see `Learner`.
         """
-        weighed = [row for row in rows_of(groups, objective) if row.tokens]
+        weighed = [row for row in rows_of(groups, objective, credit=credit) if row.tokens]
         width = max((row.tokens for row in weighed), default=1)
         tokens_B = torch.tensor([row.tokens for row in weighed], dtype=torch.long)
         mask_BT = torch.arange(width)[None, :] < tokens_B[:, None]
         weights_BT = token_weights(mask_BT, objective.aggregation, max_tokens=max_tokens)
-        kept = [place for place, row in enumerate(weighed) if row.advantage != 0.0]
+        kept = [place for place, row in enumerate(weighed) if any(row.advantages)]
         rows = [weighed[place] for place in kept]
         return TrainingBatch(
             rows=tuple(TokenRow(ids=row.ids, trained=row.sampled) for row in rows),
-            old_logprobs_BT=torch.tensor([_padded(row, width) for row in rows], device=device).reshape(
-                len(rows), width
-            ),
-            advantages_B=torch.tensor([row.advantage for row in rows], device=device),
+            old_logprobs_BT=_table([_trained(row, row.logprobs) for row in rows], width, device),
+            advantages_BT=_table([_trained(row, row.advantages) for row in rows], width, device),
             weights_BT=weights_BT[kept].to(device),
         )
 
 
-def _padded(row: TrainingRow, width: int) -> list[float]:
-    """The log-probabilities of its sampled tokens, then zeros."""
-    sampled = [logprob for logprob, chosen in zip(row.logprobs, row.sampled, strict=True) if chosen]
-    return sampled + [0.0] * (width - len(sampled))
+def _trained(row: TrainingRow, values_N: Sequence[float]) -> list[float]:
+    """Those of its trained tokens."""
+    return [value for value, chosen in zip(values_N, row.sampled, strict=True) if chosen]
+
+
+def _table(lines: Sequence[list[float]], width: int, device: torch.device) -> Tensor:
+    """[B, T], with zeros beyond the end of a line."""
+    padded = [line + [0.0] * (width - len(line)) for line in lines]
+    return torch.tensor(padded, device=device).reshape(len(lines), width)

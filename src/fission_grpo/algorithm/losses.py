@@ -94,26 +94,29 @@ def token_weights(mask_BT: Tensor, aggregation: Aggregation, *, max_tokens: int)
 
 
 def clipped_surrogate(
-    logprobs_BT: Tensor, *, old_logprobs_BT: Tensor, advantages_B: Tensor, clip_low: float, clip_high: float
+    logprobs_BT: Tensor, *, old_logprobs_BT: Tensor, advantages_BT: Tensor, clip_low: float, clip_high: float
 ) -> Tensor:
     """min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), token by token.
 
     Args:
         logprobs_BT: log-probability of each token under the policy being trained, in nats; carries the gradient.
         old_logprobs_BT: the same tokens under the policy that sampled them, in nats; constant.
-        advantages_B: one for each trajectory, dimensionless, from `group_advantages`; constant.
+        advantages_BT: one for each token, or [B, 1]: one for each trajectory; dimensionless, from `token_advantages` or
+            `group_advantages`; constant.
         clip_low, clip_high: half-widths of the trust region on r, >= 0.
     Returns:
         [B, T], to be maximised; meaningless where nothing was sampled (give those tokens the weight 0).
     Raises:
         ValueError: the shapes disagree; all three are named.
     """
-    if logprobs_BT.shape != old_logprobs_BT.shape or advantages_B.shape != logprobs_BT.shape[:1]:
-        shapes = [tuple(t.shape) for t in (logprobs_BT, old_logprobs_BT, advantages_B)]
-        raise ValueError(f"logprobs_BT, old_logprobs_BT, advantages_B: shapes {shapes} do not fit [B, T], [B, T], [B]")
+    fitting = (logprobs_BT.shape, (len(logprobs_BT), 1))
+    if logprobs_BT.shape != old_logprobs_BT.shape or advantages_BT.shape not in fitting:
+        shapes = [tuple(t.shape) for t in (logprobs_BT, old_logprobs_BT, advantages_BT)]
+        raise ValueError(
+            f"logprobs_BT, old_logprobs_BT, advantages_BT: shapes {shapes} do not fit [B, T], [B, T], [B, T] or [B, 1]"
+        )
     ratio = torch.exp(logprobs_BT - old_logprobs_BT)
-    advantages = advantages_B[:, None]
-    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    return torch.minimum(ratio * advantages_BT, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages_BT)
 
 
 def kl_penalty(logprobs_BT: Tensor, reference_logprobs_BT: Tensor) -> Tensor:
@@ -139,7 +142,7 @@ def policy_loss(
     logprobs_BT: Tensor,
     *,
     old_logprobs_BT: Tensor,
-    advantages_B: Tensor,
+    advantages_BT: Tensor,
     weights_BT: Tensor,
     objective: Objective,
     reference_logprobs_BT: Tensor | None = None,
@@ -157,7 +160,7 @@ def policy_loss(
     surrogate = clipped_surrogate(
         logprobs_BT,
         old_logprobs_BT=old_logprobs_BT,
-        advantages_B=advantages_B,
+        advantages_BT=advantages_BT,
         clip_low=objective.clip_low,
         clip_high=objective.clip_high,
     )

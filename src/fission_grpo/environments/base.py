@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from fission_grpo.types import Task, Tool, ToolCall, ToolOutcome, Verdict
 
 Snapshot: TypeAlias = Any
-"""Opaque: made by `snapshot`, taken by `restore`, may be restored any number of times."""
+"""Opaque: made by `snapshot`, taken by `restore`, restored any number of times. Some are `ComparableSnapshot`s."""
+
+
+@runtime_checkable
+class ComparableSnapshot(Protocol):
+    """A snapshot that can be compared with others of the same task."""
+
+    def world_hash(self) -> str:
+        """Hex digest of the world alone, equal for equal worlds however they came about; past calls play no part."""
+        ...
 
 
 class Environment(Protocol):

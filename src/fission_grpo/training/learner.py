@@ -122,7 +122,7 @@ class Learner:
         self._reference_logprobs(self._batch(groups))
 
     def update(self, groups: Sequence[Group]) -> Update:
-        """One optimizer step on all groups; each trajectory carries the advantage of its own group."""
+        """One optimizer step on all groups; each token carries an advantage of its own group."""
         batch = self._batch(groups)
         update = Update()
         self.model.train(False)  # dropout would make the trained policy another one than the one that sampled
@@ -137,7 +137,13 @@ class Learner:
         return update
 
     def _batch(self, groups: Sequence[Group]) -> TrainingBatch:
-        return TrainingBatch.of(groups, self.objective, max_tokens=self.longest, device=self.model.device)
+        return TrainingBatch.of(
+            groups,
+            self.objective,
+            credit=self.settings.credit,
+            max_tokens=self.longest,
+            device=self.model.device,
+        )
 
     def _accumulate(self, batch: TrainingBatch, update: Update) -> None:
         """Backward over every micro-batch; the weights already add up to the whole update."""
@@ -149,7 +155,7 @@ class Learner:
             loss = policy_loss(
                 scores.logprobs_BT,
                 old_logprobs_BT=old_BT,
-                advantages_B=batch.advantages_B[rows],
+                advantages_BT=batch.advantages_BT[rows],
                 weights_BT=batch.weights_BT[rows],
                 objective=self.objective,
                 reference_logprobs_BT=None if reference_BT is None else reference_BT[rows],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from fission_grpo.algorithm.credit import Credit
 from fission_grpo.algorithm.losses import ObjectiveName
 from fission_grpo.rollout import Horizon
 from fission_grpo.settings import Settings
@@ -32,6 +33,8 @@ class TrainerSettings(Settings):
     """0 keeps the whole vocabulary; paper: 50."""
     objective: ObjectiveName = ObjectiveName.GRPO
     """Clip, aggregation and scale as one choice."""
+    credit: Credit = Credit.TRAJECTORY
+    """Which advantage each token of a trajectory gets."""
     beta: float = Field(default=0.02, ge=0)
     """Weight of the KL divergence to the start; ours: without it the entropy of a small policy collapses."""
     learning_rate: float = Field(default=1e-6, gt=0)

@@ -41,6 +41,10 @@ class BfclSnapshot:
     judgements: tuple[Judgement | None, ...]
     """Of the turns that are over."""
 
+    def world_hash(self) -> str:
+        """Hex digest of the instances, whatever was called."""
+        return BfclWorld.thaw(self.world).digest()
+
 
 class BfclEnvironment:
     """One life of a BFCL world.

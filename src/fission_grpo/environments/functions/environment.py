@@ -73,6 +73,10 @@ class FunctionSnapshot:
     log: _Log
     attributes: Mapping[str, str]
 
+    def world_hash(self) -> str:
+        """Digest of every attribute, whatever was called."""
+        return digest(dict(self.attributes))
+
 
 class FunctionEnvironment:
     """One life of a world made of Python.

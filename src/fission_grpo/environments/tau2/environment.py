@@ -52,6 +52,10 @@ class Tau2Snapshot:
     world: bytes
     calls: tuple[ToolCall, ...]
 
+    def world_hash(self) -> str:
+        """Hex digest of both databases, whatever was called."""
+        return Tau2World.thaw(self.world).digest()
+
 
 class Tau2Environment:
     """One life of a telecom world.
