@@ -221,8 +221,8 @@ def test_a_weighted_group_has_its_advantages_multiplied_and_keeps_its_place_in_t
     batch = batch_of([explored, recovered])
     # Six trajectories of three tokens; their weights in the mean are as ever.
     assert batch.weights_BT.unique().tolist() == [pytest.approx(1 / 18)]
-    assert batch.advantages_B.tolist() == pytest.approx(
-        [*batch_of([explored]).advantages_B.tolist()] + [0.75 * a for a in recovered.advantages(Scale.STD).tolist()]
+    assert batch.advantages_BT[:, 0].tolist() == pytest.approx(
+        [*batch_of([explored]).advantages_BT[:, 0].tolist()] + [0.75 * a for a in recovered.advantages(Scale.STD).tolist()]
     )
 
 
