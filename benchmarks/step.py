@@ -4,7 +4,8 @@
     python benchmarks/step.py --arm fission-decision --steps 3 model=smollm2 lora.rank=16 trainer.queries=2
 
 Two trainers with the same seed take turns, step by step, so that both meet the same load of the machine. Prints the
-median seconds of each phase, and the tokens that were computed. Settings are written as for `fission train`.
+median seconds of each phase, and the tokens that were computed. Settings are written as for `fission train`. The arm is
+today's: docs/performance.md says what `fission-decision` was when its tables were made.
 """
 
 from __future__ import annotations

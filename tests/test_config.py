@@ -26,8 +26,9 @@ from fission_grpo.config import (
 )
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.lora import LoraSettings
-from fission_grpo.recipes import Recipe, load_recipe
-from fission_grpo.recipes.arms import Arm, apply_arm
+from fission_grpo.recipes import Exploration, Recipe, load_recipe
+from fission_grpo.recipes.arms import EXPLORATION, Arm, apply_arm
+from fission_grpo.recipes.resolve import recipe
 from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.settings import Settings, with_current_names
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
@@ -280,16 +281,31 @@ def test_a_token_matched_arm_needs_to_know_how_many() -> None:
     assert apply_arm(Arm.GRPO_DECISION_TOKENS, told) == apply_arm(Arm.GRPO_DECISION, told)
 
 
-DECISIONS = [arm for arm in Arm if "decision" in arm or arm is Arm.GRPO_MIXED]
-
-
-@pytest.mark.parametrize("arm", DECISIONS)
+@pytest.mark.parametrize("arm", [arm for arm in Arm if EXPLORATION[arm] is not Exploration.EPISODES])
 def test_the_arms_of_the_paper_explore_the_same_decision_points(arm: Arm) -> None:
     told = BUDGET.model_copy(update={"trainer": BUDGET.trainer.model_copy(update={"sampled_tokens": 900})})
     armed = apply_arm(arm, told)
     assert armed.synthetic.decision_positions
     assert armed.trainer.horizon is Horizon.CALL
     assert armed.fission.horizon is (Horizon.TURN if arm is Arm.FISSION_DECISION_TURN else Horizon.CALL)
+
+
+@pytest.mark.parametrize("arm", Arm)
+def test_a_recipe_has_sizes_of_its_own_for_the_paper_s_arms(arm: Arm) -> None:
+    """In every arm of a family the same ones: a comparison is of nothing else. What is written wins."""
+    sizes = {
+        Exploration.EPISODES: (60, 10 * 8 + 4 * 8, "grpo_unscaled"),
+        Exploration.DECISIONS: (120, 8 * 8 + 8 * 8, "grpo"),
+        Exploration.MIXED: (120, 8 * 8 + 8 * 8, "grpo_unscaled"),
+    }
+    tokens = {"trainer.sampled_tokens": 900}
+    settings = recipe("nano", tokens, arm=arm)
+    rollouts = rollouts_of_a_step(settings) + settings.trainer.turn_queries * settings.trainer.group_size
+    steps, most, objective = sizes[EXPLORATION[arm]]
+    assert (settings.trainer.steps, settings.trainer.objective) == (steps, objective)
+    assert rollouts == (settings.trainer.queries * 8 if arm in (Arm.GRPO, Arm.GRPO_DECISION_PLAIN) else most)
+    told = recipe("nano", {**tokens, "trainer.steps": 7, "trainer.objective": "dapo"}, arm=arm).trainer
+    assert (told.steps, told.objective) == (7, "dapo")
 
 
 def test_the_paper_recovers_by_single_calls() -> None:
@@ -300,11 +316,16 @@ def test_the_paper_recovers_by_single_calls() -> None:
     assert apply_arm(Arm.FISSION_DECISION_TURN, asked, written={"fission.horizon"}).fission.horizon is Horizon.TURN
 
 
-@pytest.mark.parametrize("explored", ["trainer.horizon=turn", "trainer.turn_queries=1"])
-def test_whole_turns_have_no_reference_for_a_recovery_of_one_call(explored: str) -> None:
-    asked = read_overrides(["fission.contexts=2", "fission.horizon=call", explored])
-    with pytest.raises(ConfigError, match=r"fission\.horizon=call judges a recovery by the reference"):
-        load_settings(overrides=asked)
+def test_the_paper_explores_every_place_of_a_dialogue() -> None:
+    with pytest.raises(ConfigError, match=r"arm fission-decision means synthetic\.decision_positions=True"):
+        recipe("nano", {"synthetic.decision_positions": False}, arm="fission-decision")
+
+
+def test_an_arm_that_makes_no_sense_of_a_setting_says_so() -> None:
+    """No traceback: a pool of 50 lets the trigger be 40, and fresh failures have a buffer of 32."""
+    pooled = load_settings(base=BUDGET, overrides=read_overrides(["fission.pool=50", "fission.trigger=40"]))
+    with pytest.raises(ConfigError, match="trigger 40 is more than the buffer can hold"):
+        apply_arm(Arm.FISSION_STATIC, pooled)
 
 
 def test_a_budget_that_cannot_be_matched_is_refused() -> None:

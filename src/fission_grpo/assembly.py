@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
@@ -26,7 +25,12 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import find_model, load_chat, load_context_window, load_weights
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import add_lora
-from fission_grpo.preflight import full_precision_accelerator, require_fit_environments, require_judges
+from fission_grpo.preflight import (
+    full_precision_accelerator,
+    require_fit_environments,
+    require_judges,
+    require_requests,
+)
 from fission_grpo.rollout import render_prompts
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.seeds import derive
@@ -39,6 +43,7 @@ from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.simulator.static import StaticSimulator
 from fission_grpo.tasks.jsonl import Given, tasks_from
 from fission_grpo.tasks.training_set import training_set
+from fission_grpo.training.learner import anywhere
 from fission_grpo.training.trainer import Trainer
 from fission_grpo.types import Task
 
@@ -96,7 +101,8 @@ def lay_groundwork(
         chosen = tasks_from(tasks, environments=environments)
     require_fit_environments(chosen, {name: make for name, make in environments.items() if name not in ENVIRONMENTS})
     recovery = settings.fission.horizon if settings.fission.contexts else None
-    require_judges(chosen, environments, horizon=settings.explored_horizon, recovery=recovery)
+    require_judges(chosen, environments, horizons=settings.horizons, recovery=recovery)
+    require_requests(chosen, turn_queries=settings.trainer.turn_queries)
     chat = load_chat(settings.model, chat_template=settings.chat_template)
     window = load_context_window(settings.model)
     render_prompts(chosen, chat=chat, window=window, max_tokens=settings.rollouts.max_tokens)
@@ -180,11 +186,7 @@ def save_policy(trainer: Trainer) -> Path:
 def agreed(stop: Callable[[], bool], accelerator: Accelerator) -> Callable[[], bool]:
     """`stop` as all processes answer it together: one that stops alone would leave the others waiting."""
 
-    def any_stops() -> bool:
-        asked = torch.tensor([stop()], device=accelerator.device)
-        return bool(accelerator.gather(asked).any())
-
-    return any_stops if accelerator.num_processes > 1 else stop
+    return lambda: anywhere(stop(), accelerator)
 
 
 def with_own_environments(environments: Environments, places: Mapping[str, str]) -> Environments:

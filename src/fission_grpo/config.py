@@ -190,22 +190,11 @@ class RunSettings(Settings):
             )
         return self
 
-    @model_validator(mode="after")
-    def _single_calls_have_a_reference(self) -> RunSettings:
-        """A call in the middle of an episode has none: what came before it may be anything."""
-        one_call = self.fission.contexts and self.fission.horizon is Horizon.CALL
-        if one_call and (self.trainer.horizon is not Horizon.CALL or self.trainer.turn_queries):
-            raise ValueError(
-                "fission.horizon=call judges a recovery by the reference of the call that failed, and whole turns have "
-                "none; set trainer.horizon=call (and trainer.turn_queries=0), or fission.horizon=turn"
-            )
-        return self
-
     @property
-    def explored_horizon(self) -> Horizon:
-        """The farthest that exploration goes."""
-        single = self.trainer.horizon is Horizon.CALL
-        return Horizon.TURN if single and self.trainer.turn_queries else self.trainer.horizon
+    def horizons(self) -> frozenset[Horizon]:
+        """How far exploration goes in tasks with a world."""
+        beside = {Horizon.TURN} if self.trainer.turn_queries else set()
+        return frozenset({self.trainer.horizon, *beside})
 
     @property
     def folder(self) -> Path:

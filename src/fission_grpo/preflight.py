@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from accelerate import Accelerator
 
@@ -11,6 +11,7 @@ from fission_grpo.environments.base import Environments
 from fission_grpo.environments.check import check_environment
 from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.rollout import Horizon, new_environment
+from fission_grpo.training.task_order import whole_turns
 from fission_grpo.types import Task
 
 CHECKED_TASKS = 3
@@ -54,21 +55,28 @@ def require_fit_environments(tasks: Sequence[Task], environments: Environments) 
 
 
 def require_judges(
-    tasks: Sequence[Task], environments: Environments, *, horizon: Horizon, recovery: Horizon | None
+    tasks: Sequence[Task], environments: Environments, *, horizons: Collection[Horizon], recovery: Horizon | None
 ) -> None:
     """Every rollout must have something to be judged by.
 
     Beyond one call that is the world: against gold calls per turn, or by a score of its own. One call is judged by the
-    task's target.
+    task's target, and so is a recovery of one call; a call in the middle of an episode has none.
 
     Args:
-        horizon: of exploration.
+        horizons: of exploration.
         recovery: of recoveries; None without any.
     Raises:
-        ConfigError: a task has nothing, or names a world that is not among `environments`.
+        ConfigError: a task has nothing, or names a world that is not among `environments`; or recoveries of one call
+            are to follow on whole turns.
     """
+    further = set(horizons) - {Horizon.CALL}
+    if recovery is Horizon.CALL and further:
+        raise ConfigError(
+            "fission.horizon=call judges a recovery by the reference of the call that failed, and whole turns have "
+            "none; set trainer.horizon=call and trainer.turn_queries=0, or fission.horizon=turn"
+        )
     unjudged = [task for task in tasks if task.world is not None and not task.gold]
-    if horizon is Horizon.CALL and (aimless := [task for task in unjudged if not task.target]):
+    if Horizon.CALL in horizons and (aimless := [task for task in unjudged if not task.target]):
         raise ConfigError(
             f"{_some(aimless)} have neither `gold` nor `turns`, so that nothing says what the next call should be; "
             "add one of them, or choose trainer.horizon=turn, where the world judges"
@@ -76,12 +84,25 @@ def require_judges(
     names = dict.fromkeys(task.world.environment for task in unjudged if task.world)
     unfit = {name for name in names if not _judges_itself(_tasks_in(unjudged, name)[0], environments)}
     blind = [task for task in unjudged if task.world and task.world.environment in unfit]
-    if blind and (recovery is Horizon.TURN or horizon is not Horizon.CALL):
-        what = "a recovery" if horizon is Horizon.CALL else f"a whole {horizon}"
-        remedy = "fission.horizon=call" if horizon is Horizon.CALL else "trainer.horizon=call"
+    if blind and (further or recovery is Horizon.TURN):
+        what = f"a whole {sorted(further)[0]}" if further else "a recovery"
+        remedy = "trainer.horizon=call and trainer.turn_queries=0" if further else "fission.horizon=call"
         raise ConfigError(
             f"{_some(blind)} have a world that does not judge itself, and no gold calls per turn: nothing can judge "
             f"{what}; add `turns` to them, give the world a score(), or choose {remedy}"
+        )
+
+
+def require_requests(tasks: Sequence[Task], *, turn_queries: int) -> None:
+    """Whole turns beside single messages need somewhere to begin.
+
+    Raises:
+        ConfigError: no task with a world ends with a user message.
+    """
+    if turn_queries and not whole_turns(tasks):
+        raise ConfigError(
+            f"trainer.turn_queries={turn_queries} explores whole turns, and none of the {len(tasks)} task(s) has a "
+            "world and ends with a user message; add such tasks, or set trainer.turn_queries=0"
         )
 
 

@@ -30,7 +30,7 @@ from fission_grpo.algorithm.pool import ContextPool
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.evaluation.group_outcomes import account_groups, group_outcome
 from fission_grpo.files import read_jsonl
-from fission_grpo.report.tables import budget_table
+from fission_grpo.report.costs import budget_table
 from fission_grpo.training.trainer import Trainer
 
 POOL = OFFLINE.pool

@@ -22,8 +22,9 @@ from fission_grpo.environments.functions.schema_of import toolbox
 from fission_grpo.errors import ConfigError
 from fission_grpo.files import read_jsonl
 from fission_grpo.policy.base import Sampling
-from fission_grpo.preflight import require_judges
+from fission_grpo.preflight import require_judges, require_requests
 from fission_grpo.rollout import Horizon, open_task, rollout
+from fission_grpo.tasks.dialogue import decision_points
 from fission_grpo.tasks.jsonl import read_tasks, write_tasks
 from fission_grpo.types import Task, ToolCall, World
 
@@ -259,36 +260,70 @@ AIMLESS = replace(GOLDLESS, target=())
 
 
 @pytest.mark.parametrize("horizon", Horizon)
-@pytest.mark.parametrize("fission", [True, False])
-def test_gold_per_turn_judges_everything(horizon: Horizon, fission: bool) -> None:
-    require_judges([BLIND], ENVIRONMENTS, horizon=horizon, fission=fission)
+@pytest.mark.parametrize("recovery", [Horizon.TURN, None])
+def test_gold_per_turn_judges_everything(horizon: Horizon, recovery: Horizon | None) -> None:
+    require_judges([BLIND], ENVIRONMENTS, horizons={horizon}, recovery=recovery)
+
+
+MIXED = {Horizon.CALL, Horizon.TURN}
 
 
 @pytest.mark.parametrize(
-    ("task", "horizon", "fission", "expected"),
+    ("task", "horizons", "recovery", "expected"),
     [
-        (GOLDLESS, Horizon.TURN, False, r"nothing can judge a whole turn; .*choose trainer\.horizon=call"),
-        (GOLDLESS, Horizon.EPISODE, True, r"nothing can judge a whole episode"),
-        (GOLDLESS, Horizon.CALL, True, r"nothing can judge a recovery; .*choose fission\.contexts=0"),
-        (AIMLESS, Horizon.CALL, False, r"nothing says what the next call should be; .*trainer\.horizon=turn"),
+        (
+            GOLDLESS,
+            {Horizon.TURN},
+            None,
+            r"nothing can judge a whole turn; .*choose trainer\.horizon=call and trainer\.turn_queries=0",
+        ),
+        (GOLDLESS, {Horizon.EPISODE}, Horizon.TURN, r"nothing can judge a whole episode"),
+        (GOLDLESS, MIXED, None, r"nothing can judge a whole turn"),
+        (
+            GOLDLESS,
+            {Horizon.CALL},
+            Horizon.TURN,
+            r"nothing can judge a recovery; .*choose fission\.horizon=call",
+        ),
+        (AIMLESS, {Horizon.CALL}, None, r"nothing says what the next call should be; .*trainer\.horizon=turn"),
+        (AIMLESS, MIXED, None, r"nothing says what the next call should be"),
+        (BLIND, {Horizon.TURN}, Horizon.CALL, r"fission\.horizon=call judges a recovery by the reference"),
+        (
+            BLIND,
+            MIXED,
+            Horizon.CALL,
+            r"set trainer\.horizon=call and trainer\.turn_queries=0, or fission\.horizon=turn",
+        ),
     ],
 )
-def test_a_task_that_nothing_judges_is_refused(task: Task, horizon: Horizon, fission: bool, expected: str) -> None:
+def test_a_task_that_nothing_judges_is_refused(
+    task: Task, horizons: set[Horizon], recovery: Horizon | None, expected: str
+) -> None:
     with pytest.raises(ConfigError, match=expected):
-        require_judges([task], ENVIRONMENTS, horizon=horizon, fission=fission)
+        require_judges([task], ENVIRONMENTS, horizons=horizons, recovery=recovery)
 
 
 def test_what_is_judged_in_its_own_way_is_taken() -> None:
-    require_judges([GOLDLESS], ENVIRONMENTS, horizon=Horizon.CALL, fission=False)
+    one_call, turn = {Horizon.CALL}, {Horizon.TURN}
+    require_judges([GOLDLESS], ENVIRONMENTS, horizons=one_call, recovery=None)
+    require_judges([GOLDLESS], ENVIRONMENTS, horizons=one_call, recovery=Horizon.CALL)
     environments = imported_environments({"library": "own_shop:Library"})
-    require_judges([lend()], environments, horizon=Horizon.TURN, fission=True)
-    require_judges([lend(target=(EMMA,))], environments, horizon=Horizon.CALL, fission=True)
+    require_judges([lend()], environments, horizons=turn, recovery=Horizon.TURN)
+    require_judges([lend(target=(EMMA,))], environments, horizons=one_call, recovery=Horizon.TURN)
     with pytest.raises(ConfigError, match=r"1 task\(s\) \(lend-0\) have neither"):
-        require_judges([lend()], environments, horizon=Horizon.CALL, fission=True)
+        require_judges([lend()], environments, horizons=one_call, recovery=Horizon.TURN)
+    shelf = imported_environments({"library": "own_shop:Shelf"})
     with pytest.raises(ConfigError, match="give the world a score"):
-        require_judges(
-            [lend()], imported_environments({"library": "own_shop:Shelf"}), horizon=Horizon.TURN, fission=False
-        )
+        require_judges([lend()], shelf, horizons=turn, recovery=None)
+
+
+def test_whole_turns_need_a_place_to_begin_and_a_world_to_end_in() -> None:
+    (_, *later) = decision_points(BLIND)
+    require_requests([BLIND, *later], turn_queries=2)
+    require_requests(later, turn_queries=0)
+    for tasks in (later, [replace(BLIND, world=None)]):
+        with pytest.raises(ConfigError, match=r"trainer\.turn_queries=2 explores whole turns, and none of the"):
+            require_requests(tasks, turn_queries=2)
 
 
 def test_a_file_of_tasks_without_gold_is_sound() -> None:

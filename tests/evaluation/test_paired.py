@@ -13,12 +13,22 @@ from episodes import CALL, OTHER, episode, message
 from fission_grpo.errors import ConfigError, DataError
 from fission_grpo.evaluation.compare_runs import compare_runs, load_run
 from fission_grpo.evaluation.heldout import Evaluation
-from fission_grpo.evaluation.metrics import ACCURACY, OFFICIAL_ERR
-from fission_grpo.evaluation.paired import contrast, estimate, pair
+from fission_grpo.evaluation.metrics import ACCURACY, ERR, OFFICIAL_ERR, recovery_by_class, recovery_by_tool
+from fission_grpo.evaluation.paired import (
+    EvaluatedArm,
+    compare_macro,
+    contrast,
+    estimate,
+    estimate_arm,
+    estimate_macro,
+    estimate_slices,
+    pair,
+)
 from fission_grpo.evaluation.records import EpisodeRecord, write_records
 from fission_grpo.evaluation.statistics import (
     Counts,
     Interval,
+    Rate,
     interval_of,
     paired_change,
     sign_test,
@@ -228,3 +238,71 @@ def test_a_run_without_errors_can_be_drawn(tmp_path: Path) -> None:
 def test_an_estimate_says_what_it_was_counted_over() -> None:
     assert str(estimate(OFFICIAL_ERR, run("++"))) == "- (0/0)"
     assert str(estimate(ACCURACY, run("+-"))).endswith("(1/2)")
+
+
+def by_tools(*tasks: tuple[bool, str]) -> tuple[EpisodeRecord, ...]:
+    """One episode a task, right or wrong: `c` is a failed `cd`, `l` a failed `ls` of another class, `b` broken."""
+    steps = {
+        "c": message(0, CALL, ErrorClass.NOT_FOUND),
+        "l": message(0, OTHER, ErrorClass.PRECONDITION),
+        "b": message(0, broken=True),
+    }
+    return tuple(
+        episode(*(steps[letter] for letter in failed), message(0), ok=ok, scenario=place)
+        for place, (ok, failed) in enumerate(tasks)
+    )
+
+
+def test_recovery_by_tool_and_class_by_hand() -> None:
+    # `cd` fails in tasks 0 (twice), 1 and 3, `ls` in 1 and 2; the broken message names no tool.
+    records = by_tools((True, "cc"), (False, "cl"), (True, "l"), (True, "cb"), (True, "b"), (True, ""))
+    arm = EvaluatedArm(name="any", runs={0: records})
+    tools, classes = recovery_by_tool([records], floor=2), recovery_by_class([records], floor=2)
+    assert estimate_slices(tools.rates, arm) == {"cd": Rate(2, 3), "ls": Rate(1, 2)}
+    mean = estimate_macro(tools, arm)
+    assert (mean.value, mean.successes, mean.total) == (pytest.approx((2 / 3 + 1 / 2) / 2), 3, 5)
+    # E4 as `cd`, E6 as `ls`, E0 in tasks 3 and 4.
+    assert estimate_slices(classes.rates, arm) == {"E4": Rate(2, 3), "E0": Rate(2, 2), "E6": Rate(1, 2)}
+    # With a floor of 3 only `cd` is left.
+    rare = recovery_by_tool([records], floor=3)
+    assert (rare.slices, dict(rare.left_out), estimate_macro(rare, arm).value) == (
+        ("cd",),
+        {"ls": 2},
+        pytest.approx(2 / 3),
+    )
+
+
+def test_a_slice_has_an_episode_a_run_on_average() -> None:
+    # `cd` fails twice and `ls` once in each of 12 runs, `ls` in all but one.
+    many = [by_tools((True, "c"), (False, "c"), (True, "l" if run else "")) for run in range(12)]
+    macro = recovery_by_tool(many)
+    assert (macro.slices, macro.left_out, macro.floor) == (("cd",), {"ls": 11}, 12)
+    # With fewer runs it is ten in all: `ls` has 10 in 11 runs without the first, and 9 in ten of them.
+    assert recovery_by_tool(many[1:]).slices == ("cd", "ls")
+    assert recovery_by_tool(many[2:11]).left_out == {"ls": 9}
+    assert recovery_by_class(many).left_out == {"E6": 11}
+
+
+def test_cells_do_not_mind_what_other_runs_have() -> None:
+    # A fault costs its own record alone, and a task of one run is counted there; a comparison wants them all.
+    runs = {0: by_tools((True, "c"), (True, "c")), 1: by_tools((False, "c"))}
+    arm = EvaluatedArm(name="uneven", runs=runs)
+    share = estimate_arm(ERR, arm)
+    assert (share.successes, share.total, share.interval) == (2, 3, Interval(0.0, 1.0))
+    assert estimate_arm(ERR, EvaluatedArm(name="one", runs={0: runs[0]})) == Rate(2, 2)
+    assert str(estimate_arm(ERR, EvaluatedArm(name="none", runs={0: by_tools((True, "")), 1: ()}))) == "- (0/0)"
+
+
+def test_arms_are_compared_by_the_mean_over_tools() -> None:
+    # Before: `cd` 0 of 2, `ls` 1 of 1: 0.5. After: `cd` 1 of 2, `ls` 1 of 1: 0.75; pooled it is 1/3 and 2/3.
+    before = EvaluatedArm(name="grpo", runs={0: by_tools((False, "c"), (False, "c"), (True, "l"), (True, ""))})
+    after = EvaluatedArm(name="fission", runs={0: by_tools((True, "c"), (False, "c"), (True, "l"), (True, ""))})
+    macro = recovery_by_tool([before.records, after.records], floor=1)
+    one = compare_macro(macro, before, after)
+    assert (one.before.value, one.after.value, one.difference) == pytest.approx((0.5, 0.75, 0.25))
+    assert (one.before.successes, one.before.total, one.after.successes) == (1, 3, 2)
+    assert (one.seed_differences, one.p_value) == ({0: pytest.approx(0.25)}, None)
+    assert (one.fixed, one.broken, one.runs, one.tasks) == (("base_0",), (), (1, 1), 4)
+    assert estimate_macro(macro, after) == one.after
+    with pytest.raises(ValueError, match="no slice has enough episodes"):
+        compare_macro(recovery_by_tool([before.records], floor=99), before, after)

@@ -10,8 +10,10 @@ import pytest
 
 from fission_grpo.models.catalog import find_model, load_policy_model
 from fission_grpo.models.nano import CONTROL, fresh_model, parameter_count
-from fission_grpo.recipes import build_nano
+from fission_grpo.recipes import Recipe, build_nano, load_recipe
+from fission_grpo.tasks.synthesis.generator import synthesise
 from fission_grpo.training.copying import copy_accuracy, sharpen_copying
+from fission_grpo.training.demonstrations import CLEAN_SHARE, demonstration_rows
 from fission_grpo.training.supervised import gold_dialogue
 
 pytestmark = pytest.mark.early
@@ -74,3 +76,23 @@ def test_the_warm_start_goes_down_the_recorded_curve() -> None:
     recorded = record()["losses"]["warm_start"]
     _, losses = build_nano.warm_start(tokenizer, rows, steps=len(recorded))
     assert losses["warm_start"] == pytest.approx(recorded, abs=0.05)
+
+
+def test_the_harder_tasks_fit_nano_with_room_for_errors() -> None:
+    settings, chat = load_recipe(Recipe.NANO_HARD), loaded().chat
+    tasks = synthesise(
+        settings.synthetic.seed,
+        120,
+        apis=settings.synthetic.apis,
+        mixture=settings.synthetic.mixture,
+        tools=settings.synthetic.tools,
+    )
+    longest = max(len(turn) for task in tasks for turn in task.gold)
+    assert longest == 5
+    # Every gold call, two errors with the calls that repair them, the words at the end, and one more to spare.
+    assert settings.rollouts.max_turns >= longest + 2 + 1 + 1
+    rows = demonstration_rows(tasks, count=12, seed=0, chat=chat, environments=build_nano.NANO_ENVIRONMENTS)
+    assert len(rows) == 12 * (1 + CLEAN_SHARE)
+    # A whole gold dialogue, and as many messages more as a rollout may have, each with an answer of its own length.
+    room = loaded().model.config.max_position_embeddings - max(len(row.ids) for row in rows)
+    assert room >= settings.rollouts.max_turns * 2 * settings.rollouts.max_tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from fission_grpo.evaluation.group_outcomes import account_groups, group_outcome
-from fission_grpo.evaluation.metrics import ERR, FINAL, FIRST_ATTEMPT, PROBE, REPEAT
+from fission_grpo.evaluation.metrics import ERR, FINAL, FIRST_ATTEMPT, PROBE, REPEAT, recovery_by_tool
 from fission_grpo.evaluation.paired import EvaluatedArm, compare_arms
 from fission_grpo.evaluation.records import EpisodeRecord, Probe, TurnRecord
 from fission_grpo.files import read_jsonl
@@ -22,6 +23,7 @@ from fission_grpo.report.tables import (
     effort_table,
     error_name,
     groups_table,
+    macro_table,
     markdown_table,
     metrics_table,
     probes_by_class_table,
@@ -106,7 +108,43 @@ def test_comparisons_say_what_they_settle() -> None:
     assert row[4].startswith("+40.0 [+")
     assert row[5:] == ["8 / 0 of 20", "0.0078", "+40.0, +40.0", "20 (0)"]
     assert verdict_sentence(better).endswith(": better.")
-    assert "not settled" in verdict_sentence(same)
+    assert verdict_sentence(same).endswith(
+        ": not settled: all runs and tasks agree and leave nothing to draw an interval from."
+    )
+
+
+def test_a_verdict_where_nothing_was_counted() -> None:
+    flawless = EvaluatedArm(name="flawless", runs={0: tuple(record(i, ok=True, erred=False) for i in range(20))})
+    one = compare_arms(ERR, ARMS[0], flawless)
+    assert verdict_sentence(one) == (
+        "Error recovery (ERR): warm start 50.0 % → flawless -, 20 tasks, 1 and 1 runs: not settled: nothing to count "
+        "for flawless."
+    )
+    assert cells(comparisons_table([one]), "Error recovery")[2:5] == ["50.0 % (5/10)", "- (0/0)", "-"]
+
+
+def test_cells_of_several_runs_draw_runs_as_well_as_tasks() -> None:
+    # Two runs of 20 tasks, one right in all of them and one in none. One run is drawn of two: 0 % or 100 %, whichever
+    # tasks; pooled counts, 20 of 40, would say 35 to 65 %. Wilson of a single run is test_every_cell_carries_its_count.
+    runs = {seed: tuple(record(i, ok=seed == 0, erred=True) for i in range(20)) for seed in range(2)}
+    apart = EvaluatedArm(name="apart", runs=runs)
+    cell = "50.0 % [0.0, 100.0] (20/40)"
+    assert cells(metrics_table([apart], (FINAL, ERR)), "Final success ↑")[1] == cell
+    assert cells(metrics_table([apart], (FINAL, ERR)), "Error recovery")[1] == cell
+    assert cells(probes_by_class_table([apart]), "E6")[1] == cell
+    macro = recovery_by_tool(list(runs.values()))
+    table = macro_table(macro, [apart], str, costs={})
+    assert [cells(table, row)[1] for row in ("login", "**ERR, mean", "Error recovery")] == [cell] * 3
+    # A fault counts nowhere, in its own run alone.
+    faulty = {**runs, 0: (replace(runs[0][0], end=EndReason.HARNESS_FAULT, verdict=None), *runs[0][1:])}
+    assert cells(metrics_table([replace(apart, runs=faulty)], (FINAL,)), "Final success ↑")[1].endswith("(19/39)")
+
+
+def test_repeats_of_several_runs_draw_runs_as_well_as_tasks() -> None:
+    # The probe's injected call is repeated by the 20 tasks of the one run and by none of the other; in the one, the
+    # policy's own repeat is mended at once, so that each of its tasks counts one repeat of two errors.
+    runs = {seed: tuple(record(i, ok=True, erred=seed == 0) for i in range(20)) for seed in range(2)}
+    assert cells(repeats_table([EvaluatedArm(name="apart", runs=runs)]), "E6")[1] == "33.3 % [0.0, 50.0] (20/60)"
 
 
 def test_a_rising_evil_is_worse() -> None:
@@ -256,8 +294,8 @@ def test_curves_figure(tmp_path: Path) -> None:
 
 
 def test_an_arm_keeps_its_colour() -> None:
-    colours = arm_colours(["warm start", "GRPO", "fission"])
-    assert len(set(colours.values())) == 3
+    colours = arm_colours(["warm start", "GRPO", "fission", *(f"arm {place}" for place in range(7))])
+    assert len(set(colours.values())) == 10
     assert arm_colours(["warm start", "GRPO"]) == {name: colours[name] for name in ("warm start", "GRPO")}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from fission_grpo.environments.bfcl.environment import BfclEnvironment, bfcl_tools
 from fission_grpo.environments.schema import call_problems
 from fission_grpo.errors import ConfigError
+from fission_grpo.recipes.nano import NANO_TASKS
 from fission_grpo.tasks.dialogue import premature_calls
 from fission_grpo.tasks.gold_chain import canonical, chain_of, fingerprint, proves_itself, replays, texts_of
-from fission_grpo.tasks.synthesis.families import HELDOUT_APIS, SEEN_APIS
+from fission_grpo.tasks.probe import ProbeKind, probe_items
+from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS, SEEN_APIS
 from fission_grpo.tasks.synthesis.generator import Mixture, Split, synthesise
+from fission_grpo.tasks.synthesis.lookalikes import lookalikes
 from fission_grpo.tasks.synthesis.overlap import SHORTEST_CHAIN, Shared, official_overlap, overlap
 from fission_grpo.types import ErrorClass, Task, ToolCall
 
@@ -169,6 +172,128 @@ def test_hidden_state_is_not_in_the_prompt() -> None:
     assert {True, False} in by_wording.values()
 
 
+NANO_APIS = ("TradingBot", "GorillaFileSystem", "TicketAPI")
+LONG = Mixture(calls=(0.0, 0.0, 0.7, 0.3), two_parts=(1.0, 1.0), two_apis=0.8, two_unmet=0.6, lookalikes=1.0)
+REPAIRS = {"trading_login": "login", "ticket_login": "ticket_login", "cd": "folder", "fund_account": "funds"}
+
+
+@pytest.fixture(scope="module")
+def long() -> dict[Split, list[Task]]:
+    counts = {Split.TRAIN: 250, Split.VALIDATION: 80, Split.HELDOUT: 80}
+    return {
+        split: synthesise(7, count, apis=NANO_APIS, split=split, mixture=LONG, tools=(7, 9))
+        for split, count in counts.items()
+    }
+
+
+def needs_of(task: Task) -> set[str]:
+    """What the world lacks, by the gold calls that repair it; money that the user asks to deposit is none."""
+    asked = {"fund_account"} if "fund" in str(task.meta["family"]).split("+") else set()
+    return {REPAIRS[call.name] for call in chain_of(task) if call.name in REPAIRS.keys() - asked}
+
+
+def test_the_tasks_of_nano_stay_what_they_are() -> None:
+    tasks = synthesise(NANO_TASKS.seed, 40, apis=NANO_TASKS.apis, mixture=NANO_TASKS.mixture, tools=NANO_TASKS.tools)
+    # Of commit b9bb24e, before any mixture could be harder: runs, evaluations and the weights of nano rest on them.
+    assert fingerprint([asdict(task) for task in tasks]) == "2c1c4fa41374cf39b7cbc754"
+
+
+def test_long_chains_have_three_to_five_calls_that_are_all_needed(long: dict[Split, list[Task]]) -> None:
+    environment = BfclEnvironment()
+    for tasks in long.values():
+        lengths = Counter(len(chain_of(task)) for task in tasks)
+        assert set(lengths) == {3, 4, 5}
+        assert all(proves_itself(environment, task) for task in tasks)
+    # 250 draws of .3: three standard errors are .087.
+    fives = sum(len(chain_of(task)) == 5 for task in long[Split.TRAIN]) / 250
+    assert fives == pytest.approx(0.3, abs=0.087)
+
+
+def test_long_chains_lack_two_things_as_often_as_asked(long: dict[Split, list[Task]]) -> None:
+    tasks = long[Split.TRAIN]
+    two = [task for task in tasks if len(needs_of(task)) >= 2]
+    # .3 with five calls and .6 of the other .7 are .72 of 250, less three standard errors of .028; more do by chance.
+    assert 0.635 < len(two) / len(tasks) < 0.9
+    assert sum(len(task.meta["apis"]) == 2 for task in two) > len(two) / 2
+    always = synthesise(8, 60, apis=NANO_APIS, mixture=replace(LONG, two_unmet=1.0))
+    assert min(len(needs_of(task)) for task in always) == 2
+    never = synthesise(8, 60, apis=NANO_APIS, mixture=replace(LONG, calls=(0.0, 0.0, 1.0), two_unmet=0.0, unmet=0.0))
+    assert max(len(needs_of(task)) for task in never) == 0
+
+
+def test_two_missing_things_are_not_in_the_prompt(long: dict[Split, list[Task]]) -> None:
+    setups = {one.name: {s.name for s in one.setups} for api in NANO_APIS for one in APIS[api].generators}
+    worlds: dict[frozenset[str], Counter[frozenset[str]]] = {}
+    for task in long[Split.TRAIN]:
+        told = frozenset[str]().union(*(setups[name] for name in str(task.meta["family"]).split("+")))
+        worlds.setdefault(told, Counter())[frozenset(needs_of(task))] += 1
+    # The text tells of every setup, lacking or not: behind the same ones stand worlds that lack different ones.
+    often = [lacking for lacking in worlds.values() if lacking.total() >= 10]
+    assert len(often) >= 4
+    assert all(len(lacking) > 1 and max(lacking.values()) < 0.95 * lacking.total() for lacking in often), worlds
+
+
+def test_splits_of_long_chains_share_nothing(long: dict[Split, list[Task]]) -> None:
+    owners: dict[str, Split] = {}
+    for split, tasks in long.items():
+        for key in (key for task in tasks for key in keys_of(task)):
+            assert owners.setdefault(key, split) == split
+    assert official_overlap(task for tasks in long.values() for task in tasks) == []
+
+
+def test_spare_tools_that_look_right_are_on_offer_beside_the_needed_ones(long: dict[Split, list[Task]]) -> None:
+    for task in long[Split.TRAIN]:
+        names = {tool["function"]["name"] for tool in task.tools}
+        assert names >= {call.name for call in chain_of(task)}
+        # Eight tools leave three or more to the four or five that two requests and their repairs take.
+        for right, wrong in {"cp": "mv", "rmdir": "rm", "close_ticket": "resolve_ticket", "tail": "cat"}.items():
+            if right in {call.name for call in chain_of(task)} and len(names) >= 8:
+                assert wrong in names, (right, names)
+
+
+@pytest.mark.parametrize(
+    ("right", "text", "nearest"),
+    [
+        ("mv", "move {source} into {destination}", "cp"),
+        ("cp", "copy {source} as {destination}", "mv"),
+        ("rm", "delete the file {file_name}", "rmdir"),
+        ("close_ticket", "close ticket {ticket_id}", "resolve_ticket"),
+        ("get_order_details", "tell me about order {order_id}", "get_order_history"),
+        ("trading_login", "", "trading_get_login_status"),
+    ],
+)
+def test_the_nearest_other_tool_comes_first(right: str, text: str, nearest: str) -> None:
+    tools = {tool["function"]["name"]: tool for tool in bfcl_tools(NANO_APIS)}
+    others = [tool for name, tool in tools.items() if name != right]
+    ranked = list(lookalikes([(tools[right], text, others)]))
+    assert ranked[0] == nearest, ranked[:4]
+    assert sorted(ranked) == sorted(tools.keys() - {right})
+
+
+def test_every_wanted_tool_has_its_lookalike_before_any_has_two() -> None:
+    tools = {tool["function"]["name"]: tool for tool in bfcl_tools(["GorillaFileSystem"])}
+    others = [tools[name] for name in ("cp", "rmdir", "touch", "pwd")]
+    wanted = [(tools["mv"], "move", others), (tools["rm"], "delete", others)]
+    assert list(lookalikes(wanted))[:2] == ["cp", "rmdir"]
+
+
+def test_a_lack_that_an_api_cannot_have_gives_way() -> None:
+    # MessageAPI has a login and nothing else: two things cannot be missing, and no chain of it has five calls.
+    tasks = synthesise(7, 12, apis=HELDOUT_APIS, split="heldout", mixture=LONG)
+    assert all(3 <= len(chain_of(task)) <= 4 for task in tasks)
+
+
+def test_errors_can_be_put_into_long_chains(long: dict[Split, list[Task]]) -> None:
+    tasks = long[Split.VALIDATION]
+    assert len(list(probe_items(tasks, 0, ProbeKind.MIXED))) == len(tasks)
+    premature = list(probe_items(tasks, 0, ProbeKind.PRECONDITION))
+    assert len(premature) == sum(bool(task.meta["hidden"]) for task in tasks)
+    assert all(item.task.target for item in premature)
+    environment = BfclEnvironment()
+    for item in premature:  # what is right next and all that follows still solves the task
+        assert replays(environment, replace(item.task, messages=item.task.messages[:1]))
+
+
 def test_impossible_requests_say_what_to_do() -> None:
     with pytest.raises(ConfigError, match="unknown APIs"):
         synthesise(0, 1, apis=["WeatherAPI"])
@@ -178,6 +303,8 @@ def test_impossible_requests_say_what_to_do() -> None:
         Mixture(two_turns=1.5)
     with pytest.raises(ConfigError, match="add up to 1"):
         Mixture(calls=(0.5, 0.5, 0.5))
+    with pytest.raises(ConfigError, match="`calls` has 1 to 4 shares, got 5"):
+        Mixture(calls=(0.2, 0.2, 0.2, 0.2, 0.2))
 
 
 def test_fingerprints_are_of_values_not_of_writing() -> None:

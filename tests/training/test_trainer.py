@@ -445,7 +445,7 @@ def test_a_checkpoint_of_another_version_is_refused_by_name_before_its_pickles_a
     (checkpoint / "progress-0.pkl").write_bytes(b"not to be opened")
     with pytest.raises(
         ConfigError,
-        match=r"step-1 was written by fission-grpo 0\.1\.0 \(checkpoint format 1\).* reads format 2: finish",
+        match=r"step-1 was written by fission-grpo 0\.1\.0 \(checkpoint format 1\).* reads format 3: finish",
     ):
         tiny_run(tmp_path, resume=True)
 
@@ -642,7 +642,11 @@ def test_a_task_whose_world_cannot_be_built_is_masked_and_all_others_go_on(tmp_p
 # Two processes.
 
 
-@pytest.mark.parametrize("fission", [FISSION, OFFLINE], ids=["online", "offline"])
+UNEVEN = FissionSettings(contexts=1, group_size=3, trigger=14, capacity=16, per_group=2, own_step=True)
+"""The trigger fires in one process before it fires in the other."""
+
+
+@pytest.mark.parametrize("fission", [FISSION, OFFLINE, UNEVEN], ids=["online", "offline", "a step of its own"])
 def test_two_processes_train_one_policy(tmp_path: Path, start: Path, fission: FissionSettings) -> None:
     """Each explores its own tasks; gradients are averaged, so both hold the same weights after every step."""
     with socket.socket() as probe:
@@ -663,5 +667,7 @@ def test_two_processes_train_one_policy(tmp_path: Path, start: Path, fission: Fi
     assert checkpoint is not None
     states = [torch.load(checkpoint / f"progress-{rank}.pkl", weights_only=False) for rank in range(2)]
     assert [state["step"] for state in states] == [STEPS, STEPS]
-    tasks_of = [{context.task.id for context in state["fission"]["buffer"]["contexts"]} for state in states]
-    assert tasks_of[0] != tasks_of[1]  # and a buffer or a pool of its own
+    kept = [{context.key for context in state["fission"]["buffer"]["contexts"]} for state in states]
+    assert kept[0] != kept[1]  # and a buffer or a pool of its own
+    used = [state["fission"]["count"]["used"] for state in states]
+    assert (used[0] != used[1]) == (fission is UNEVEN)  # one of them made an update for the other's recoveries

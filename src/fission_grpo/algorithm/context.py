@@ -52,7 +52,7 @@ class CorrectiveContext:
     """1 for a failure met in exploration, n + 1 for one met in a recovery of depth n."""
     parent: Parent
     policy_version: int
-    """Optimizer steps that the policy had seen when it failed."""
+    """Steps of the run that the policy had seen when it failed."""
     failing: float = 1.0
     """Share of the valid members of its origin group that did not succeed, in [0, 1]."""
     tool: str | None = None

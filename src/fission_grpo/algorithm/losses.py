@@ -125,7 +125,7 @@ def kl_penalty(logprobs_BT: Tensor, reference_logprobs_BT: Tensor) -> Tensor:
 
     Ours: the usual k3 has the gradient of the *other* KL, with a factor reference/policy. After an error the start is
     sure of the wrong thing, so once recoveries have learned better, a single sampled relapse weighs a hundredfold: with
-    k3 the gradient norm of the fission arm jumped from 0.05 to 8.8 (docs/results.md).
+    k3 the gradient norm of the fission arm jumped from 0.05 to 8.8 (docs/earlier_results.md).
     """
     return 0.5 * (logprobs_BT - reference_logprobs_BT) ** 2
 

@@ -92,8 +92,8 @@ def quickstart(
     model: Annotated[str, typer.Option(help="nano, smollm2, or a Hugging Face folder.")] = "nano",
     recipe: Annotated[Recipe, typer.Option(help="What every arm starts from.")] = Recipe.NANO,
     arms: Annotated[str | None, typer.Option(help="Arms separated by commas.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm.")] = 8,
-    size: Annotated[int, typer.Option(min=3, help="Held-out episodes, and items of each probe.")] = 300,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each arm; 8 unless given.")] = None,
+    size: Annotated[int, typer.Option(min=3, help="Held-out episodes, and items of each probe.")] = 200,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes side by side.")] = None,
     no_tree: NoTree = False,
     as_json: Json = False,
@@ -103,14 +103,14 @@ def quickstart(
     unknown = [arm for arm in chosen if arm not in list(Arm)]
     if unknown:
         raise ConfigError(f"unknown arm {unknown[0]!r}; expected some of {', '.join(Arm)}")
-    from fission_grpo.commands.quickstart import DEFAULT_ARMS, Quickstart, run_quickstart
+    from fission_grpo.commands.quickstart import DEFAULT_ARMS, SEEDS, Quickstart, run_quickstart
 
     plan = Quickstart(
         output=output,
         model=model,
         recipe=recipe,
         arms=chosen or DEFAULT_ARMS,
-        seeds=tuple(range(seeds)),
+        seeds=tuple(range(seeds or SEEDS)),
         size=size,
         overrides=(*ctx.args, *(["trainer.tree=false"] if no_tree else [])),
     )

@@ -149,11 +149,9 @@ def make_plan(settings: RunSettings) -> RunPlan:
     trainer = assemble(settings.model_copy(update={"trainer": settings.trainer.model_copy(update={"queries": few})}))
     rehearsal = rehearse(trainer)
     steps, contexts = settings.trainer.steps, settings.fission.contexts
-    queries = settings.trainer.queries + settings.trainer.turn_queries
-    rollouts = steps * queries * settings.trainer.group_size
-    if budget := settings.trainer.sampled_tokens:
-        rollouts = round(budget / rehearsal.sampled_tokens)
     recoveries = steps * contexts * settings.fission.group_size
+    queries = _queries(settings, recoveries=recoveries, tokens=rehearsal.sampled_tokens)
+    rollouts = steps * queries * settings.trainer.group_size
     collection = _collection(settings, tasks=len(trainer.tasks), found=rehearsal.contexts)
     sampled = rollouts + recoveries + (collection.rollouts if collection else 0)
     parameters = list(trainer.learner.model.parameters())
@@ -177,6 +175,19 @@ def make_plan(settings: RunSettings) -> RunPlan:
             collected=collection.groups if collection else 0,
         ),
     )
+
+
+def _queries(settings: RunSettings, *, recoveries: int, tokens: float) -> int:
+    """Tasks that a step explores; under a token budget as many as it has room for.
+
+    Args:
+        recoveries: of the whole run.
+        tokens: mean of a trajectory; 0 where all broke.
+    """
+    trainer = settings.trainer
+    if not trainer.sampled_tokens or not tokens:
+        return trainer.queries + trainer.turn_queries
+    return max(1, round((trainer.sampled_tokens / tokens - recoveries) / trainer.steps / trainer.group_size))
 
 
 def rehearse(trainer: Trainer) -> Rehearsal:

@@ -126,7 +126,7 @@ def evaluate(
         played = read_tasks(Path(tasks).expanduser(), environments=known)
     else:
         played = tasks_from(tasks, environments=known)
-    require_judges(played, known, horizon=Horizon.EPISODE, recovery=None)
+    require_judges(played, known, horizons={Horizon.EPISODE}, recovery=None)
     settings = settings.model_copy(update={"model": name})
     kept = {"model", "chat_template", "precision", "rollouts", "environments"}
     tasks_kept = {"tasks": len(played), "fingerprint": fingerprint([record_of(task) for task in played])}

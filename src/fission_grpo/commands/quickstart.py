@@ -31,6 +31,8 @@ HELDOUT_SEED = 11
 recipes, and so have been seen."""
 SEEDS = 8
 """Training runs of each arm: fewer cannot tell a small gain from the luck of a run."""
+ARMS_AS_OF = 2
+"""Goes up when an arm means something else, so that runs of both meanings never meet in one folder. 1: before 0.2."""
 PAID_BY: Mapping[str, str] = {"grpo-tokens": "fission", "grpo-decision-tokens": "fission-decision"}
 """Arm that samples as many tokens as another one did in the run of the same seed -> that one."""
 
@@ -41,10 +43,10 @@ class Quickstart:
 
     output: Path
     model: str = "nano"
-    recipe: str = "nano"
+    recipe: Recipe = Recipe.NANO
     arms: tuple[str, ...] = DEFAULT_ARMS
     seeds: tuple[int, ...] = tuple(range(SEEDS))
-    size: int = 300
+    size: int = 200
     """Held-out episodes, and items of each probe."""
     overrides: tuple[str, ...] = ()
     """Dotted settings for every arm."""
@@ -110,11 +112,16 @@ def _require_same_plan(plan: Quickstart) -> None:
         ConfigError: the folder holds another one, or a `plan.json` that cannot be read.
     """
     path = plan.output / "plan.json"
-    wanted = {"model": plan.model, "recipe": plan.recipe, "size": plan.size, "overrides": list(plan.overrides)}
+    wanted = {
+        **{"model": plan.model, "recipe": str(plan.recipe), "size": plan.size, "overrides": list(plan.overrides)},
+        **{"heldout_seed": HELDOUT_SEED, "arms": ARMS_AS_OF},
+    }
     if path.exists():
         found = read_json(path, remedy="restore it or choose another --output")
         if found != wanted:
-            raise ConfigError(f"{plan.output} holds {found}, asked for {wanted}; choose another --output")
+            raise ConfigError(
+                f"{plan.output} holds {found}, asked for {wanted}; choose another --output, or move {plan.output} aside"
+            )
     write_text(path, json.dumps(wanted) + "\n")
 
 
@@ -128,7 +135,7 @@ def _training(plan: Quickstart, arm: str, seed: int) -> Job:
 def _demonstration(plan: Quickstart, seed: int) -> Job:
     name, policy = f"{DEMONSTRATIONS}-{seed}", plan.results().run(DEMONSTRATIONS, seed).policy
     run = partial(_demonstrate, plan, str(policy), seed)
-    return Job(name=name, run=run, log=_log(plan, name), product=policy / "config.json")
+    return Job(name=name, run=run, log=_log(plan, name), product=plan.results().demonstrated(seed))
 
 
 def _evaluation(plan: Quickstart, name: str, seed: int, *, model: str, after: tuple[str, ...] = ()) -> Job:
@@ -152,21 +159,28 @@ def _log(plan: Quickstart, name: str) -> Path:
 def _train(plan: Quickstart, arm: str, seed: int, *, resume: bool) -> None:
     from fission_grpo.commands.train import train
 
-    results = plan.results()
-    chosen: dict[str, Any] = {"model": plan.model, "output": str(results.run(arm, seed).path), "trainer.seed": seed}
-    if arm in PAID_BY:
-        rows = read_jsonl(results.run(PAID_BY[arm], seed).metrics)
-        chosen["trainer.sampled_tokens"] = round(sum(row["generate/sampled"] for row in rows))
-    done = train(_settings(plan, chosen, Arm(arm)), resume=resume)
+    chosen = {"model": plan.model, "output": str(plan.results().run(arm, seed).path), "trainer.seed": seed}
+    done = train(_settings(plan, chosen, Arm(arm), matched=_tokens_to_match(plan, arm, seed)), resume=resume)
     _say(done)
     if not done.finished:
         raise SystemExit(1)
 
 
+def _tokens_to_match(plan: Quickstart, arm: str, seed: int) -> Mapping[str, int]:
+    """The budget of an arm that samples as much as another one did."""
+    if arm not in PAID_BY:
+        return {}
+    rows = read_jsonl(plan.results().run(PAID_BY[arm], seed).metrics)
+    return {"trainer.sampled_tokens": round(sum(row["generate/sampled"] for row in rows))}
+
+
 def _demonstrate(plan: Quickstart, policy: str, seed: int) -> None:
     from fission_grpo.commands.supervise import demonstrate
 
-    _say(demonstrate(_settings(plan, {"model": plan.model}), output=Path(policy), seed=seed))
+    done = demonstrate(_settings(plan, {"model": plan.model}), output=Path(policy), seed=seed)
+    shown = {"demonstrations": done.demonstrations, "clean": done.clean, "updates": len(done.losses)}
+    write_text(plan.results().demonstrated(seed), json.dumps(shown) + "\n")
+    _say(done)
 
 
 def _evaluate(plan: Quickstart, model: str, folder: Path) -> None:
@@ -184,13 +198,18 @@ def _summarise(plan: Quickstart) -> None:
     write_summary(plan.results())
 
 
-def _settings(plan: Quickstart, chosen: Mapping[str, Any], arm: Arm | None = None) -> RunSettings:
-    """The recipe, what a job chooses, what the user wrote, and the arm."""
+def _settings(
+    plan: Quickstart, chosen: Mapping[str, Any], arm: Arm | None = None, *, matched: Mapping[str, int] | None = None
+) -> RunSettings:
+    """The recipe, what a job chooses, what the user wrote, what has to match another run, and the arm."""
     from fission_grpo.config import Setting, read_overrides
     from fission_grpo.recipes.resolve import resolve
 
-    by_job = [Setting(key=tuple(name.split(".")), value=value, origin="quickstart") for name, value in chosen.items()]
-    return resolve(recipe=Recipe(plan.recipe), arm=arm, written=[*by_job, *read_overrides(plan.overrides)])
+    def by_job(values: Mapping[str, Any]) -> list[Setting]:
+        return [Setting(key=tuple(name.split(".")), value=value, origin="quickstart") for name, value in values.items()]
+
+    written = [*by_job(chosen), *read_overrides(plan.overrides), *by_job(matched or {})]
+    return resolve(recipe=plan.recipe, arm=arm, written=written)
 
 
 def _say(told: object) -> None:

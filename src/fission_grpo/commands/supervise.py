@@ -28,6 +28,10 @@ class Demonstrated:
     policy: Path
     losses: tuple[float, ...]
     """Of every update, in nats per token."""
+    demonstrations: int
+    """Dialogues with an error and its fix."""
+    clean: int
+    """Gold dialogues among them."""
 
     def __str__(self) -> str:
         """One line for a person."""
@@ -69,7 +73,8 @@ def demonstrate(
     with progress("supervise", total=steps) as show:
         losses = supervise(model, rows, supervised, report=lambda step, loss: show(step + 1, f"loss {loss:.3f}"))
     save_model_folder(model, loaded.chat.tokenizer, output)
-    return Demonstrated(policy=output, losses=tuple(losses))
+    shown = len(rows) // (1 + CLEAN_SHARE)
+    return Demonstrated(policy=output, losses=tuple(losses), demonstrations=shown, clean=len(rows) - shown)
 
 
 def _require_synthesised_tasks(settings: RunSettings) -> None:

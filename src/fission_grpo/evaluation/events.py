@@ -44,6 +44,8 @@ class ErrorEvent:
 
     error: ErrorClass
     """Class of the step's first error."""
+    tool: str | None
+    """Whose call that was; None where the message is malformed."""
     follow: Follow
     repeated: bool
     """The next step contains, word for word, a call that just failed."""
@@ -61,13 +63,16 @@ class ErrorEvent:
         return Fate.REPEATED if self.repeated else Fate.OTHER_ERROR
 
 
-def _event(error: ErrorClass, failed: Set[str], later: Sequence[TurnRecord], wordless: Follow) -> ErrorEvent:
+def _event(
+    error: ErrorClass, tool: str | None, failed: Set[str], later: Sequence[TurnRecord], wordless: Follow
+) -> ErrorEvent:
     steps = [turn for turn in later if turn.is_step]
     stopped = Follow.ANSWERED if any(turn.answered for turn in later) else wordless
     clean_after = next((distance for distance, step in enumerate(steps, start=1) if not step.erred), None)
     way = [step.tokens for step in steps[: clean_after or 0]]
     return ErrorEvent(
         error=error,
+        tool=tool,
         follow=Follow.CALLED if steps else stopped,
         repeated=bool(steps and failed & steps[0].attempted),
         clean_after=clean_after,
@@ -84,7 +89,7 @@ def error_events(
         if user_turn in (None, turn.user_turn) and (met := turn.error) is not None and error in (None, met):
             later = [other for other in episode.turns[place + 1 :] if other.user_turn == turn.user_turn]
             wordless = Follow.NOT_SENT if turn.failures and not turn.outcomes else Follow.CUT_OFF
-            events.append(_event(met, turn.failed, later, wordless))
+            events.append(_event(met, turn.failed_tool, turn.failed, later, wordless))
     return tuple(events)
 
 
@@ -93,4 +98,5 @@ def probe_event(episode: EpisodeRecord) -> ErrorEvent | None:
     if episode.probe is None:
         return None
     later = [turn for turn in episode.turns if turn.user_turn == episode.turns[0].user_turn]
-    return _event(episode.probe.error, {call_text(episode.probe.call)}, later, Follow.CUT_OFF)
+    call = episode.probe.call
+    return _event(episode.probe.error, call.name, {call_text(call)}, later, Follow.CUT_OFF)

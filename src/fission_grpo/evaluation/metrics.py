@@ -18,7 +18,8 @@ success = P(error) ERR + (1 - P(error)) clean, and final + false success + gave 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -38,27 +39,33 @@ class Better(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """A named count over a count."""
+class Quantity:
+    """What is measured, by name."""
 
     name: str
     title: str
     meaning: str
     """One line: what is counted, over what."""
+    better: Better = Better.HIGHER
+
+    @property
+    def heading(self) -> str:
+        """The title with an arrow to the better side."""
+        return f"{self.title} {'↑' if self.better is Better.HIGHER else '↓'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric(Quantity):
+    """A named count over a count."""
+
     rule: Callable[[EpisodeRecord, ErrorClass | None], Rate]
     """The contribution of one episode, with the class of errors that matter; `Rate(0, 0)` where it does not count."""
-    better: Better = Better.HIGHER
     error: ErrorClass | None = None
     """Of the recovery metrics: only errors of this class are counted, and what has some."""
 
     def count(self, episode: EpisodeRecord) -> Rate:
         """The contribution of one episode."""
         return self.rule(episode, self.error)
-
-    @property
-    def heading(self) -> str:
-        """The title with an arrow to the better side."""
-        return f"{self.title} {'↑' if self.better is Better.HIGHER else '↓'}"
 
 
 def measure(metric: Metric, records: Iterable[EpisodeRecord]) -> Rate:
@@ -338,7 +345,78 @@ def _probe_turn(episode: EpisodeRecord) -> Rate:
     return Rate.of(ok is True, given=ok is not None)
 
 
-# By class, and means
+# By tool and by class, and their unweighted means
+
+MACRO_FLOOR = 10
+"""Fewest episodes with an error of a tool or class, over everything compared, for it to be in the mean; where more runs
+than that are compared, one a run on average. A slice in the mean weighs as much as any other, however few episodes it
+has: this keeps out those that many runs do not meet at all, and in which single episodes decide the share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Macro(Quantity):
+    """ERR as the unweighted mean over the tools that failed, or over the classes of error.
+
+    ERR itself weighs a tool by how often it fails, so a policy can move it by failing elsewhere. An episode counts once
+    for each distinct tool (class) among its errors. Slices that count nothing are left out of a mean.
+    """
+
+    keys: Callable[[EpisodeRecord], Set[str]]
+    """The tools or classes among the errors of one episode."""
+    slices: tuple[str, ...]
+    """The tools or classes in the mean; those with the most episodes first."""
+    left_out: Mapping[str, int]
+    """Episodes of those below the floor."""
+    floor: int
+    """Fewest episodes of a slice."""
+
+    def rates(self, episode: EpisodeRecord) -> dict[str, Rate]:
+        """The contribution of one episode to the slices that it has."""
+        return {key: Rate.of(episode.ok) for key in self.keys(episode) if key in self.slices}
+
+
+def recovery_by_tool(runs: Sequence[Iterable[EpisodeRecord]], *, floor: int = MACRO_FLOOR) -> Macro:
+    """By the tool of each step's first error; a malformed message names none.
+
+    Args:
+        runs: everything that is compared, so that all are averaged over the same tools.
+        floor: fewest episodes of a tool, where `runs` are not more; see `MACRO_FLOOR`.
+    """
+    return _macro("tool", "tools", runs, _failed_tools, floor)
+
+
+def recovery_by_class(runs: Sequence[Iterable[EpisodeRecord]], *, floor: int = MACRO_FLOOR) -> Macro:
+    """By the class of each step's first error, malformed messages included; see `recovery_by_tool`."""
+    return _macro("class", "error classes", runs, _failed_classes, floor)
+
+
+def _macro(
+    key: str,
+    plural: str,
+    runs: Sequence[Iterable[EpisodeRecord]],
+    keys: Callable[[EpisodeRecord], Set[str]],
+    floor: int,
+) -> Macro:
+    counts = Counter(name for run in runs for record in run if not record.harness_fault for name in keys(record))
+    ordered = sorted(counts, key=lambda name: (-counts[name], name))
+    fewest = max(floor, len(runs))
+    return Macro(
+        name=f"err_macro_{key}",
+        title=f"ERR, mean over {plural}",
+        meaning=f"unweighted mean over {plural} of final success, over episodes with an error of it",
+        keys=keys,
+        slices=tuple(name for name in ordered if counts[name] >= fewest),
+        left_out={name: counts[name] for name in ordered if counts[name] < fewest},
+        floor=fewest,
+    )
+
+
+def _failed_tools(episode: EpisodeRecord) -> set[str]:
+    return {event.tool for event in error_events(episode) if event.tool is not None}
+
+
+def _failed_classes(episode: EpisodeRecord) -> set[str]:
+    return {event.error for event in error_events(episode)}
 
 
 def error_classes(records: Iterable[EpisodeRecord]) -> list[ErrorClass]:

@@ -6,13 +6,15 @@ Both comparisons give the difference, its interval, a p-value and what changed s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from fission_grpo.errors import DataError
-from fission_grpo.evaluation.metrics import Metric
+from fission_grpo.evaluation.metrics import Macro, Metric, Quantity
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.statistics import (
     Change,
@@ -21,18 +23,27 @@ from fission_grpo.evaluation.statistics import (
     Estimate,
     Interval,
     PairedChange,
+    Rate,
     Share,
     interval_of,
+    macro_estimate,
+    mean_share,
     paired_change,
     paired_difference,
+    paired_macro_difference,
 )
+
+_Slice = TypeVar("_Slice", bound=str)
+"""What is counted apart, by name: a tool, a class of errors."""
+Cells: TypeAlias = Iterable[tuple[int, int, EpisodeRecord]]
+"""Row and column of each record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
     """One metric, treatment against baseline, on the same tasks."""
 
-    metric: Metric
+    metric: Quantity
     before: Share
     """Of the baseline."""
     after: Share
@@ -114,41 +125,139 @@ def compare_arms(metric: Metric, baseline: EvaluatedArm, treatment: EvaluatedArm
     Raises:
         ValueError: the runs do not hold the same tasks, each once, or every task met a harness fault in some run.
     """
+    matched = _match(baseline, treatment)
+    before, after = (_count_runs(metric, runs, matched.tasks) for runs in (matched.before, matched.after))
+    change = paired_difference(before, after, paired_seeds=matched.paired)
+    return _comparison(metric, matched, ([before], [after]), sides=(before.rate, after.rate), change=change)
+
+
+def compare_macro(macro: Macro, baseline: EvaluatedArm, treatment: EvaluatedArm) -> Comparison:
+    """`compare_arms` for an unweighted mean over slices; each side has an interval over runs and tasks, too.
+
+    Raises:
+        ValueError: as `compare_arms`, or the mean has no slice.
+    """
+    matched = _match(baseline, treatment)
+    before, after = (_count_slices(macro, runs, matched.tasks) for runs in (matched.before, matched.after))
+    change = paired_macro_difference(before, after, paired_seeds=matched.paired)
+    sides = (macro_estimate(before), macro_estimate(after))
+    return _comparison(macro, matched, (before, after), sides=sides, change=change)
+
+
+def estimate_macro(macro: Macro, arm: EvaluatedArm) -> Estimate:
+    """The mean over slices of one arm, with an interval over its runs and tasks.
+
+    Raises:
+        ValueError: the mean has no slice.
+    """
+    return macro_estimate(_slices_of(macro, *_sound_cells(arm)))
+
+
+def estimate_arm(metric: Metric, arm: EvaluatedArm) -> Share:
+    """A metric of one arm over all episodes without a harness fault, runs pooled; its interval as `estimate_slices`."""
+    return estimate_slices(lambda record: {metric.name: metric.count(record)}, arm).get(metric.name, Rate(0, 0))
+
+
+def estimate_slices(rates: Callable[[EpisodeRecord], Mapping[_Slice, Rate]], arm: EvaluatedArm) -> dict[_Slice, Share]:
+    """Shares of one arm, by what is counted apart, with intervals over runs and tasks; of a single run Wilson's.
+
+    Args:
+        rates: the contributions of one episode; none, where it counts nowhere.
+    """
+    found = _count_each(rates, *_sound_cells(arm))
+    return {key: macro_estimate([counts]) if counts.rows > 1 else counts.rate for key, counts in found.items()}
+
+
+_Runs = Mapping[int, Mapping[str, EpisodeRecord]]
+"""Records by training seed, in order, and task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Matched:
+    """Two arms on the tasks that both played without a fault."""
+
+    names: tuple[str, str]
+    before: _Runs
+    after: _Runs
+    tasks: Sequence[str]
+    excluded: int
+
+    @property
+    def paired(self) -> bool:
+        """Both have the same training seeds."""
+        return self.before.keys() == self.after.keys()
+
+
+def _match(baseline: EvaluatedArm, treatment: EvaluatedArm) -> _Matched:
     early, late = _by_task(baseline), _by_task(treatment)
     shared = _shared_tasks((baseline.name, early), (treatment.name, late))
     faulty = {pair_of(record) for record in (*baseline.records, *treatment.records) if record.harness_fault}
     tasks = [task for task in shared if task not in faulty]
     if not tasks:
         raise ValueError(f"{len(faulty)} of {len(shared)} tasks met a harness fault; expected at least one without")
-    before, after = (
-        _count(
-            metric,
-            ((row, column, run[task]) for row, run in enumerate(runs.values()) for column, task in enumerate(tasks)),
-            (len(runs), len(tasks)),
-        )
-        for runs in (early, late)
+    return _Matched(
+        names=(baseline.name, treatment.name),
+        before=early,
+        after=late,
+        tasks=tasks,
+        excluded=len(shared) - len(tasks),
     )
-    paired = early.keys() == late.keys()
-    change = paired_difference(before, after, paired_seeds=paired)
-    per_seed = zip(early, before.row_rates, after.row_rates, strict=True) if paired else ()
+
+
+def _comparison(
+    metric: Quantity,
+    matched: _Matched,
+    slices: tuple[Sequence[Counts], Sequence[Counts]],
+    *,
+    sides: tuple[Share, Share],
+    change: Difference,
+) -> Comparison:
+    before, after = ([mean_share(rates) for rates in zip(*(c.row_rates for c in side), strict=True)] for side in slices)
+    per_seed = zip(matched.before, before, after, strict=True) if matched.paired else ()
+    tasks = np.array(matched.tasks)
     return Comparison(
         metric=metric,
-        before=before.rate,
-        after=after.rate,
+        before=sides[0],
+        after=sides[1],
         change=change,
-        fixed=tuple(np.array(tasks)[change.fixed].tolist()),
-        broken=tuple(np.array(tasks)[change.broken].tolist()),
-        baseline=baseline.name,
-        treatment=treatment.name,
-        seed_differences={run: new.value - old.value for run, old, new in per_seed},
-        tasks=len(tasks),
-        excluded=len(shared) - len(tasks),
-        runs=(before.rows, after.rows),
+        fixed=tuple(tasks[change.fixed].tolist()),
+        broken=tuple(tasks[change.broken].tolist()),
+        baseline=matched.names[0],
+        treatment=matched.names[1],
+        seed_differences={run: new - old for run, old, new in per_seed},
+        tasks=len(matched.tasks),
+        excluded=matched.excluded,
+        runs=(len(before), len(after)),
     )
 
 
-_Runs = Mapping[int, Mapping[str, EpisodeRecord]]
-"""Records by training seed, in order, and task."""
+def _count_runs(metric: Metric, runs: _Runs, tasks: Sequence[str]) -> Counts:
+    """Runs by tasks."""
+    return _count(metric, _matched_cells(runs, tasks), (len(runs), len(tasks)))
+
+
+def _count_slices(macro: Macro, runs: _Runs, tasks: Sequence[str]) -> list[Counts]:
+    return _slices_of(macro, _matched_cells(runs, tasks), (len(runs), len(tasks)))
+
+
+def _slices_of(macro: Macro, cells: Cells, shape: tuple[int, int]) -> list[Counts]:
+    """In the order of the slices."""
+    if not macro.slices:
+        raise ValueError(f"{macro.title}: no slice has enough episodes; expected at least one")
+    found = _count_each(macro.rates, cells, shape)
+    return [found.get(name, _nothing(shape)) for name in macro.slices]
+
+
+def _matched_cells(runs: _Runs, tasks: Sequence[str]) -> Iterator[tuple[int, int, EpisodeRecord]]:
+    return ((row, column, run[task]) for row, run in enumerate(runs.values()) for column, task in enumerate(tasks))
+
+
+def _sound_cells(arm: EvaluatedArm) -> tuple[Cells, tuple[int, int]]:
+    """Runs by tasks, whatever tasks each run has, and their shape; records with a harness fault are left out."""
+    column = {task: place for place, task in enumerate(sorted(set(map(pair_of, arm.records))))}
+    runs = [run for _, run in sorted(arm.runs.items())]
+    sound = ((row, record) for row, run in enumerate(runs) for record in run if not record.harness_fault)
+    return ((row, column[pair_of(record)], record) for row, record in sound), (len(runs), len(column))
 
 
 def _by_task(arm: EvaluatedArm) -> _Runs:
@@ -173,13 +282,27 @@ def _shared_tasks(*arms: tuple[str, _Runs]) -> list[str]:
     return sorted(expected)
 
 
-def _count(metric: Metric, cells: Iterable[tuple[int, int, EpisodeRecord]], shape: tuple[int, int]) -> Counts:
-    """Add a metric up: row and column of each record."""
-    counts = np.zeros((2, *shape), dtype=np.int64)
+def _count(metric: Metric, cells: Cells, shape: tuple[int, int]) -> Counts:
+    """Add a metric up."""
+    found = _count_each(lambda record: {metric.name: metric.count(record)}, cells, shape)
+    return found.get(metric.name, _nothing(shape))
+
+
+def _nothing(shape: tuple[int, int]) -> Counts:
+    return Counts(successes=np.zeros(shape, dtype=np.int64), totals=np.zeros(shape, dtype=np.int64))
+
+
+def _count_each(
+    rates: Callable[[EpisodeRecord], Mapping[_Slice, Rate]], cells: Cells, shape: tuple[int, int]
+) -> dict[_Slice, Counts]:
+    """Add up what is counted apart; only what occurs."""
+    found: dict[_Slice, npt.NDArray[np.int64]] = {}
     for row, column, record in cells:
-        rate = metric.count(record)
-        counts[:, row, column] += (rate.successes, rate.total)
-    return Counts(successes=counts[0], totals=counts[1])
+        for key, rate in rates(record).items():
+            if key not in found:
+                found[key] = np.zeros((2, *shape), dtype=np.int64)
+            found[key][:, row, column] += (rate.successes, rate.total)
+    return {key: Counts(successes=counts[0], totals=counts[1]) for key, counts in found.items()}
 
 
 # Runs of a benchmark: one episode an entry, in clusters

@@ -79,6 +79,12 @@ class TurnRecord:
         return next((outcome.error for outcome in self.outcomes if outcome.is_error), None)
 
     @property
+    def failed_tool(self) -> str | None:
+        """Name in the first call with an error; None where there is none, or the message is malformed."""
+        pairs = zip(self.calls, self.outcomes, strict=False)
+        return None if self.failures else next((call.name for call, outcome in pairs if outcome.is_error), None)
+
+    @property
     def attempted(self) -> frozenset[str]:
         """Every call and malformed block, as text."""
         return frozenset([*map(call_text, self.calls), *(failure.text for failure in self.failures)])

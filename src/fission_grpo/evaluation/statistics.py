@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -50,7 +50,7 @@ class Interval:
 def wilson(successes: int, total: int) -> Interval:
     """Wilson's score interval for one proportion, 95 %; [0, 1] when nothing was counted.
 
-    Assumes independent trials: pooled over seeds, where the same items repeat, it is somewhat too narrow.
+    Assumes independent trials: pooled over training runs, which differ by more than trials do, it is far too narrow.
     """
     if total == 0:
         return Interval(0.0, 1.0)
@@ -99,12 +99,12 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A share with its count and an interval by clusters."""
+    """A share with its count and an interval by clusters, or by training runs and tasks."""
 
     successes: int
     total: int
     value: float
-    """In [0, 1]: the share, or the mean of the strata's shares; NaN when nothing was counted."""
+    """In [0, 1]: the share, or the mean of the strata's or slices' shares; NaN when nothing was counted."""
     interval: Interval
 
     def __str__(self) -> str:
@@ -112,7 +112,7 @@ class Estimate:
 
 
 Share: TypeAlias = Rate | Estimate
-"""A share with its count and its interval: Wilson's, or by clusters."""
+"""A share with its count and its interval: Wilson's, by clusters, or by training runs and tasks."""
 
 
 def _share_text(share: Share) -> str:
@@ -120,6 +120,12 @@ def _share_text(share: Share) -> str:
         return "- (0/0)"
     low, high = 100 * share.interval.low, 100 * share.interval.high
     return f"{100 * share.value:.1f} % [{low:.1f}, {high:.1f}] ({share.successes}/{share.total})"
+
+
+def mean_share(rates: Sequence[Rate]) -> float:
+    """Unweighted mean of the shares that count something; NaN where none does."""
+    counted = [rate.value for rate in rates if rate.total]
+    return math.fsum(counted) / len(counted) if counted else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +249,28 @@ def _seed_draws(rng: np.random.Generator, resamples: int, seeds: int) -> npt.NDA
     return _draws(rng, resamples, seeds, max(seeds - 1, 1))
 
 
+@lru_cache(maxsize=4)
+def _two_factor_draws(
+    seeds: int, items: int, resamples: int, seed: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """How often each seed and each item is drawn. Shapes [R, S] and [R, I]; shared, so they are read-only."""
+    rng = np.random.default_rng(seed)
+    items_RI = _draws(rng, resamples, items, items)
+    seeds_RS = _seed_draws(rng, resamples, seeds)
+    for drawn in (items_RI, seeds_RS):
+        drawn.setflags(write=False)
+    return seeds_RS, items_RI
+
+
+def _resampled_mean(slices: Sequence[Counts], seeds_RS: Floats, items_RI: Floats) -> Floats:
+    """The mean over the slices in each resample, over those with something to count; NaN where none has. Shape [R]."""
+    shares_KR = np.stack([_resampled_ratio(counts, seeds_RS, items_RI) for counts in slices])
+    counted_KR = np.isfinite(shares_KR)
+    counted_R = counted_KR.sum(0).astype(shares_KR.dtype)
+    sums_R = np.where(counted_KR, shares_KR, 0).sum(0)
+    return np.where(counted_R > 0, sums_R / np.maximum(counted_R, 1), np.nan)
+
+
 def _resampled_ratio(counts: Counts, seeds_RS: Floats, items_RI: Floats) -> Floats:
     """The metric in each resample; NaN where its denominator is empty. Shape [R]."""
     top_R, bottom_R = (
@@ -265,27 +293,87 @@ def paired_difference(
     Raises:
         ValueError: the arms do not have the same items, or claim paired seeds in different numbers.
     """
-    if baseline.columns != treatment.columns or (paired_seeds and baseline.rows != treatment.rows):
-        raise ValueError(f"got {baseline.totals.shape} and {treatment.totals.shape} [S, I]; expected them to pair")
+    change = paired_macro_difference([baseline], [treatment], paired_seeds=paired_seeds, resamples=resamples, seed=seed)
+    if baseline.rows != treatment.rows:
+        return change
+    return replace(change, p_value=sign_test(int(change.fixed.sum()), int(change.broken.sum())))
+
+
+def paired_macro_difference(
+    baseline: Sequence[Counts],
+    treatment: Sequence[Counts],
+    *,
+    paired_seeds: bool,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Difference:
+    """`paired_difference` of the unweighted mean over slices, such as the tools that failed.
+
+    In each resample of items and seeds every slice's share is computed again, and the mean is taken over the slices
+    that count something in it, for each arm by itself: a rare slice may be missing from some resamples, which widens
+    the interval as it should. There is no p-value: the sign test asks about items and knows no weights.
+
+    Args:
+        baseline: one for each slice, all of one shape; at least one.
+        treatment: the same slices in the same order.
+
+    Raises:
+        ValueError: the arms do not have the same items, or claim paired seeds in different numbers.
+    """
+    early, late = pooled(baseline), pooled(treatment)
+    if early.columns != late.columns or (paired_seeds and early.rows != late.rows):
+        raise ValueError(f"got {early.totals.shape} and {late.totals.shape} [S, I]; expected them to pair")
     rng = np.random.default_rng(seed)
-    items_RI = _draws(rng, resamples, baseline.columns, baseline.columns)
-    seeds_RS = _seed_draws(rng, resamples, baseline.rows)
-    other_RS = seeds_RS if paired_seeds else _seed_draws(rng, resamples, treatment.rows)
-    difference_R = _resampled_ratio(treatment, other_RS, items_RI) - _resampled_ratio(baseline, seeds_RS, items_RI)
-    defined_R = difference_R[np.isfinite(difference_R)]
-    low, high = np.quantile(defined_R, [0.025, 0.975]) if defined_R.size else (-1.0, 1.0)
-    change_I = treatment.column_shares() - baseline.column_shares()
-    fixed_I, broken_I = change_I >= 0.5, change_I <= -0.5
-    exchangeable = baseline.rows == treatment.rows
+    items_RI = _draws(rng, resamples, early.columns, early.columns)
+    seeds_RS = _seed_draws(rng, resamples, early.rows)
+    other_RS = seeds_RS if paired_seeds else _seed_draws(rng, resamples, late.rows)
+    difference_R = _resampled_mean(treatment, other_RS, items_RI) - _resampled_mean(baseline, seeds_RS, items_RI)
+    interval, defined = _percentiles(difference_R, nothing=Interval(-1.0, 1.0))
+    change_I = late.column_shares() - early.column_shares()
     return Difference(
-        value=treatment.rate.value - baseline.rate.value,
-        interval=Interval(float(low), float(high)),
-        fixed=fixed_I,
-        broken=broken_I,
+        value=mean_share([counts.rate for counts in treatment]) - mean_share([counts.rate for counts in baseline]),
+        interval=interval,
+        fixed=change_I >= 0.5,
+        broken=change_I <= -0.5,
         comparable=int(np.isfinite(change_I).sum()),
-        p_value=sign_test(int(fixed_I.sum()), int(broken_I.sum())) if exchangeable else None,
-        undefined=resamples - int(defined_R.size),
+        p_value=None,
+        undefined=resamples - defined,
     )
+
+
+def macro_estimate(slices: Sequence[Counts], *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
+    """The mean over slices of one arm, drawn again over items and seeds as in `paired_macro_difference`.
+
+    Where all agree there is nothing to vary; the interval is then Wilson's, with the items as trials.
+
+    Args:
+        slices: all of one shape; at least one. Of one alone it is the share.
+    """
+    whole = pooled(slices)
+    values_R = _resampled_mean(slices, *_two_factor_draws(whole.rows, whole.columns, resamples, seed))
+    interval, _ = _percentiles(values_R, nothing=Interval(0.0, 1.0))
+    value = mean_share([counts.rate for counts in slices])
+    if interval.high - interval.low < _TIE:
+        counted = int((whole.totals.sum(0) > 0).sum())
+        interval = wilson(round(value * counted), counted)
+    return Estimate(whole.rate.successes, whole.rate.total, value, interval)
+
+
+def pooled(slices: Sequence[Counts]) -> Counts:
+    """All slices added up."""
+    return Counts(
+        successes=np.sum([counts.successes for counts in slices], axis=0),
+        totals=np.sum([counts.totals for counts in slices], axis=0),
+    )
+
+
+def _percentiles(values_R: Floats, *, nothing: Interval) -> tuple[Interval, int]:
+    """The 95 % interval of the resamples that are defined, and how many are; `nothing` without any."""
+    defined_R = values_R[np.isfinite(values_R)]
+    if not defined_R.size:
+        return nothing, 0
+    low, high = np.quantile(defined_R, [0.025, 0.975])
+    return Interval(float(low), float(high)), int(defined_R.size)
 
 
 def interval_of(counts: Counts, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:

@@ -17,12 +17,30 @@ class Recipe(StrEnum):
 
     NANO = "nano"
     """The laptop run of the quickstart."""
+    NANO_HARD = "nano-hard"
+    """The same on longer chains, with two things missing at once and tools that look right and are wrong."""
     PAPER = "paper"
     """The authors' setting, on your GPUs and your Qwen3."""
 
 
-def load_recipe(recipe: Recipe) -> RunSettings:
-    """The settings of a recipe."""
+class Exploration(StrEnum):
+    """What a recipe is asked for: its sizes may differ between these."""
+
+    EPISODES = "episodes"
+    """Whole, or what else the recipe itself explores."""
+    DECISIONS = "decisions"
+    """Single messages at every place of a dialogue, as in the paper."""
+    MIXED = "mixed"
+    """The same, and whole turns beside them or behind their errors."""
+
+
+def load_recipe(recipe: Recipe, exploration: Exploration = Exploration.EPISODES) -> RunSettings:
+    """The settings of a recipe for one kind of exploration; that it is explored so is the arm's to say."""
     from fission_grpo.recipes import nano, paper  # torch is behind these
 
-    return {Recipe.NANO: nano.nano_settings, Recipe.PAPER: paper.paper_settings}[recipe]()
+    settings = {
+        Recipe.NANO: nano.nano_settings,
+        Recipe.NANO_HARD: nano.nano_hard_settings,
+        Recipe.PAPER: lambda _: paper.paper_settings(),
+    }
+    return settings[recipe](exploration)

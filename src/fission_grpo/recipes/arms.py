@@ -1,4 +1,4 @@
-"""The arms of every comparison: one recipe, changed in nothing but where its rollouts go.
+"""The arms of every comparison: within a family one recipe, changed in nothing but where its rollouts go.
 
 Two families. Whole episodes, judged by their world, are the recipe's own exploration; `-decision` is the paper's:
 single messages at every place of a dialogue, judged by their reference, recoveries included. In each of them the
@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fission_grpo.errors import ConfigError
+from fission_grpo.recipes import Exploration
 
 if TYPE_CHECKING:
     from fission_grpo.config import RunSettings
@@ -50,6 +51,17 @@ class Arm(StrEnum):
     """`fission` with contexts collected once from the starting weights. What the collection costs comes on top."""
 
 
+EXPLORATION: Mapping[Arm, Exploration] = {
+    **dict.fromkeys(Arm, Exploration.EPISODES),
+    **dict.fromkeys(
+        (Arm.GRPO_DECISION, Arm.GRPO_DECISION_PLAIN, Arm.GRPO_DECISION_TOKENS, Arm.FISSION_DECISION),
+        Exploration.DECISIONS,
+    ),
+    **dict.fromkeys((Arm.GRPO_MIXED, Arm.FISSION_DECISION_TURN), Exploration.MIXED),
+}
+"""What each arm trains on: a recipe may have other sizes for it."""
+
+
 def apply_arm(arm: Arm, settings: RunSettings, *, written: Collection[str] = ()) -> RunSettings:
     """The settings of one arm.
 
@@ -58,8 +70,10 @@ def apply_arm(arm: Arm, settings: RunSettings, *, written: Collection[str] = ())
 
     Raises:
         ConfigError: the fission budget is no whole number of exploration groups, or there is none to begin with; or
-            the arm is made by the very choice that the user made otherwise.
+            the arm is made by the very choice that the user made otherwise, or does not go together with others.
     """
+    from fission_grpo.config import validated  # torch is behind this
+
     armed = _ARMS[arm](settings)
     for name, choice in _CHOICES.items():
         if name in written and choice(armed) != choice(settings):
@@ -67,7 +81,7 @@ def apply_arm(arm: Arm, settings: RunSettings, *, written: Collection[str] = ())
                 f"arm {arm} means {name}={choice(armed)}, but {name}={choice(settings)} was asked for; "
                 f"leave out {name}, or choose another arm"
             )
-    return armed
+    return validated(type(settings), armed.model_dump())
 
 
 def _without_fission(settings: RunSettings) -> RunSettings:
@@ -95,8 +109,7 @@ def _groups_of_fission(settings: RunSettings) -> int:
 
 
 def _mixed(settings: RunSettings) -> RunSettings:
-    turns = settings.trainer.turn_queries + _groups_of_fission(settings)
-    return _by_decision(_with_queries(settings, "turn_queries", turns))
+    return _by_decision(_with_queries(settings, "turn_queries", _groups_of_fission(settings)))
 
 
 def _by_tokens(settings: RunSettings) -> RunSettings:
@@ -109,10 +122,12 @@ def _by_tokens(settings: RunSettings) -> RunSettings:
 
 
 def _with_fission(settings: RunSettings, *, simulator: str) -> RunSettings:
+    from fission_grpo.config import SimulatorName  # torch is behind this
+
     if not settings.fission.contexts:
         raise ConfigError("this arm needs corrective contexts, but fission.contexts is 0; set fission.contexts=8")
-    fission = {**settings.fission.model_dump(), "pool": 0}
-    return type(settings).model_validate({**settings.model_dump(), "simulator": simulator, "fission": fission})
+    fission = settings.fission.model_copy(update={"pool": 0})
+    return settings.model_copy(update={"simulator": SimulatorName(simulator), "fission": fission})
 
 
 def _offline(settings: RunSettings) -> RunSettings:
@@ -133,13 +148,15 @@ def _by_decision(settings: RunSettings, *, recovery: str = "call") -> RunSetting
     Args:
         recovery: how far recoveries go.
     """
-    chosen: dict[str, dict[str, object]] = {
-        "trainer": {"horizon": "call"},
-        "fission": {"horizon": recovery},
-        "synthetic": {"decision_positions": True},
-    }
-    values = settings.model_dump()
-    return type(settings).model_validate({**values, **{name: values[name] | part for name, part in chosen.items()}})
+    from fission_grpo.rollout import Horizon  # transformers is behind this
+
+    return settings.model_copy(
+        update={
+            "trainer": settings.trainer.model_copy(update={"horizon": Horizon.CALL}),
+            "fission": settings.fission.model_copy(update={"horizon": Horizon(recovery)}),
+            "synthetic": settings.synthetic.model_copy(update={"decision_positions": True}),
+        }
+    )
 
 
 _CHOICES: Mapping[str, Callable[[RunSettings], object]] = {
@@ -147,6 +164,7 @@ _CHOICES: Mapping[str, Callable[[RunSettings], object]] = {
     "trainer.horizon": lambda settings: settings.trainer.horizon,
     "trainer.turn_queries": lambda settings: settings.trainer.turn_queries,
     "fission.horizon": lambda settings: settings.fission.horizon,
+    "synthetic.decision_positions": lambda settings: settings.synthetic.decision_positions,
     "fission.pool": lambda settings: settings.fission.pool,
 }
 """What tells arms apart, besides where their budget goes."""

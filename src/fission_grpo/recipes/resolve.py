@@ -8,8 +8,8 @@ from typing import Any
 
 from fission_grpo.config import RunSettings, Setting, load_settings, read_yaml, written_names
 from fission_grpo.errors import ConfigError
-from fission_grpo.recipes import Recipe, load_recipe
-from fission_grpo.recipes.arms import Arm, apply_arm
+from fission_grpo.recipes import Exploration, Recipe, load_recipe
+from fission_grpo.recipes.arms import EXPLORATION, Arm, apply_arm
 
 
 def recipe(name: str, changes: Mapping[str, Any] | None = None, *, arm: str | None = None) -> RunSettings:
@@ -18,7 +18,7 @@ def recipe(name: str, changes: Mapping[str, Any] | None = None, *, arm: str | No
         recipe("nano", {"trainer.steps": 20, "output": "runs/library"})
 
     Args:
-        name: `nano` or `paper`.
+        name: `nano`, `nano-hard` or `paper`.
         changes: dotted names of settings -> values, as on the command line.
         arm: where the rollouts go, for comparisons; see `Arm`.
 
@@ -49,7 +49,9 @@ def resolve(
     Raises:
         ConfigError: the file cannot be read; unknown settings, values that cannot be or do not go together.
     """
-    settings = load_settings(base=load_recipe(recipe) if recipe else base, file=file, overrides=written)
+    explored = EXPLORATION[arm] if arm else Exploration.EPISODES
+    start = load_recipe(recipe, explored) if recipe else base
+    settings = load_settings(base=start, file=file, overrides=written)
     if arm is not None:
         settings = apply_arm(arm, settings, written=written_names([*(read_yaml(file) if file else ()), *written]))
     if settings.output is None:

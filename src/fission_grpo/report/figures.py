@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fission_grpo.evaluation.metrics import Better, Metric, measure
-from fission_grpo.evaluation.paired import EvaluatedArm
+from fission_grpo.evaluation.metrics import Better, Metric
+from fission_grpo.evaluation.paired import EvaluatedArm, estimate_arm
 from fission_grpo.evaluation.statistics import Share
 from fission_grpo.files import read_jsonl
+from fission_grpo.report.results import MetricsRows
 from fission_grpo.report.style import INK, QUIET, house_style, new_figure, save
+from fission_grpo.report.tables import ARM_INTERVALS
 
-Row = Mapping[str, Any]
-"""One line of `metrics.jsonl`: `step` and numbers."""
 Series = npt.NDArray[np.float64]
 
+LETTERS = 17
+"""Of a caption, to an inch."""
 WINDOW = 10
 """Steps of the trailing mean that every line of the training picture shows."""
 
@@ -31,24 +35,36 @@ class Curve:
     key: str
     """Key in `metrics.jsonl`."""
     title: str
+    instead: str = ""
+    """The key of runs that have no such `key`: whole dialogues have other terms of reward than single messages."""
     unit: str = ""
     share: bool = False
     """In [0, 1], drawn in per cent."""
 
 
 CURVES = (
-    Curve(key="reward", title="Exploration reward"),
+    Curve(key="success", title="Exploration success", share=True),
+    Curve(key="fission/success", title="Recovery success", share=True),
+    Curve(key="first_error", title="First message errs", share=True),
+    Curve(
+        key="rewards/correctness", instead="rewards/verdict", title="Reward: correctness or verdict", unit="unweighted"
+    ),
+    Curve(key="rewards/format", title="Reward: format", unit="unweighted"),
     Curve(key="groups/alive", title="Exploration groups with a gradient", share=True),
     Curve(key="fission/groups/alive", title="Fission groups with a gradient", share=True),
     Curve(key="update/entropy", title="Token entropy", unit="nats"),
 )
-"""What a training report shows first: does it learn, is there signal, and does sampling collapse."""
+"""What a training report shows: does it learn, does it recover, does it err because recovery pays, is there signal, and
+does sampling collapse. The reward itself is left out: its weights move over the run, so it can fall while all of its
+terms rise."""
+COLUMNS = 4
+"""Panels in a row of the training picture."""
 
 
 def rates_figure(
     arms: Sequence[EvaluatedArm], metrics: Sequence[Metric], path: Path, *, colours: Mapping[str, str]
 ) -> Path:
-    """One panel a metric, one bar an arm, Wilson 95 % whiskers, counts spelled out; all runs of an arm pooled.
+    """One panel a metric, one bar an arm, 95 % whiskers over runs and tasks, counts over all runs of the arm.
 
     Args:
         arms: from top to bottom.
@@ -56,9 +72,9 @@ def rates_figure(
         path: PNG or SVG.
         colours: by arm name, from `arm_colours`.
     """
-    bars = {metric: {arm.name: measure(metric, arm.records) for arm in arms} for metric in metrics}
-    runs = ", ".join(f"{arm.name} {len(arm.runs)}" for arm in arms)
-    caption = f"Whiskers: 95 % Wilson intervals on pooled counts (tasks repeat over runs). Training runs: {runs}."
+    bars = {metric: {arm.name: estimate_arm(metric, arm) for arm in arms} for metric in metrics}
+    runs = ", ".join(f"{arm.name}\N{NO-BREAK SPACE}{len(arm.runs)}" for arm in arms)
+    caption = f"Whiskers: {ARM_INTERVALS}. Counts: over all runs. Training runs: {runs}."
     return bars_figure(bars, path, colours=colours, caption=caption)
 
 
@@ -81,8 +97,9 @@ def bars_figure(
             _rate_panel(panel, metric, [shares[name] for name in names], [colours[name] for name in names])
         panels[0].set_yticks(range(len(names)), names, color=INK, fontsize=9.5)
         panels[0].set_ylim(len(names) - 0.45, -0.55)
-        figure.text(0.012, 0.025, caption, fontsize=7.5, color=QUIET)
-        figure.tight_layout(rect=(0, 0.05, 1, 1), w_pad=1.6)
+        lines = textwrap.wrap(caption, round(figure.get_figwidth() * LETTERS), break_on_hyphens=False)
+        figure.text(0.012, 0.02, "\n".join(lines), fontsize=7.5, color=QUIET, linespacing=1.3)
+        figure.tight_layout(rect=(0, (0.1 + 0.14 * len(lines)) / figure.get_figheight(), 1, 1), w_pad=1.6)
         return save(figure, path)
 
 
@@ -121,7 +138,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def curves_figure(
-    arms: Mapping[str, Sequence[Sequence[Row]]],
+    arms: Mapping[str, Sequence[MetricsRows]],
     path: Path,
     *,
     colours: Mapping[str, str],
@@ -130,22 +147,27 @@ def curves_figure(
     """One panel a curve: a faint line for each run, a strong one for the mean of the arm's runs.
 
     Args:
-        arms: for each arm its runs, each the rows of one `metrics.jsonl`; steps at which a key is absent are skipped.
+        arms: for each arm its runs; steps at which a key is absent are skipped.
         path: PNG or SVG.
         colours: by arm name, from `arm_colours`.
         curves: which keys to draw.
     """
     with house_style():
-        figure = new_figure(3.3 * len(curves), 2.9)
-        panels = figure.subplots(1, len(curves), squeeze=False)[0]
-        for panel, curve in zip(panels, curves, strict=True):
+        columns, rows = min(COLUMNS, len(curves)), math.ceil(len(curves) / COLUMNS)
+        figure = new_figure(3.3 * columns, 0.3 + 2.6 * rows)
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for panel in panels[len(curves) :]:
+            panel.set_visible(False)
+        for panel, curve in zip(panels, curves, strict=False):
             _curve_panel(panel, curve)
             for name, runs in arms.items():
                 _arm_lines(panel, name, colours[name], [_series(run, curve) for run in runs])
             _say_if_empty(panel)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower center", ncols=max(1, len(arms)), fontsize=8.5, handlelength=1.4)
-        figure.tight_layout(rect=(0, 0.1, 1, 1), w_pad=2.0)
+        drawn = {name: line for panel in panels for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
+        ordered = [name for name in arms if name in drawn]
+        figure.legend([drawn[name] for name in ordered], ordered, loc="lower center", ncols=6, fontsize=8.5)
+        legend = 0.1 + 0.2 * math.ceil(max(1, len(ordered)) / 6)
+        figure.tight_layout(rect=(0, legend / figure.get_figheight(), 1, 1), w_pad=2.0, h_pad=2.0)
         return save(figure, path)
 
 
@@ -166,9 +188,10 @@ def _say_if_empty(panel: Any) -> None:
         panel.text(0.5, 0.5, "not recorded", transform=panel.transAxes, ha="center", color=QUIET)
 
 
-def _series(run: Sequence[Row], curve: Curve) -> tuple[Series, Series]:
+def _series(run: MetricsRows, curve: Curve) -> tuple[Series, Series]:
     """Steps and trailing means of one run. Both of shape [T], T = steps at which the key was written."""
-    points = [(row["step"], row[curve.key]) for row in run if row.get(curve.key) is not None]
+    key = curve.key if any(row.get(curve.key) is not None for row in run) else curve.instead
+    points = [(row["step"], row[key]) for row in run if row.get(key) is not None]
     steps_T = np.array([step for step, _ in points], dtype=np.float64)
     values_T = np.array([value for _, value in points], dtype=np.float64) * (100 if curve.share else 1)
     sums_T = np.concatenate([[0.0], np.cumsum(values_T)])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from fission_grpo.run.folder import RunFolder
 
 WARM_START, DEMONSTRATIONS = "warm start", "demonstrations"
 """Names of the two policies that no reinforcement has touched."""
+
+MetricsRows: TypeAlias = Sequence[Mapping[str, Any]]
+"""The rows of one `metrics.jsonl`: `step` and numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +31,10 @@ class Results:
 
     def evaluation(self, name: str, seed: int) -> Path:
         return self.folder / f"{name.replace(' ', '-')}-{seed}" / "evaluation"
+
+    def demonstrated(self, seed: int) -> Path:
+        """How many rows and updates the demonstrations' policy was given."""
+        return self.folder / f"{DEMONSTRATIONS}-{seed}" / "demonstrations.json"
 
     @property
     def summary(self) -> Path:

@@ -24,9 +24,14 @@ GREEN = "#009E73"
 VERMILLION = "#D55E00"
 SKY = "#56B4E9"
 PURPLE = "#CC79A7"
-GREY = "#8a949e"
+# Light, because a darker grey is purple's twin under red-green blindness.
+GREY = "#bcc4cc"
+# Of Paul Tol's muted scheme those farthest from all others under every common colour blindness.
+SAND = "#DDCC77"
+BROWN = "#661100"
+INDIGO = "#332288"
 
-ARM_COLOURS = (GREY, PURPLE, ORANGE, SKY, BLUE, GREEN, VERMILLION)
+ARM_COLOURS = (GREY, PURPLE, ORANGE, SKY, BLUE, GREEN, VERMILLION, BROWN, SAND, INDIGO)
 """In the order of the arms: the first is usually the warm start, and recedes."""
 
 RIGHT, WRONG = BLUE, VERMILLION

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
 
 from fission_grpo.evaluation.group_outcomes import GroupAccount, account_groups, group_outcome
 from fission_grpo.evaluation.heldout import Evaluation
@@ -14,19 +18,36 @@ from fission_grpo.evaluation.metrics import (
     FIRST_ATTEMPT,
     PROBE,
     PROBE_METRICS,
-    Metric,
-    measure,
+    Macro,
+    error_classes,
+    recovery_by_class,
+    recovery_by_tool,
 )
-from fission_grpo.evaluation.paired import Comparison, EvaluatedArm, compare_arms
+from fission_grpo.evaluation.paired import (
+    Comparison,
+    EvaluatedArm,
+    compare_arms,
+    compare_macro,
+    estimate_arm,
+    estimate_macro,
+)
 from fission_grpo.files import read_jsonl, write_text
+from fission_grpo.report.arms import arms_glossary
+from fission_grpo.report.costs import arm_costs, budget_table
 from fission_grpo.report.figures import curves_figure, rates_figure, read_metrics
-from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
+from fission_grpo.report.headline import headline
+from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, MetricsRows, Results
+from fission_grpo.report.spread import RunValues, run_values, runs_figure, spread_table
 from fission_grpo.report.style import arm_colours
 from fission_grpo.report.tables import (
-    budget_table,
+    ARM_INTERVALS,
+    Costs,
+    classes_glossary,
     comparisons_table,
     effort_table,
+    error_name,
     groups_table,
+    macro_table,
     markdown_table,
     metrics_table,
     probes_by_class_table,
@@ -35,57 +56,82 @@ from fission_grpo.report.tables import (
 )
 from fission_grpo.report.tree import fission_trees, most_telling, text_tree
 from fission_grpo.report.tree_figure import tree_figure
+from fission_grpo.types import ErrorClass
 
 HEADLINES = (("grpo-decision", "fission-decision"), ("grpo-matched", "fission"))
 """Pairs that differ in nothing but fission: in the paper's setting, and in whole episodes."""
-PAIRS = (*HEADLINES, ("grpo-decision", "fission"))
-"""Which arms are compared, where both were run."""
-FISSIONED = tuple(treatment for _, treatment in HEADLINES)
+ALIKE = (
+    *HEADLINES,
+    ("grpo-decision-tokens", "fission-decision"),
+    ("grpo-mixed", "fission-decision"),
+    ("grpo-decision-plain", "fission-decision"),
+    ("grpo-decision", "fission-decision-turn"),
+    ("grpo-mixed", "fission-decision-turn"),
+    ("grpo-tokens", "fission"),
+    ("grpo", "fission"),
+)
+"""Pairs of one family, which explore alike: the first of them that was run is the headline."""
+PAIRS = (*ALIKE, ("grpo-decision", "fission"))
+"""Which arms are compared, control and treatment, where both were run. The last pair differs in exploration as well."""
+FISSIONED = tuple(dict.fromkeys(treatment for _, treatment in PAIRS))
+PROBED = {"mixed": "probe, all kinds of errors", "precondition": "probe, unmet preconditions"}
+"""What the arms are compared on besides the held-out episodes."""
+EPISODES = "held-out episodes"
+
+Compare: TypeAlias = Callable[[EvaluatedArm, EvaluatedArm], Comparison]
 
 
 def write_summary(results: Results) -> None:
     """Read every evaluation back and write `summary.md` with its pictures."""
     evaluations = _load(results)
     arms = _arms(evaluations, "episodes")
-    probes = {part: _arms(evaluations, part) for part in ("mixed", "precondition", "transfer")}
-    comparisons = _comparisons(arms, probes)
-    colours = arm_colours([arm.name for arm in arms])
-    rates_figure(arms, (FINAL, ERR, FIRST_ATTEMPT), results.folder / "episodes.png", colours=colours)
-    rates_figure(probes["mixed"], PROBE_METRICS, results.folder / "probe.png", colours=colours)
+    probes = {part: _arms(evaluations, part) for part in (*PROBED, "transfer")}
+    runs = [run for arm in arms for run in arm.runs.values()]
+    macros = Macros(by_tool=recovery_by_tool(runs), by_class=recovery_by_class(runs))
+    comparisons = _comparisons(arms, probes, macros)
     curves = {arm: [read_metrics(results.run(arm, seed).metrics) for seed in results.seeds] for arm in results.arms}
-    curves_figure(curves, results.folder / "curves.png", colours=colours)
+    costs = arm_costs(results, curves)
     accounts = {arm: _account(results, arm) for arm in results.arms}
+    values = run_values(arms, probes)
+    _draw(results.folder, arms, probes["mixed"], curves, values)
     sections = [
-        "# Quickstart: what fission teaches",
-        *(
-            f"- *{part}*: {verdict_sentence(one)}"
-            for part, ones in comparisons.items()
-            for one in ones
-            if (one.baseline, one.treatment) in HEADLINES
-        ),
+        "# Quickstart: what fission teaches\n",
+        _first_line(comparisons[EPISODES]),
         f"\n{results.size} held-out tasks; {len(results.seeds)} training seed(s). "
-        "Cells: rate (count) with Wilson 95 % intervals over pooled runs, somewhat too narrow where runs share tasks; "
-        "differences: paired bootstrap over tasks and seeds.",
+        f"Cells: rate, interval, and count over all runs of the arm; {ARM_INTERVALS}. Differences: paired bootstrap "
+        "over tasks and seeds. Spent: mean of a run; of trained tokens a shared prefix counts once.",
         "\n## At a glance\n",
-        _glance(arms, probes),
+        _glance(arms, probes, macros.by_tool, costs),
+        arms_glossary(arm.name for arm in arms),
+        "\n## How far runs lie apart\n\n![runs](runs.png)\n",
+        "In points; SD is that of a sample (n - 1).\n",
+        spread_table(values, costs=costs),
         "\n## Fixed-error probe, all kinds of errors\n\n![probe](probe.png)\n",
-        metrics_table(probes["mixed"], PROBE_METRICS),
-        probes_by_class_table(probes["mixed"]),
+        metrics_table(probes["mixed"], PROBE_METRICS, costs=costs),
+        "Classes of errors that occur, here and below:\n",
+        classes_glossary(_classes(evaluations)),
+        probes_by_class_table(probes["mixed"], costs=costs),
         "\n## Fixed-error probe, unmet preconditions only\n",
-        metrics_table(probes["precondition"], PROBE_METRICS),
+        metrics_table(probes["precondition"], PROBE_METRICS, costs=costs),
         "\n## Held-out episodes\n\n![episodes](episodes.png)\n",
-        metrics_table(arms, EPISODE_METRICS),
+        metrics_table(arms, EPISODE_METRICS, costs=costs),
+        *_by_slice(arms, macros, costs),
         "\nIdentical repeats by error class:\n",
-        repeats_table(arms),
-        effort_table(arms),
+        repeats_table(arms, costs=costs),
+        effort_table(arms, costs=costs),
         "\n## An API never trained on (transfer)\n",
-        metrics_table(probes["transfer"], (FIRST_ATTEMPT, FINAL, ERR)),
+        metrics_table(probes["transfer"], (FIRST_ATTEMPT, FINAL, ERR), costs=costs),
         "\n## Paired differences\n",
-        *(f"\n{part}:\n\n{comparisons_table(ones)}" for part, ones in comparisons.items() if ones),
+        *_verdicts(comparisons),
+        *(f"\n{part}:\n\n{comparisons_table(ones, costs=costs)}" for part, ones in comparisons.items() if ones),
         "\n## What each arm spent\n",
         budget_table(curves),
-        "\n## Groups without signal\n\n![curves](curves.png)\n",
-        groups_table(accounts),
+        "\n## While training\n\n![curves](curves.png)\n",
+        "Success and errors are those of the arm's own exploration, single messages, whole dialogues, or in grpo-mixed "
+        "both: compare arms that explore alike. Terms of the reward are drawn without their weights, which change over "
+        "the run: with them the reward of single messages can fall while the policy improves.\n",
+        "Below: all groups of all runs, Wilson 95 % intervals over groups.\n",
+        groups_table(accounts, costs=costs),
         *_tree_section(results),
     ]
     write_text(results.summary, "\n".join(sections) + "\n")
@@ -95,19 +141,81 @@ def write_summary(results: Results) -> None:
     )
 
 
-def _glance(arms: Sequence[EvaluatedArm], probes: Mapping[str, Sequence[EvaluatedArm]]) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Macros:
+    """Mean recovery over the tools and over the classes that occur in all arms together."""
+
+    by_tool: Macro
+    by_class: Macro
+
+
+def _draw(
+    folder: Path,
+    arms: Sequence[EvaluatedArm],
+    mixed: Sequence[EvaluatedArm],
+    curves: Mapping[str, Sequence[MetricsRows]],
+    values: RunValues,
+) -> None:
+    colours = arm_colours([arm.name for arm in arms])
+    rates_figure(arms, (FINAL, ERR, FIRST_ATTEMPT), folder / "episodes.png", colours=colours)
+    rates_figure(mixed, PROBE_METRICS, folder / "probe.png", colours=colours)
+    curves_figure(curves, folder / "curves.png", colours=colours)
+    runs_figure(values, folder / "runs.png", colours=colours)
+
+
+def _first_line(episodes: Sequence[Comparison]) -> str:
+    """The headline of the first pair of one family that was run."""
+    by_metric = {(one.baseline, one.treatment, one.metric.name): one for one in episodes}
+    for control, treatment in ALIKE:
+        if recovery := by_metric.get((control, treatment, ERR.name)):
+            return headline(recovery, by_metric[control, treatment, FIRST_ATTEMPT.name])
+    return "Nothing comparable was run: no arm with fission stands beside a control that explores as it does."
+
+
+def _glance(
+    arms: Sequence[EvaluatedArm], probes: Mapping[str, Sequence[EvaluatedArm]], by_tool: Macro, costs: Costs
+) -> str:
     """One row for each arm, the numbers that matter most."""
-    header = ["", "first attempt", "final success", "ERR", "probe: next call", "probe: solved", "precondition: solved"]
+    header = ["", "spent by a run", "runs", "first attempt", "final success", "ERR", by_tool.title]
+    header += ["probe: next call", "probe: solved", "precondition: next call", "precondition: solved"]
     rows = [
         [
             arm.name,
-            *(str(measure(metric, arm.records)) for metric in (FIRST_ATTEMPT, FINAL, ERR)),
-            *(str(measure(metric, mixed.records)) for metric in (PROBE, FINAL)),
-            str(measure(FINAL, precondition.records)),
+            costs.get(arm.name, "-"),
+            str(len(arm.runs)),
+            *(str(estimate_arm(metric, arm)) for metric in (FIRST_ATTEMPT, FINAL, ERR)),
+            str(estimate_macro(by_tool, arm)) if by_tool.slices else "-",
+            *(str(estimate_arm(metric, one)) for one in (mixed, precondition) for metric in (PROBE, FINAL)),
         ]
         for arm, mixed, precondition in zip(arms, probes["mixed"], probes["precondition"], strict=True)
     ]
     return markdown_table(header, rows)
+
+
+def _by_slice(arms: Sequence[EvaluatedArm], macros: Macros, costs: Costs) -> Iterator[str]:
+    yield "\n### Recovery by the tool that failed\n"
+    yield (
+        "Final success of the episodes in which a call of this tool failed; an episode counts once for each of its "
+        "tools, and a malformed message names none. The mean weighs every tool alike, rare ones too.\n"
+    )
+    yield macro_table(macros.by_tool, arms, lambda tool: f"`{tool}`", costs=costs)
+    yield "\n### Recovery by the class of the error\n"
+    yield macro_table(macros.by_class, arms, error_name, costs=costs)
+
+
+def _verdicts(comparisons: Mapping[str, Sequence[Comparison]]) -> Iterator[str]:
+    """In sentences, those that differ in nothing but fission."""
+    for part, ones in comparisons.items():
+        for one in ones:
+            if (one.baseline, one.treatment) in HEADLINES:
+                yield f"- *{part}*: {verdict_sentence(one)}"
+
+
+def _classes(evaluations: Mapping[str, Mapping[int, Evaluation]]) -> set[ErrorClass]:
+    """Classes of errors anywhere, injected ones included."""
+    parts = [part for runs in evaluations.values() for one in runs.values() for part in one.parts.values()]
+    injected = {record.probe.error for part in parts for record in part if record.probe is not None}
+    return injected.union(*map(error_classes, parts))
 
 
 def _account(results: Results, arm: str) -> GroupAccount:
@@ -132,22 +240,25 @@ def _tree_section(results: Results) -> Iterator[str]:
 
 
 def _comparisons(
-    arms: Sequence[EvaluatedArm], probes: Mapping[str, Sequence[EvaluatedArm]]
+    arms: Sequence[EvaluatedArm], probes: Mapping[str, Sequence[EvaluatedArm]], macros: Macros
 ) -> dict[str, list[Comparison]]:
     """Paired comparisons, by what they were measured on."""
     by_name = {arm.name: arm for arm in arms}
     pairs = [pair for pair in PAIRS if set(pair) <= by_name.keys()]
     starts = [(WARM_START, treatment) for treatment in FISSIONED if treatment in by_name]
-    found = {"held-out episodes": _compare(by_name, (*pairs, *starts), (FIRST_ATTEMPT, FINAL, ERR))}
-    for part, title in (("mixed", "probe, all kinds of errors"), ("precondition", "probe, unmet preconditions")):
-        found[title] = _compare({arm.name: arm for arm in probes[part]}, pairs, (PROBE, FINAL))
+    means = [partial(compare_macro, macro) for macro in (macros.by_tool, macros.by_class) if macro.slices]
+    on_episodes: list[Compare] = [*(partial(compare_arms, metric) for metric in (FIRST_ATTEMPT, FINAL, ERR)), *means]
+    on_probes: list[Compare] = [partial(compare_arms, metric) for metric in (PROBE, FINAL)]
+    found = {EPISODES: _compare(by_name, (*pairs, *starts), on_episodes)}
+    for part, title in PROBED.items():
+        found[title] = _compare({arm.name: arm for arm in probes[part]}, pairs, on_probes)
     return found
 
 
 def _compare(
-    by_name: Mapping[str, EvaluatedArm], pairs: Sequence[tuple[str, str]], metrics: Sequence[Metric]
+    by_name: Mapping[str, EvaluatedArm], pairs: Sequence[tuple[str, str]], comparisons: Sequence[Compare]
 ) -> list[Comparison]:
-    return [compare_arms(metric, by_name[a], by_name[b]) for a, b in pairs for metric in metrics]
+    return [compare(by_name[a], by_name[b]) for a, b in pairs for compare in comparisons]
 
 
 def _load(results: Results) -> dict[str, dict[int, Evaluation]]:

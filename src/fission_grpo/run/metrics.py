@@ -11,12 +11,15 @@ from statistics import fmean, pstdev
 
 from fission_grpo.algorithm.groups import Group, Member
 from fission_grpo.algorithm.source import FissionSource
+from fission_grpo.types import Turn
 
 
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Rewards by term, signal, success, errors and lengths of one kind of groups; empty where there are none.
 
-    Where faults of ours made every trajectory invalid, their number is all there is to tell.
+    Where faults of ours made every trajectory invalid, their number is all there is to tell. `first_error` is the share
+    of trajectories whose first message errs: it rises if the policy comes to err because recovery pays.
+    `first_attempt` is the share that succeed without any error, as in the evaluation.
     """
     members = [member for group in groups for member in group.members]
     valid = [member for member in members if member.reward is not None]
@@ -31,6 +34,8 @@ def group_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "reward_std": fmean(_spread(group) for group in groups),
         **_terms(valid),
         "success": fmean(member.success for member in valid),
+        "first_attempt": fmean(member.success and not any(map(_erred, member.trajectory.turns)) for member in valid),
+        "first_error": fmean(any(map(_erred, member.trajectory.turns[:1])) for member in valid),
         "frac_reward_zero_std": 1 - with_signal,
         "groups/alive": with_signal,
         "groups/all_right": fmean(group.all_right for group in groups),
@@ -73,6 +78,11 @@ def rescued_groups(groups: Sequence[Group], fission_groups: Sequence[Group]) -> 
 
 def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
     return {f"{prefix}/{name}": value for name, value in metrics.items()}
+
+
+def _erred(turn: Turn) -> bool:
+    """e(s) of the evaluation: a malformed message, or an explicit error among its outcomes."""
+    return bool(turn.parsed.failures) or any(outcome.is_error for outcome in turn.outcomes)
 
 
 def _spread(group: Group) -> float:

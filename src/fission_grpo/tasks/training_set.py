@@ -38,8 +38,8 @@ class SyntheticSettings(Settings):
     """Official classes to draw from."""
     tools: tuple[int, int] = (6, 8)
     """Fewest and most tools on offer."""
-    calls: tuple[float, float, float] = _DEFAULT.calls
-    """Shares of tasks that take one, two, and three to four gold calls."""
+    calls: tuple[float, ...] = _DEFAULT.calls
+    """Shares of tasks that take one, two, three to four, and five gold calls; those at the end may be left out."""
     two_parts: tuple[float, float] = _DEFAULT.two_parts
     """Of the tasks with two, and with more gold calls: share of two requests in one message."""
     two_turns: float = _DEFAULT.two_turns
@@ -48,6 +48,11 @@ class SyntheticSettings(Settings):
     """Of the tasks with two requests: share that goes to two APIs."""
     unmet: float = _DEFAULT.unmet
     """Share of the setups (a login, a folder, a running engine) that the world lacks at first."""
+    two_unmet: float = _DEFAULT.two_unmet
+    """Of the tasks with three to four gold calls: share with two requests and a world that lacks two setups or more;
+    those with five are drawn so."""
+    lookalikes: float = _DEFAULT.lookalikes
+    """Share of tasks whose spare tools on offer are those that look most like the needed ones, rather than any."""
     decision_positions: bool = False
     """Also start from every later position of the gold dialogue, those where words are due included: the paper's
     decision points."""
@@ -78,6 +83,8 @@ class SyntheticSettings(Settings):
             two_turns=self.two_turns,
             two_apis=self.two_apis,
             unmet=self.unmet,
+            two_unmet=self.two_unmet,
+            lookalikes=self.lookalikes,
         )
 
 

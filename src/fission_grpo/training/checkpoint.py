@@ -29,8 +29,9 @@ from fission_grpo.policy.local.speculation import PromptLookup
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.training.task_order import TaskOrder
 
-FORMAT = 2
-"""Of what this module writes. 1, without `checkpoint.json`, is version 0.1's: its pickles name modules that moved."""
+FORMAT = 3
+"""Of what this module writes. 1, without `checkpoint.json`, is version 0.1's: its pickles name modules that moved; 2
+does not know how much has been explored."""
 PACKAGE = "fission-grpo"
 
 _TOLD = 200

@@ -78,6 +78,14 @@ class Update:
         return {_KEYS.get(name, name): value for name, value in asdict(self).items()}
 
 
+def anywhere(here: bool, accelerator: Accelerator) -> bool:
+    """Whether something is so in any process; all of them must ask."""
+    if accelerator.num_processes == 1:
+        return here
+    asked = torch.tensor([here], device=accelerator.device)
+    return bool(accelerator.gather(asked).any())
+
+
 class Learner:
     """A model, its optimizer, and the frozen start that it is held to."""
 

@@ -26,13 +26,17 @@ class Explored:
     """Sampled for them, recoveries included."""
 
 
+def whole_turns(tasks: Sequence[Task]) -> list[Task]:
+    """Tasks whose turn can be explored as a whole: it is about to begin, in a world that can judge how it ends."""
+    return [task for task in tasks if task.world is not None and task.messages[-1]["role"] == "user"]
+
+
 class TaskOrder:
     """Deals the tasks to the steps of a run, to each process its own."""
 
     def __init__(self, tasks: Sequence[Task], settings: TrainerSettings, *, rank: int = 0, ranks: int = 1) -> None:
         self.tasks = tasks
-        self.requests = [task for task in tasks if task.messages[-1]["role"] == "user"]
-        """Where a user turn begins: whole turns are explored from there."""
+        self.requests = whole_turns(tasks)
         self.explored = Explored()
         self._settings = settings
         self._rank = rank

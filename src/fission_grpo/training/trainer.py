@@ -11,7 +11,7 @@ likelier reading of the paper.
 
 The stages are `algorithm.stages`, the update is `learner`. Recoveries usually start from the weights that made the
 error, in the step that made it; a context that had to wait in the buffer is older, and `fission/age` says by how many
-updates. With fission off the second and third lines do nothing, and what is left is GRPO. The offline variant collects
+steps. With fission off the second and third lines do nothing, and what is left is GRPO. The offline variant collects
 its contexts once, before the first update, and observes nothing later (`algorithm.offline`). A server that writes
 feedback does so while exploration is scored under the frozen start.
 
@@ -42,7 +42,7 @@ from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.metrics import fission_metrics, group_metrics, prefixed, rescued_groups
 from fission_grpo.run.traces import trace
 from fission_grpo.training.checkpoint import Checkpoints, RunState
-from fission_grpo.training.learner import Learner, Update
+from fission_grpo.training.learner import Learner, Update, anywhere
 from fission_grpo.training.settings import TrainerSettings
 from fission_grpo.training.task_order import TaskOrder
 from fission_grpo.types import Task
@@ -190,7 +190,7 @@ class Trainer:
         with clock.phase("update"):
             if update is None:
                 update = self.learner.update([*groups, *fission_groups])
-            elif fission_groups:
+            elif anywhere(bool(fission_groups), self.accelerator):  # gradients are averaged, with or without rows
                 update += self.learner.update(fission_groups)
         with clock.phase("observe"):
             self.source.await_feedback()

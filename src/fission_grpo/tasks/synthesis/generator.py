@@ -2,7 +2,8 @@
 
 A task is one or two requests in one or two user turns. Its gold chain must replay without an error and satisfy the
 official verdict, and must stop doing so when any one call is left out. Half of the requests that need something (a
-login, a folder, a running engine) meet a world where it is missing, and nothing in the prompt tells.
+login, a folder, a running engine) meet a world where it is missing, and nothing in the prompt tells. A harder mixture
+asks for longer chains, for worlds that lack two things at once, and for tools on offer that look right and are wrong.
 
 Splits never share a text, a world, or a gold chain of three or more calls: texts and chains belong to one split by
 their hash, worlds come from disjoint seed streams, and held-out texts use wordings that no training text uses. No task
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
+from itertools import islice
 from random import Random
 from typing import Any
 
@@ -24,6 +26,7 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.tasks.gold_chain import canonical, chain_of, proves_itself, texts_of
 from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS, SEEN_APIS
 from fission_grpo.tasks.synthesis.families.family import Draw, InitialState, RejectedDraw, RequestGenerator, literal
+from fission_grpo.tasks.synthesis.lookalikes import lookalikes
 from fission_grpo.tasks.synthesis.overlap import SHORTEST_CHAIN, official_index
 from fission_grpo.types import Task, Tool, ToolCall, World
 
@@ -31,7 +34,7 @@ OPENINGS = ("", "please ", "now ", "I want you to do this: ", "here is what I ne
 JOINERS = ("{first}, then {second}", "{first}. After that, {second}", "first {first}, and then {second}")
 FOLLOWUP_OPENINGS = ("", "now ", "next, ", "then ", "also ")
 
-LENGTHS = (range(1, 2), range(2, 3), range(3, 5))
+LENGTHS = (range(1, 2), range(2, 3), range(3, 5), range(5, 6))
 """What the shares of `Mixture.calls` stand for."""
 
 TRIES = 150
@@ -65,8 +68,9 @@ _TEXTS: Mapping[Split, range] = {
 class Mixture:
     """What share of the tasks has what."""
 
-    calls: tuple[float, float, float] = (0.45, 0.35, 0.20)
-    """Tasks whose longest turn takes one, two, and three to four gold calls; adds up to one."""
+    calls: tuple[float, ...] = (0.45, 0.35, 0.20)
+    """Tasks whose longest turn takes one, two, three to four, and five gold calls; adds up to one. Those at the end may
+    be left out."""
     two_parts: tuple[float, float] = (0.3, 0.6)
     """Of the single-turn tasks with two, and with more gold calls: two requests in one user message."""
     two_turns: float = 0.0
@@ -75,9 +79,20 @@ class Mixture:
     """Of the tasks with two requests: those that go to two different APIs, where two are allowed."""
     unmet: float = 0.5
     """Of the setups (a login, a folder, a running engine): those that the initial world lacks."""
+    two_unmet: float = 0.0
+    """Of the tasks with three to four gold calls: those with two requests and a world that lacks at least two of the
+    setups, drawn among all that the requests have. In the others it lacks as many as `unmet` makes it. Those with five
+    calls are drawn as such tasks, because two requests and no more than one repair hardly ever take five. Where the
+    APIs have no two setups, or too many draws were in vain, a task gets shorter or lacks less."""
+    lookalikes: float = 0.0
+    """Tasks whose spare tools on offer are those that look most like the needed ones, rather than any; see
+    `lookalikes.py`."""
 
     def __post_init__(self) -> None:
-        shares = (*self.calls, *self.two_parts, self.two_turns, self.two_apis, self.unmet)
+        if not 1 <= len(self.calls) <= len(LENGTHS):
+            raise ConfigError(f"{self}: `calls` has 1 to {len(LENGTHS)} shares, got {len(self.calls)}")
+        others = (*self.two_parts, self.two_turns, self.two_apis, self.unmet, self.two_unmet, self.lookalikes)
+        shares = (*self.calls, *others)
         if not all(0 <= share <= 1 for share in shares) or abs(sum(self.calls) - 1) > 1e-6:
             raise ConfigError(f"{self}: shares must lie in [0, 1], and those of `calls` add up to 1")
 
@@ -134,6 +149,9 @@ class _Shape:
     """Gold calls that its longest turn may take."""
     turns: int
     requests: int
+    unmet: int = 0
+    """Fewest setups that its world lacks."""
+    lookalikes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,13 +209,25 @@ class _TaskGenerator:
 
     def _shapes(self, rng: Random) -> Iterator[_Shape]:
         """What to try: first what the mixture says, then what comes near it where an API cannot give that."""
-        (size,) = rng.choices(range(3), self.mixture.calls)
+        (size,) = rng.choices(range(len(self.mixture.calls)), self.mixture.calls)
         two_turns = rng.random() < self.mixture.two_turns
-        two_parts = rng.random() < (0.0, *self.mixture.two_parts)[size]
-        first = _Shape(lengths=LENGTHS[size], turns=1 + two_turns, requests=2 if two_turns or two_parts else 1)
+        two_parts = rng.random() < (0.0, *self.mixture.two_parts)[min(size, 2)]
+        two_unmet = size > 2 or (rng.random() < self.mixture.two_unmet and size == 2)
+        two_unmet = two_unmet and _most_setups(self.apis) >= 2
+        first = _Shape(
+            lengths=LENGTHS[size],
+            turns=1 + two_turns,
+            requests=2 if two_turns or two_parts or two_unmet else 1,
+            unmet=2 * two_unmet,
+            lookalikes=rng.random() < self.mixture.lookalikes,
+        )
         yield first
         yield replace(first, requests=2)
-        yield replace(first, requests=2, lengths=range(1, 5))
+        if size > 2 or two_unmet:  # a long chain rather gets shorter, and then lacks less, than that it gets short
+            long = replace(first, requests=2, lengths=range(3, first.lengths.stop))
+            yield long
+            yield replace(long, unmet=0)
+        yield replace(first, requests=2, lengths=range(1, max(5, first.lengths.stop)), unmet=0)
 
     def _draw(self, rng: Random, shape: _Shape, name: str) -> Task:
         states = _initial_states(rng, self._choose_apis(rng, shape.requests))
@@ -230,8 +260,12 @@ class _TaskGenerator:
     def _assemble(
         self, rng: Random, shape: _Shape, name: str, states: Mapping[str, InitialState], turns: list[list[_Request]]
     ) -> Task:
+        setups = dict.fromkeys(setup.name for turn in turns for request in turn for setup in request.generator.setups)
+        if len(setups) < shape.unmet:
+            raise RejectedDraw
+        lacking = set(rng.sample(list(setups), shape.unmet))
         arranged: set[str] = set()
-        preparations = [[self._prepare(rng, states[r.api], r, arranged) for r in turn] for turn in turns]
+        preparations = [[self._prepare(rng, states[r.api], r, arranged, lacking) for r in turn] for turn in turns]
         gold = tuple(_gold(turn, prepared) for turn, prepared in zip(turns, preparations, strict=True))
         if max(map(len, gold)) not in shape.lengths:
             raise RejectedDraw
@@ -242,7 +276,7 @@ class _TaskGenerator:
         return Task(
             id=name,
             messages=({"role": "user", "content": first},),
-            tools=_offer(rng, requests, self.tools),
+            tools=_offer(rng, requests, self.tools, misleading=shape.lookalikes),
             target=gold[0][:1],
             world=World(
                 environment=BFCL,
@@ -257,15 +291,18 @@ class _TaskGenerator:
             ),
         )
 
-    def _prepare(self, rng: Random, initial: InitialState, request: _Request, arranged: set[str]) -> _Preparation:
-        """Arrange the setups that no earlier request arranged."""
+    def _prepare(
+        self, rng: Random, initial: InitialState, request: _Request, arranged: set[str], lacking: set[str]
+    ) -> _Preparation:
+        """Arrange the setups that no earlier request arranged: unmet if they are to be lacking, others by chance."""
         fixes: list[ToolCall] = []
         notes: list[str] = []
         for setup in request.generator.setups:
             if setup.name in arranged:
                 continue
             arranged.add(setup.name)
-            fix = setup.arrange(initial, request.draw, rng.random() < self.mixture.unmet)
+            unmet = rng.random() < self.mixture.unmet or setup.name in lacking
+            fix = setup.arrange(initial, request.draw, unmet)
             _, template = setup.notes.draw(rng, self._kinds(request.api))
             fixes += fix.calls
             notes.append(_fill(template, fix))
@@ -314,16 +351,41 @@ def _text(rng: Random, turn: int, requests: Sequence[_Request], preparations: Se
     return " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences)
 
 
-def _offer(rng: Random, requests: Sequence[_Request], size: tuple[int, int]) -> tuple[Tool, ...]:
-    """The needed tools, those that repairs may take, and seeded others of the same APIs, in random order."""
+def _most_setups(apis: Sequence[str]) -> int:
+    """Setups that two requests to some of these APIs can have at most."""
+    return len({setup.name for api in apis for generator in APIS[api].generators for setup in generator.setups})
+
+
+def _offer(rng: Random, requests: Sequence[_Request], size: tuple[int, int], *, misleading: bool) -> tuple[Tool, ...]:
+    """The needed tools, those that repairs may take, and others of the same APIs, in random order.
+
+    The others are seeded ones, or those that look most like the needed ones.
+    """
     known = {name: tool for request in requests for name, tool in _tools(request.api).items()}
     needed = {call.name for request in requests for call in request.draw.calls}
     needed |= {fixer for request in requests for setup in request.generator.setups for fixer in setup.fixers}
-    others = sorted(set(known) - needed)
     more = max(0, rng.randint(*size) - len(needed))
-    names = sorted(needed) + rng.sample(others, min(more, len(others)))
+    if misleading:
+        spare = list(islice(_misleading(requests, needed), more))
+    else:
+        others = sorted(set(known) - needed)
+        spare = rng.sample(others, min(more, len(others)))
+    names = sorted(needed) + spare
     rng.shuffle(names)
     return tuple(known[name] for name in names)
+
+
+def _misleading(requests: Sequence[_Request], needed: set[str]) -> Iterator[str]:
+    """Wrong tools that look like the needed ones; those like a request's own tools before those like its repairs."""
+    wrong = {
+        api: [tool for name, tool in _tools(api).items() if name not in needed]
+        for api in dict.fromkeys(request.api for request in requests)
+    }
+    calls = [(request.api, call.name, request.clause) for request in requests for call in request.draw.calls]
+    fixers = [
+        (request.api, fixer, "") for request in requests for setup in request.generator.setups for fixer in setup.fixers
+    ]
+    return lookalikes((_tools(api)[name], said, wrong[api]) for api, name, said in dict.fromkeys([*calls, *fixers]))
 
 
 def _text_of(task: Task) -> str:
