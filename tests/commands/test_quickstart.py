@@ -34,6 +34,14 @@ def test_every_policy_is_evaluated_after_it_was_trained(tmp_path: Path) -> None:
     assert set(last.after) == named.keys()
 
 
+def test_demonstrations_have_a_number_of_runs_of_their_own(tmp_path: Path) -> None:
+    named = {one.name for one in jobs(Quickstart(output=tmp_path, seeds=(0, 1, 2), demonstrations=2))}
+    assert {name for name in named if "demonstrations" in name} == {
+        *("demonstrations-0", "demonstrations-1"),
+        *("evaluate demonstrations-0", "evaluate demonstrations-1"),
+    }
+
+
 def test_an_arm_that_is_matched_in_tokens_waits_for_the_run_that_pays(tmp_path: Path) -> None:
     named = {one.name: one for one in jobs(Quickstart(output=tmp_path, arms=("grpo-tokens", "fission"), seeds=(0, 1)))}
     assert [named[f"grpo-tokens-{seed}"].after for seed in (0, 1)] == [("fission-0",), ("fission-1",)]

@@ -93,6 +93,7 @@ def quickstart(
     recipe: Annotated[Recipe, typer.Option(help="What every arm starts from.")] = Recipe.NANO,
     arms: Annotated[str | None, typer.Option(help="Arms separated by commas.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each arm; 8 unless given.")] = None,
+    demonstrations: Annotated[int, typer.Option(min=1, help="Runs of the supervised demonstrations.")] = 2,
     size: Annotated[int, typer.Option(min=3, help="Held-out episodes, and items of each probe.")] = 200,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes side by side.")] = None,
     no_tree: NoTree = False,
@@ -111,6 +112,7 @@ def quickstart(
         recipe=recipe,
         arms=chosen or DEFAULT_ARMS,
         seeds=tuple(range(seeds or SEEDS)),
+        demonstrations=demonstrations,
         size=size,
         overrides=(*ctx.args, *(["trainer.tree=false"] if no_tree else [])),
     )

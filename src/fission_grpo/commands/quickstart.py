@@ -46,6 +46,8 @@ class Quickstart:
     recipe: Recipe = Recipe.NANO
     arms: tuple[str, ...] = DEFAULT_ARMS
     seeds: tuple[int, ...] = tuple(range(SEEDS))
+    demonstrations: int = 2
+    """Runs of the demonstrations, at most as many as there are seeds: each costs more than one of GRPO."""
     size: int = 200
     """Held-out episodes, and items of each probe."""
     overrides: tuple[str, ...] = ()
@@ -53,7 +55,13 @@ class Quickstart:
 
     def results(self) -> Results:
         """Where everything is that the summary reads."""
-        return Results(folder=self.output, arms=self.arms, seeds=self.seeds, size=self.size)
+        return Results(
+            folder=self.output,
+            arms=self.arms,
+            seeds=self.seeds,
+            size=self.size,
+            demonstrations=self.demonstrations,
+        )
 
 
 def run_quickstart(plan: Quickstart, *, workers: int, report: Callable[[str], None]) -> Path:
@@ -81,8 +89,13 @@ def jobs(plan: Quickstart) -> list[Job]:
     The last one writes the report, each time anew.
     """
     trainings = [_training(plan, arm, seed) for seed in plan.seeds for arm in plan.arms]
-    demonstrations = [_demonstration(plan, seed) for seed in plan.seeds]
-    trained = [(arm, seed) for seed in plan.seeds for arm in (DEMONSTRATIONS, *reversed(plan.arms))]
+    demonstrations = [_demonstration(plan, seed) for seed in plan.results().seeds_of(DEMONSTRATIONS)]
+    trained = [
+        (arm, seed)
+        for seed in plan.seeds
+        for arm in (DEMONSTRATIONS, *reversed(plan.arms))
+        if seed in plan.results().seeds_of(arm)
+    ]
     evaluations = [
         *(  # those that recover go on for longer, and come first
             _evaluation(plan, arm, seed, model=str(plan.results().run(arm, seed).policy), after=(f"{arm}-{seed}",))

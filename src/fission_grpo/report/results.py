@@ -25,6 +25,13 @@ class Results:
     seeds: tuple[int, ...]
     size: int
     """Held-out episodes."""
+    demonstrations: int = 1
+    """Runs of the demonstrations, at most as many as there are seeds."""
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        """The runs of a policy; the warm start is one."""
+        runs = {WARM_START: 1, DEMONSTRATIONS: self.demonstrations}
+        return self.seeds[: runs.get(name, len(self.seeds))]
 
     def run(self, arm: str, seed: int) -> RunFolder:
         return RunFolder(self.folder / f"{arm}-{seed}")

@@ -263,10 +263,9 @@ def _compare(
 
 def _load(results: Results) -> dict[str, dict[int, Evaluation]]:
     """Every evaluation by arm and seed."""
-    seeds = {WARM_START: (0,), **dict.fromkeys((DEMONSTRATIONS, *results.arms), results.seeds)}
     return {
-        name: {seed: Evaluation.load(results.evaluation(name, seed)) for seed in of_arm}
-        for name, of_arm in seeds.items()
+        name: {seed: Evaluation.load(results.evaluation(name, seed)) for seed in results.seeds_of(name)}
+        for name in (WARM_START, DEMONSTRATIONS, *results.arms)
     }
 
 
