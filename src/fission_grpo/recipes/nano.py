@@ -48,9 +48,9 @@ def nano_settings(exploration: Exploration = Exploration.EPISODES) -> RunSetting
 
     **Decisions.** The paper's objective and sizes, and twice the steps, each of which costs a fourth. Advantages are
     divided by the standard deviation: decision points include those where words are due, which hold back a policy that
-    would call anything. On the validation split, four runs each, recovery (ERR) with its standard deviation between
-    runs was 27 +- 27 % undivided, 37 +- 25 divided, 57 +- 16 after 120 steps, and 66 +- 5 with eight queries and eight
-    contexts: whether a run learns to recover from one kind of error is luck that more recoveries settle.
+    would call anything. On the validation split, four runs each, recovery (ERR) was 27 % undivided and 37 % divided,
+    57 % after 120 steps, and 66 % with eight queries and eight contexts (46 % with other seeds: runs differ by 15 to 30
+    points, and four cannot tell the last two apart).
 
     **Mixed.** Whole turns are among them, so nothing is divided: divided, the control recovered less (two runs each).
     """
