@@ -38,7 +38,7 @@ def test_every_round_holds_every_task_once_whoever_explores_it(ranks: int) -> No
 
 def test_the_batches_of_a_pool_are_the_first_round() -> None:
     dealer = order(queries=4)
-    batches = dealer.batches()
+    batches = list(dealer.batches())
     assert [len(batch) for batch in batches] == [4, 4]  # six tasks, four at a time; the last two begin the next round
     assert [task.id for task in batches[0]] == take(dealer, 0)
 

@@ -5,7 +5,7 @@ How many they are is a setting, or follows from what the run may sample (`Traine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 
@@ -42,12 +42,11 @@ class TaskOrder:
         self._rank = rank
         self._ranks = ranks
 
-    def batches(self) -> list[list[Task]]:
-        """Every task once, as many at a time as a step explores."""
+    def batches(self) -> Iterator[list[Task]]:
+        """Every task once, as many at a time as a step explores; dealt as they are asked for, by most runs never."""
         queries = self._settings.queries
-        return [
-            self._deal(self.tasks, n * queries, queries) for n in range(ceil(len(self.tasks) / queries / self._ranks))
-        ]
+        for number in range(ceil(len(self.tasks) / queries / self._ranks)):
+            yield self._deal(self.tasks, number * queries, queries)
 
     def tasks_of(self, step: int) -> tuple[list[Task], int]:
         """What to explore next, and how many of these, the last ones, to the end of the turn.

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from accelerate import Accelerator
@@ -174,7 +175,7 @@ class Trainer:
         step, progress = self.state.step, self.state.step / self.settings.steps
         clock = Clock()
         with clock.phase("collect"):
-            collected = self.stages.collect(self.order.batches()[:collect_at_most], progress=progress)
+            collected = self.stages.collect(islice(self.order.batches(), collect_at_most), progress=progress)
         self.policy.invalidate()  # a resumed run has nothing cached either
         with clock.phase("explore"):
             tasks, turns = self.order.tasks_of(step)
