@@ -1,0 +1,301 @@
+"""Fission-GRPO as TRL's `GRPOTrainer`: change the import, keep `GRPOConfig`, PEFT, callbacks, trackers and checkpoints.
+
+    from fission_grpo.engines.trl import FissionGRPOTrainer
+
+    trainer = FissionGRPOTrainer(
+        "Qwen/Qwen3-1.7B", args=GRPOConfig(...), environment_factory=Game, fission=FissionSettings(contexts=2)
+    )
+    trainer.train()
+
+Stages 1 to 3 of arXiv:2601.15625 are `algorithm.stages`. TRL does everything behind them: it pads, scores under the old
+and the reference weights, computes its loss, and steps. The seam is one overridden method that hands finished
+trajectories over through TRL's own `rollout_func`: exploration and recoveries are rows of one update, each with the
+advantage of its own group. Every step has the same number of rows on every process; those that make up the number weigh
+nothing (`trl_limits` says which losses take that, and what else is refused).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl import GRPOTrainer
+
+from fission_grpo.algorithm.groups import Group
+from fission_grpo.algorithm.judge import Judge
+from fission_grpo.algorithm.losses import Objective
+from fission_grpo.algorithm.source import FissionSettings, FissionSource
+from fission_grpo.algorithm.stages import Stages
+from fission_grpo.chat.format import ChatFormat
+from fission_grpo.engines import trl_contract as contract
+from fission_grpo.engines import trl_inputs
+from fission_grpo.engines import trl_limits as limits
+from fission_grpo.engines.trl_environment import Factory
+from fission_grpo.engines.trl_metrics import StepLog, step_metrics
+from fission_grpo.engines.trl_policy import policy_of
+from fission_grpo.engines.trl_rewards import RewardFunction, RewardFunctionsJudge
+from fission_grpo.engines.trl_rows import Handover
+from fission_grpo.engines.trl_state import read_state, refusals_of, write_state
+from fission_grpo.engines.trl_tasks import Row
+from fission_grpo.errors import ConfigError
+from fission_grpo.policy.base import Policy, Sampling
+from fission_grpo.policy.local.hf_policy import HFPolicy
+from fission_grpo.rollout import Horizon, RolloutSettings, render_prompts
+from fission_grpo.run.metrics import group_metrics
+from fission_grpo.seeds import derive
+from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
+from fission_grpo.simulator.rules import RulesSimulator
+from fission_grpo.types import Task
+
+MAX_TURNS = 8
+"""Most assistant messages of a trajectory where `max_tool_calling_iterations` says nothing; ours."""
+
+
+class FissionGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped where this is checked
+    """Explore, observe, recover; TRL updates."""
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        *,
+        fission: FissionSettings | None = None,
+        tools: list[Callable[..., Any]] | None = None,
+        environment_factory: Factory | Mapping[str, Factory] | None = None,
+        tasks: Sequence[Task] | None = None,
+        eval_tasks: Sequence[Task] = (),
+        environments: Mapping[str, Any] | None = None,
+        judge: Judge | None = None,
+        horizon: Horizon = Horizon.TURN,
+        rollouts: RolloutSettings | None = None,
+        chat: ChatFormat | None = None,
+        simulator: ErrorSimulator | ReferencedSimulator | None = None,
+        policy: Callable[[Any], Policy] | None = None,
+        on_step: Callable[[int, Sequence[Group]], None] = lambda step, groups: None,
+        **given: Any,
+    ) -> None:
+        """Take TRL's arguments, which mean what they mean in TRL, and these.
+
+        Args:
+            fission: for the whole run; each process does its share. None chooses by the batch (`limits.fission_for`).
+            tasks, eval_tasks, environments: ours, in place of data sets, `environment_factory` and reward functions.
+            judge: of our tasks.
+            horizon: how far exploration of our tasks goes.
+            rollouts: limits of a trajectory. None takes `max_completion_length` for each message (in TRL: for all of
+                them together), and one message more than `max_tool_calling_iterations`.
+            chat: how messages become tokens; None takes the tokenizer's template with `chat_template_kwargs`.
+            simulator: who writes the feedback on failures; None takes the rules.
+            policy: who samples, made of this trainer; None takes the model itself, or TRL's vLLM.
+            on_step: told of every group of a step, recoveries last.
+        Raises:
+            ConfigError: TRL is another one, or something would not be exact; nothing expensive has been done then.
+        """
+        contract.require_release()
+        contract.require_signatures()
+        contract.require_arguments()
+        if given.pop("rollout_func", None) is not None:
+            raise ConfigError("rollout_func hands our own trajectories over; leave it out, or give policy=")
+        args = trl_inputs.config_of(args, model)
+        fission = limits.fission_for(args) if fission is None else fission
+        limits.require_exact(args, fission, samples_itself=policy is None and not args.use_vllm)
+        tokenizer = trl_inputs.tokenizer_of(processing_class, model)
+        self.chat = chat or trl_inputs.chat_of(tokenizer, args.chat_template_kwargs)
+        if tasks is None:
+            found = trl_inputs.given_rows(
+                args,
+                train_dataset,
+                eval_dataset,
+                reward_funcs=reward_funcs,
+                environment_factory=environment_factory,
+                tools=tools,
+            )
+        elif reward_funcs or environment_factory or tools:
+            raise ConfigError("tasks of ours are judged by `judge`; leave out reward_funcs, environment_factory, tools")
+        else:
+            found = trl_inputs.given_tasks(tasks, eval_tasks, environments or {})
+        self.reader = found.reader
+        limits.require_tasks(found.train_dataset, args)
+        super().__init__(
+            model,
+            reward_funcs=[*found.functions] or [trl_inputs.placeholder(name) for name in found.columns],
+            args=args,
+            train_dataset=found.train_dataset,
+            eval_dataset=found.eval_dataset,
+            processing_class=tokenizer,
+            rollout_func=lambda prompts, trainer: self._handover.rollout(),
+            **given,
+        )
+        contract.require_attributes(self)
+        if found.functions:
+            self._add_reward_columns(found.columns)
+        if policy is None and not args.use_vllm:
+            limits.require_whole_weights(self)
+        rollouts = rollouts or RolloutSettings(
+            max_tokens=args.max_completion_length,
+            max_turns=MAX_TURNS if args.max_tool_calling_iterations is None else args.max_tool_calling_iterations + 1,
+        )
+        share = limits.share_of(fission, self.accelerator.num_processes)
+        self.objective = Objective(scale=limits.SCALES[args.scale_rewards])
+        self.source = FissionSource(share, simulator=simulator or RulesSimulator(), chat=self.chat)
+        self.stages = Stages(
+            policy=policy(self) if policy else policy_of(self, self.chat),
+            chat=self.chat,
+            environments=self.reader.environments,
+            judge=self._judge(found.functions)
+            if tasks is None
+            else judge or Judge(chat=self.chat, delta=fission.delta_corr),
+            source=self.source,
+            sampling=Sampling(max_tokens=rollouts.max_tokens, temperature=args.temperature, top_k=args.top_k or 0),
+            group_size=args.num_generations,
+            horizon=horizon,
+            max_turns=rollouts.max_turns,
+            seed=args.seed,
+            rank=self.accelerator.process_index,
+        )
+        window = self.stages.policy.context_window
+        render_prompts([*(tasks or ()), *eval_tasks], chat=self.chat, window=window, max_tokens=rollouts.max_tokens)
+        self.on_step = on_step
+        self._handover: Handover
+        local = args.per_device_train_batch_size * args.steps_per_generation
+        self._room = _multiple(local + share.contexts * share.group_size, args.steps_per_generation)
+        self._step_log = StepLog(self, rows=self._room * self.accelerator.num_processes)
+
+    def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
+        """TRL's seam: rows of a data set in, a batch to train on out."""
+        training = bool(self.model.training)
+        mode = "train" if training else "eval"
+        groups, fission_groups = self._explore_and_recover(inputs) if training else (self._evaluate(inputs), [])
+        self.model.train(training)  # sampling leaves it in evaluation mode
+        every = [*groups, *fission_groups]
+        rows = self._room if training else len(inputs)
+        self._handover = Handover.of(every, self.objective, pad_to=rows)
+        judge = self.stages.judge
+        extras = judge.take_extras() if isinstance(judge, RewardFunctionsJudge) else []
+        self._step_log.begin(mode, extras, rows=rows)
+        with self._one_row_a_group():
+            batch: dict[str, Any] = super()._generate_and_score_completions(self._handover.inputs)
+        contract.require_batch(batch, rows=rows)
+        device = self.accelerator.device
+        batch["advantages"] = self._handover.advantages(device)
+        weighed = self.accelerator.gather(self._handover.weighed(device).reshape(1)).sum()
+        batch["rows_per_row_of_weight"] = rows * self.accelerator.num_processes / weighed.clamp(min=1)
+        metrics = step_metrics(groups, fission_groups, self.source, self._moment) if training else group_metrics(groups)
+        self._step_log.end(mode, metrics, groups, self.accelerator.gather(batch["advantages"]))
+        if training:
+            self.on_step(self._moment, every)
+        return batch
+
+    def _compute_loss(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
+        """TRL's loss; where it is a mean over rows, those of no weight are taken out of it."""
+        loss: Tensor = super()._compute_loss(model, inputs)
+        return loss * inputs["rows_per_row_of_weight"] if self.loss_type in limits.ROW_LOSSES else loss
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        """Known already, for all processes: [rows of all of them, reward functions]."""
+        own = self._handover.rewards(self.reward_func_names, self.accelerator.device)
+        rewards: Tensor = self.accelerator.gather(own)
+        return rewards
+
+    @property
+    def _moment(self) -> int:
+        """Which generation this is: the optimizer step, unless each has several of them."""
+        every, steps = self.args.steps_per_generation * self.num_iterations, self.args.gradient_accumulation_steps
+        return self.state.global_step * max(1, steps // every) + self._step % steps // every
+
+    def _explore_and_recover(self, inputs: Sequence[Row]) -> tuple[list[Group], list[Group]]:
+        """Stages 1 to 3."""
+        self._renew_policy()
+        step, progress = self._moment, self.state.global_step / max(self.state.max_steps, 1)
+        self.reader.release()
+        seed = derive(self.args.seed, "worlds", self.accelerator.process_index)
+        tasks = self.reader.read(
+            inputs[:: self.num_generations], seed=seed, name=f"{step}.{self.accelerator.process_index}"
+        )
+        groups = self.stages.explore(tasks, step=step, progress=progress)
+        self.stages.observe(groups, step=step)
+        contexts = self.stages.next_contexts()
+        self.reader.release()
+        fission_groups = self.stages.recover(contexts, step=step, progress=progress)
+        self.source.await_feedback()
+        return groups, fission_groups
+
+    def _evaluate(self, inputs: Sequence[Row]) -> list[Group]:
+        """Stage 1 alone; what fails is forgotten."""
+        self._renew_policy()
+        self.reader.release()
+        seed = derive(self.args.seed, "evaluation", self.accelerator.process_index, repr(inputs[0]["prompt"]))
+        tasks = self.reader.read(inputs[:: self.num_generations_eval], seed=seed, name="evaluation")
+        stages = replace(self.stages, group_size=self.num_generations_eval, seed=seed)
+        return stages.explore(tasks, step=self.state.global_step, progress=1.0)
+
+    def _renew_policy(self) -> None:
+        """The weights of now; and nothing that a resumed run would not have."""
+        if isinstance(self.stages.policy, HFPolicy):
+            self.stages.policy.invalidate()
+        if self.use_vllm and self.state.global_step != self._last_loaded_step:
+            self.vllm_generation.sync_weights()
+            self._last_loaded_step = self.state.global_step
+
+    @contextmanager
+    def _one_row_a_group(self) -> Iterator[None]:
+        """Groups are normalised already, and need not be of one size."""
+        before = self.num_generations, self.num_generations_eval
+        self.num_generations = self.num_generations_eval = 1
+        try:
+            yield
+        finally:
+            self.num_generations, self.num_generations_eval = before
+
+    def _judge(self, functions: Sequence[Callable[..., Any]]) -> RewardFunctionsJudge:
+        weights = self.reward_weights.tolist()
+        named = [
+            RewardFunction(name=name, weight=weight, call=function)
+            for name, weight, function in zip(self.reward_func_names, weights, functions, strict=False)
+        ]
+        return RewardFunctionsJudge(
+            named, context=lambda: {"trainer_state": self.state, "log_metric": self._log_metric}
+        )
+
+    def _add_reward_columns(self, names: Sequence[str]) -> None:
+        """Rewards of worlds beside those of functions, as TRL adds them."""
+        self.reward_funcs += [trl_inputs.placeholder(name) for name in names]
+        self.reward_func_names += names
+        self.reward_processing_classes += [None] * len(names)
+        self.reward_weights = torch.cat([self.reward_weights, torch.ones(len(names))])
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        with refusals_of(folder, main_process=self.args.should_save):
+            write_state(folder, self._state_dict(), rank=self.accelerator.process_index)
+            super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        state = read_state(Path(checkpoint), rank=rank, ranks=ranks)
+        if state is not None:
+            self.source.load_state_dict(state["fission"])
+            if isinstance(self.stages.policy, HFPolicy):
+                self.stages.policy.lookup.load_state_dict(state["guesses"])
+
+    def _state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside TRL's own."""
+        policy = self.stages.policy
+        guesses = policy.lookup.state_dict() if isinstance(policy, HFPolicy) else None
+        return {"fission": self.source.state_dict(), "guesses": guesses}
+
+
+def _multiple(count: int, of: int) -> int:
+    return ceil(count / of) * of
