@@ -36,6 +36,7 @@ from fission_grpo.chat.format import ChatFormat
 from fission_grpo.engines import trl_contract as contract
 from fission_grpo.engines import trl_inputs
 from fission_grpo.engines import trl_limits as limits
+from fission_grpo.engines.prefix_tree import PrefixTreeMixin
 from fission_grpo.engines.trl_environment import Factory
 from fission_grpo.engines.trl_metrics import StepLog, step_metrics
 from fission_grpo.engines.trl_policy import policy_of
@@ -57,7 +58,7 @@ MAX_TURNS = 8
 """Most assistant messages of a trajectory where `max_tool_calling_iterations` says nothing; ours."""
 
 
-class FissionGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped where this is checked
+class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  # TRL is untyped where this is checked
     """Explore, observe, recover; TRL updates."""
 
     def __init__(
@@ -101,8 +102,7 @@ class FissionGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped w
             ConfigError: TRL is another one, or something would not be exact; nothing expensive has been done then.
         """
         contract.require_release()
-        contract.require_signatures()
-        contract.require_arguments()
+        contract.require_overridden(GRPOTrainer)
         if given.pop("rollout_func", None) is not None:
             raise ConfigError("rollout_func hands our own trajectories over; leave it out, or give policy=")
         args = trl_inputs.config_of(args, model)
@@ -135,7 +135,7 @@ class FissionGRPOTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is untyped w
             rollout_func=lambda prompts, trainer: self._handover.rollout(),
             **given,
         )
-        contract.require_attributes(self)
+        contract.require_members(self, contract.TRAINER)
         if found.functions:
             self._add_reward_columns(found.columns)
         if policy is None and not args.use_vllm:

@@ -1,25 +1,19 @@
-"""What is relied on in TRL, said once: with a TRL that does it otherwise, a run ends before it begins, in one sentence.
-
-Public and documented: the arguments of `GRPOTrainer` and `GRPOConfig`, and what `rollout_func` returns. The rest is
-private to TRL and may change with any release, so that releases are admitted one by one.
-"""
+"""What of TRL we rely on beyond its documentation: a TRL that has changed it is refused in one sentence, at once."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any
 
-import trl
-from trl import GRPOTrainer
-
 from fission_grpo.errors import ConfigError
 
-VERIFIED = (1, 16)
-"""The release that this engine was proved with."""
+TESTED = "1.16.0"
+"""The release of TRL that the tests run on."""
 
-SIGNATURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+OVERRIDDEN: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "_generate_and_score_completions": ("inputs",),
         "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
@@ -28,81 +22,82 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "_load_optimizer_and_scheduler": ("checkpoint",),
     }
 )
-"""Methods of `GRPOTrainer` that are overridden, and their arguments."""
-ARGUMENTS = ("model", "reward_funcs", "args", "train_dataset", "eval_dataset", "processing_class", "rollout_func")
-"""Of `GRPOTrainer`."""
-ATTRIBUTES = (
-    *("num_generations", "num_generations_eval", "reward_func_names", "reward_weights", "loss_type", "temperature"),
-    *("_metrics", "_logs", "_pending_extra_logs", "_step", "environment_factories", "tools", "use_vllm"),
+"""Methods of `GRPOTrainer` in whose place `FissionGRPOTrainer` puts its own."""
+TRAINER = (
+    *("num_generations", "num_generations_eval", "num_iterations", "loss_type", "environment_factories", "tools"),
+    *("reward_funcs", "reward_func_names", "reward_weights", "reward_processing_classes", "use_vllm"),
+    *("_metrics", "_logs", "_pending_extra_logs", "_log_metric", "_step", "is_fsdp_enabled"),
 )
-"""Of a trainer, once it has been made."""
+"""What `FissionGRPOTrainer` reads and sets."""
 BATCH = (
     *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "num_items_in_batch"),
     "tool_mask",
 )
-"""What a batch holds that `_generate_and_score_completions` returns; `tool_mask` is `rollout_func`'s `env_mask`."""
+"""Of the rows that TRL makes of finished trajectories; `tool_mask` is `rollout_func`'s `env_mask`."""
 
 
 def require_release() -> None:
-    """Ask for a release that is known.
+    """See that TRL is of a minor release that was tested: what is private to it may change with any.
 
     Raises:
-        ConfigError: another one is installed.
+        ConfigError: it is not.
     """
-    release = ".".join(map(str, VERIFIED))
-    if tuple(map(int, trl.__version__.split(".")[:2])) != VERIFIED:
+    if version("trl").split(".")[:2] != TESTED.split(".")[:2]:
         raise ConfigError(
-            f"TRL {trl.__version__} is installed, and this engine is proved with {release}; "
-            f"install it: pip install 'trl=={release}.*'"
+            f"TRL {version('trl')} is installed, and this engine is proved with {TESTED}: install trl=={TESTED}"
         )
 
 
-def require_signatures() -> None:
-    """Ask for the methods that are overridden.
+def require_overridden(trainer: type[Any]) -> None:
+    """See that the methods which are overridden are there, and take what ours pass on.
 
     Raises:
-        ConfigError: one is gone, or takes other arguments.
+        ConfigError: one is not, or takes something else.
     """
-    for name, expected in SIGNATURES.items():
-        method: Callable[..., Any] | None = getattr(GRPOTrainer, name, None)
-        found = tuple(inspect.signature(method).parameters)[1:] if method else ()
+    require_members(trainer, OVERRIDDEN)
+    for name, expected in OVERRIDDEN.items():
+        found = tuple(inspect.signature(getattr(trainer, name)).parameters)[1:]
         if found != expected:
-            raise _broken(f"GRPOTrainer.{name}{found}", f"arguments {expected}")
+            raise ConfigError(_refusal(f"{name} takes {', '.join(found)} and not {', '.join(expected)}"))
 
 
-def require_arguments() -> None:
-    """Ask for the arguments that are passed on.
+def require_parameters(function: Callable[..., Any], names: Iterable[str]) -> None:
+    """See that a function of TRL can be called with these keywords.
+
+    Args:
+        function: also one that shows another's signature (`functools.wraps`): either of the two may have the names.
+    Raises:
+        ConfigError: it cannot.
+    """
+    shown = [inspect.signature(function, follow_wrapped=follow).parameters for follow in (True, False)]
+    missing = [name for name in names if not any(name in parameters for parameters in shown)]
+    if missing:
+        raise ConfigError(_refusal(f"{function.__qualname__} takes no {', '.join(missing)}"))
+
+
+def require_members(owner: Any, names: Iterable[str]) -> None:
+    """See that a class or object of TRL has these attributes.
 
     Raises:
-        ConfigError: one is gone.
+        ConfigError: it has not.
     """
-    found = inspect.signature(GRPOTrainer.__init__).parameters
-    if lacking := [name for name in ARGUMENTS if name not in found]:
-        raise _broken(f"GRPOTrainer without {', '.join(lacking)}", f"arguments {ARGUMENTS}")
-
-
-def require_attributes(trainer: Any) -> None:
-    """Ask for what is read and set in a trainer.
-
-    Raises:
-        ConfigError: something is gone.
-    """
-    if lacking := [name for name in ATTRIBUTES if not hasattr(trainer, name)]:
-        raise _broken(f"a trainer without {', '.join(lacking)}", f"attributes {ATTRIBUTES}")
+    missing = [name for name in names if not hasattr(owner, name)]
+    if missing:
+        name = owner.__name__ if isinstance(owner, type) else type(owner).__name__
+        raise ConfigError(_refusal(f"{name} has no {', '.join(missing)}"))
 
 
 def require_batch(batch: Mapping[str, Any], *, rows: int) -> None:
-    """Ask whether TRL has made of our rows what is trained on.
+    """See that TRL has made a batch of our rows.
 
     Raises:
-        ConfigError: a key or a row is missing.
+        ConfigError: a key is missing, or a row.
     """
-    if lacking := [key for key in BATCH if key not in batch]:
-        raise _broken(f"a batch without {', '.join(lacking)}", f"keys {BATCH}")
-    if len(batch["completion_ids"]) != rows:
-        raise _broken(f"a batch of {len(batch['completion_ids'])} rows", f"{rows}")
+    if missing := [key for key in BATCH if key not in batch]:
+        raise ConfigError(_refusal(f"a batch has no {', '.join(missing)}"))
+    if (found := len(batch["completion_ids"])) != rows:
+        raise ConfigError(_refusal(f"a batch of {rows} rows has {found}"))
 
 
-def _broken(got: str, expected: str) -> ConfigError:
-    release = ".".join(map(str, VERIFIED))
-    return ConfigError(f"TRL {trl.__version__}: got {got}, expected {expected}; install trl=={release}.*")
+def _refusal(what: str) -> str:
+    return f"in TRL {version('trl')} {what}, which we rely on: install trl=={TESTED}"
