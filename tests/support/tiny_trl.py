@@ -139,7 +139,12 @@ class Notes(TrainerCallback):
 
 
 def tiny_trainer(
-    folder: Path, *, policy_model: Any = None, fission: FissionSettings = FISSION, given: Mapping[str, Any] | None = None, **changes: Any
+    folder: Path,
+    *,
+    policy_model: Any = None,
+    fission: FissionSettings = FISSION,
+    given: Mapping[str, Any] | None = None,
+    **changes: Any,
 ) -> FissionGRPOTrainer:
     """A trainer on the counter; `changes` are the `GRPOConfig`'s."""
     passed: dict[str, Any] = {
@@ -167,7 +172,7 @@ def fingerprint(trainer: Any) -> str:
 
 def buffer_of(trainer: Any) -> list[tuple[Any, ...]]:
     """The fission buffer, top last."""
-    contexts: list[CorrectiveContext] = trainer.source.state_dict()["buffer"]["contexts"]
+    contexts: list[CorrectiveContext] = trainer.fission.source.state_dict()["buffer"]["contexts"]
     return [(one.key, one.ids, one.policy_version, one.parent) for one in contexts]
 
 

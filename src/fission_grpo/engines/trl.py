@@ -18,12 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
@@ -40,16 +38,15 @@ from fission_grpo.engines.prefix_tree import PrefixTreeMixin
 from fission_grpo.engines.trl_environment import Factory
 from fission_grpo.engines.trl_metrics import StepLog, step_metrics
 from fission_grpo.engines.trl_policy import policy_of
-from fission_grpo.engines.trl_rewards import RewardFunction, RewardFunctionsJudge
+from fission_grpo.engines.trl_rewards import extras_of, judge_of
 from fission_grpo.engines.trl_rows import Handover
+from fission_grpo.engines.trl_stages import RowStages
 from fission_grpo.engines.trl_state import read_state, refusals_of, write_state
 from fission_grpo.engines.trl_tasks import Row
 from fission_grpo.errors import ConfigError
 from fission_grpo.policy.base import Policy, Sampling
-from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.rollout import Horizon, RolloutSettings, render_prompts
 from fission_grpo.run.metrics import group_metrics
-from fission_grpo.seeds import derive
 from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.types import Task
@@ -60,6 +57,10 @@ MAX_TURNS = 8
 
 class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  # TRL is untyped where this is checked
     """Explore, observe, recover; TRL updates."""
+
+    num_generations: int
+    num_generations_eval: int
+    _last_loaded_step: int
 
     def __init__(
         self,
@@ -123,7 +124,6 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
             raise ConfigError("tasks of ours are judged by `judge`; leave out reward_funcs, environment_factory, tools")
         else:
             found = trl_inputs.given_tasks(tasks, eval_tasks, environments or {})
-        self.reader = found.reader
         limits.require_tasks(found.train_dataset, args)
         super().__init__(
             model,
@@ -136,8 +136,6 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
             **given,
         )
         contract.require_members(self, contract.TRAINER)
-        if found.functions:
-            self._add_reward_columns(found.columns)
         if policy is None and not args.use_vllm:
             limits.require_whole_weights(self)
         rollouts = rollouts or RolloutSettings(
@@ -146,15 +144,13 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
         )
         share = limits.share_of(fission, self.accelerator.num_processes)
         self.objective = Objective(scale=limits.SCALES[args.scale_rewards])
-        self.source = FissionSource(share, simulator=simulator or RulesSimulator(), chat=self.chat)
-        self.stages = Stages(
+        source = FissionSource(share, simulator=simulator or RulesSimulator(), chat=self.chat)
+        stages = Stages(
             policy=policy(self) if policy else policy_of(self, self.chat),
             chat=self.chat,
-            environments=self.reader.environments,
-            judge=self._judge(found.functions)
-            if tasks is None
-            else judge or Judge(chat=self.chat, delta=fission.delta_corr),
-            source=self.source,
+            environments=found.reader.environments,
+            judge=judge_of(self, found) if tasks is None else judge or Judge(chat=self.chat, delta=fission.delta_corr),
+            source=source,
             sampling=Sampling(max_tokens=rollouts.max_tokens, temperature=args.temperature, top_k=args.top_k or 0),
             group_size=args.num_generations,
             horizon=horizon,
@@ -162,26 +158,25 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
             seed=args.seed,
             rank=self.accelerator.process_index,
         )
-        window = self.stages.policy.context_window
+        self.fission = RowStages(stages=stages, reader=found.reader, source=source)
+        window = stages.policy.context_window
         render_prompts([*(tasks or ()), *eval_tasks], chat=self.chat, window=window, max_tokens=rollouts.max_tokens)
         self.on_step = on_step
         self._handover: Handover
-        local = args.per_device_train_batch_size * args.steps_per_generation
-        self._room = _multiple(local + share.contexts * share.group_size, args.steps_per_generation)
-        self._step_log = StepLog(self, rows=self._room * self.accelerator.num_processes)
+        explored = args.per_device_train_batch_size * args.steps_per_generation
+        parts = args.steps_per_generation
+        self._rows = parts * ceil((explored + share.contexts * share.group_size) / parts)
+        self._step_log = StepLog(self, rows=self._rows * self.accelerator.num_processes)
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
         """TRL's seam: rows of a data set in, a batch to train on out."""
         training = bool(self.model.training)
         mode = "train" if training else "eval"
-        groups, fission_groups = self._explore_and_recover(inputs) if training else (self._evaluate(inputs), [])
+        groups, fission_groups = self._sample(inputs) if training else (self._evaluate(inputs), [])
         self.model.train(training)  # sampling leaves it in evaluation mode
-        every = [*groups, *fission_groups]
-        rows = self._room if training else len(inputs)
-        self._handover = Handover.of(every, self.objective, pad_to=rows)
-        judge = self.stages.judge
-        extras = judge.take_extras() if isinstance(judge, RewardFunctionsJudge) else []
-        self._step_log.begin(mode, extras, rows=rows)
+        rows = self._rows if training else len(inputs)
+        self._handover = Handover.of([*groups, *fission_groups], self.objective, pad_to=rows)
+        self._step_log.begin(mode, extras_of(self.fission.stages.judge), rows=rows)
         with self._one_row_a_group():
             batch: dict[str, Any] = super()._generate_and_score_completions(self._handover.inputs)
         contract.require_batch(batch, rows=rows)
@@ -189,10 +184,12 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
         batch["advantages"] = self._handover.advantages(device)
         weighed = self.accelerator.gather(self._handover.weighed(device).reshape(1)).sum()
         batch["rows_per_row_of_weight"] = rows * self.accelerator.num_processes / weighed.clamp(min=1)
-        metrics = step_metrics(groups, fission_groups, self.source, self._moment) if training else group_metrics(groups)
-        self._step_log.end(mode, metrics, groups, self.accelerator.gather(batch["advantages"]))
         if training:
-            self.on_step(self._moment, every)
+            metrics = step_metrics(groups, fission_groups, self.fission.source, self._moment)
+            self.on_step(self._moment, [*groups, *fission_groups])
+        else:
+            metrics = group_metrics(groups)
+        self._step_log.end(mode, metrics, groups, self.accelerator.gather(batch["advantages"]))
         return batch
 
     def _compute_loss(self, model: Any, inputs: Mapping[str, Any]) -> Tensor:
@@ -210,38 +207,21 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
     def _moment(self) -> int:
         """Which generation this is: the optimizer step, unless each has several of them."""
         every, steps = self.args.steps_per_generation * self.num_iterations, self.args.gradient_accumulation_steps
-        return self.state.global_step * max(1, steps // every) + self._step % steps // every
+        return int(self.state.global_step * max(1, steps // every) + self._step % steps // every)
 
-    def _explore_and_recover(self, inputs: Sequence[Row]) -> tuple[list[Group], list[Group]]:
-        """Stages 1 to 3."""
-        self._renew_policy()
-        step, progress = self._moment, self.state.global_step / max(self.state.max_steps, 1)
-        self.reader.release()
-        seed = derive(self.args.seed, "worlds", self.accelerator.process_index)
-        tasks = self.reader.read(
-            inputs[:: self.num_generations], seed=seed, name=f"{step}.{self.accelerator.process_index}"
-        )
-        groups = self.stages.explore(tasks, step=step, progress=progress)
-        self.stages.observe(groups, step=step)
-        contexts = self.stages.next_contexts()
-        self.reader.release()
-        fission_groups = self.stages.recover(contexts, step=step, progress=progress)
-        self.source.await_feedback()
-        return groups, fission_groups
+    def _sample(self, inputs: Sequence[Row]) -> tuple[list[Group], list[Group]]:
+        self._push_weights()
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        rows = inputs[:: self.num_generations]
+        return self.fission.explore_and_recover(rows, step=self._moment, progress=progress)
 
     def _evaluate(self, inputs: Sequence[Row]) -> list[Group]:
-        """Stage 1 alone; what fails is forgotten."""
-        self._renew_policy()
-        self.reader.release()
-        seed = derive(self.args.seed, "evaluation", self.accelerator.process_index, repr(inputs[0]["prompt"]))
-        tasks = self.reader.read(inputs[:: self.num_generations_eval], seed=seed, name="evaluation")
-        stages = replace(self.stages, group_size=self.num_generations_eval, seed=seed)
-        return stages.explore(tasks, step=self.state.global_step, progress=1.0)
+        self._push_weights()
+        size = self.num_generations_eval
+        return self.fission.evaluate(inputs[::size], group_size=size, step=self.state.global_step)
 
-    def _renew_policy(self) -> None:
-        """The weights of now; and nothing that a resumed run would not have."""
-        if isinstance(self.stages.policy, HFPolicy):
-            self.stages.policy.invalidate()
+    def _push_weights(self) -> None:
+        """TRL would give its vLLM the weights of now when it generates itself."""
         if self.use_vllm and self.state.global_step != self._last_loaded_step:
             self.vllm_generation.sync_weights()
             self._last_loaded_step = self.state.global_step
@@ -256,46 +236,15 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
         finally:
             self.num_generations, self.num_generations_eval = before
 
-    def _judge(self, functions: Sequence[Callable[..., Any]]) -> RewardFunctionsJudge:
-        weights = self.reward_weights.tolist()
-        named = [
-            RewardFunction(name=name, weight=weight, call=function)
-            for name, weight, function in zip(self.reward_func_names, weights, functions, strict=False)
-        ]
-        return RewardFunctionsJudge(
-            named, context=lambda: {"trainer_state": self.state, "log_metric": self._log_metric}
-        )
-
-    def _add_reward_columns(self, names: Sequence[str]) -> None:
-        """Rewards of worlds beside those of functions, as TRL adds them."""
-        self.reward_funcs += [trl_inputs.placeholder(name) for name in names]
-        self.reward_func_names += names
-        self.reward_processing_classes += [None] * len(names)
-        self.reward_weights = torch.cat([self.reward_weights, torch.ones(len(names))])
-
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         with refusals_of(folder, main_process=self.args.should_save):
-            write_state(folder, self._state_dict(), rank=self.accelerator.process_index)
+            write_state(folder, self.fission.state_dict(), rank=self.accelerator.process_index)
             super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        state = read_state(Path(checkpoint), rank=rank, ranks=ranks)
-        if state is not None:
-            self.source.load_state_dict(state["fission"])
-            if isinstance(self.stages.policy, HFPolicy):
-                self.stages.policy.lookup.load_state_dict(state["guesses"])
-
-    def _state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside TRL's own."""
-        policy = self.stages.policy
-        guesses = policy.lookup.state_dict() if isinstance(policy, HFPolicy) else None
-        return {"fission": self.source.state_dict(), "guesses": guesses}
-
-
-def _multiple(count: int, of: int) -> int:
-    return ceil(count / of) * of
+        if checkpoint is not None:
+            rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+            if state := read_state(Path(checkpoint), rank=rank, ranks=ranks):
+                self.fission.load_state_dict(state)

@@ -12,12 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import torch
+
 from fission_grpo.algorithm.failures import find_failure
 from fission_grpo.algorithm.groups import Member
-from fission_grpo.algorithm.judge import fault_of_ours
+from fission_grpo.algorithm.judge import SiblingsJudge, fault_of_ours
 from fission_grpo.algorithm.rewards import Reward, RewardTerm
 from fission_grpo.engines.coroutines import all_finished
 from fission_grpo.engines.trl_environment import LiveVerdict, verdict_of
+from fission_grpo.engines.trl_inputs import Inputs, placeholder
 from fission_grpo.errors import ConfigError
 from fission_grpo.rollout import Horizon, Trajectory
 from fission_grpo.types import Turn
@@ -72,16 +75,18 @@ class RewardFunctionsJudge:
             _checked(function, values, len(scored))
             for function, values in zip(self.functions, all_finished(asked), strict=True)
         ]
+        names = [function.name for function in self.functions]
+        weights = [function.weight for function in self.functions]
         return [
             (
                 *(
-                    _term(function.name, float(column[place]), function.weight)
-                    for function, column in zip(self.functions, columns, strict=True)
-                    if column[place] is not None
+                    _term(name, float(value), weight)
+                    for name, value, weight in zip(names, values, weights, strict=True)
+                    if value is not None
                 ),
                 *_own(one),
             )
-            for place, one in enumerate(scored)
+            for one, *values in zip(scored, *columns, strict=True)
         ]
 
     def _arguments(self, scored: Sequence[Trajectory], extras: Sequence[Extras]) -> dict[str, Any]:
@@ -101,6 +106,30 @@ class RewardFunctionsJudge:
             "completions": [list(one.dialogue(len(one.turns))[len(one.given) :]) for one in scored],
             "completion_ids": [list(one.ids[one.prompt :]) for one in scored],
         }
+
+
+def judge_of(trainer: Any, found: Inputs) -> RewardFunctionsJudge:
+    """The judge of a trainer's rows. As in TRL, rewards of worlds have columns beside those of functions.
+
+    Args:
+        trainer: made with the user's functions; where there are none, with the columns already.
+    """
+    weights = trainer.reward_weights.tolist()
+    if found.functions:
+        trainer.reward_funcs += [placeholder(name) for name in found.columns]
+        trainer.reward_func_names += found.columns
+        trainer.reward_processing_classes += [None] * len(found.columns)
+        trainer.reward_weights = torch.cat([trainer.reward_weights, torch.ones(len(found.columns))])
+    named = zip(found.functions, trainer.reward_func_names, weights, strict=False)
+    return RewardFunctionsJudge(
+        [RewardFunction(name=name, weight=weight, call=function) for function, name, weight in named],
+        context=lambda: {"trainer_state": trainer.state, "log_metric": trainer._log_metric},
+    )
+
+
+def extras_of(judge: SiblingsJudge) -> list[Extras]:
+    """What reward functions have noted since the last call; nothing of a judge of ours."""
+    return judge.take_extras() if isinstance(judge, RewardFunctionsJudge) else []
 
 
 _OURS = ("prompt", "completion", "completion_ids")

