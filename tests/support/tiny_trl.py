@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from trl import GRPOConfig
 from fission_grpo.algorithm.context import CorrectiveContext
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.source import FissionSettings
-from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.parse import render_call
 from fission_grpo.engines.trl import FissionGRPOTrainer
 from fission_grpo.errors import EnvironmentFault
@@ -56,7 +56,7 @@ class Counter:
         return float(self.count == self.target)
 
 
-def rows(count: int = 4) -> Dataset:
+def rows(count: int) -> Dataset:
     """Targets from 1 on."""
     prompt = [{"role": "user", "content": "Count."}]
     return Dataset.from_list([{"prompt": prompt, "target": place + 1} for place in range(count)])
@@ -85,21 +85,20 @@ def model(family: str = "llama", *, seed: int = 0) -> Any:
     return made.train()
 
 
-def scripted(*answers: str) -> Callable[[Any], ScriptedPolicy]:
-    """A policy whose n-th dialogue of a batch says the n-th answer, and then that it is done."""
+_HEAD = "<|im_start|>assistant\n"
 
-    def made(trainer: Any) -> ScriptedPolicy:
-        said = iter(range(1 << 30))
-        begun: dict[str, str] = {}
 
-        def script(text: str) -> str:
-            if text.count("<|im_start|>assistant\n") > 1 + begun.get(text[-1:], "").count("\0"):
-                return "Done."
-            return answers[next(said) % len(answers)]
+def scripted(*answers: str, after_error: str = "Done.") -> Callable[[Any], ScriptedPolicy]:
+    """A policy whose dialogues begin with one answer after the other, and end with what it says to their reply."""
+    following = cycle(answers)
 
-        return ScriptedPolicy(tokenizer(), script, eos_id=ChatFormat(tokenizer()).eos_id, context_window=4096)
+    def script(text: str) -> str:
+        *before, last, _ = text.split(_HEAD)
+        if not before:
+            return next(following)
+        return after_error if "error" in last else "Done."
 
-    return made
+    return lambda trainer: ScriptedPolicy(tokenizer(), script, eos_id=tokenizer().eos_token_id, context_window=4096)
 
 
 def config(folder: Path, **changes: Any) -> GRPOConfig:
@@ -144,12 +143,13 @@ def tiny_trainer(
     policy_model: Any = None,
     fission: FissionSettings = FISSION,
     given: Mapping[str, Any] | None = None,
+    train_dataset_rows: int = 8,
     **changes: Any,
 ) -> FissionGRPOTrainer:
     """A trainer on the counter; `changes` are the `GRPOConfig`'s."""
     passed: dict[str, Any] = {
         "reward_funcs": even,
-        "train_dataset": rows(),
+        "train_dataset": rows(train_dataset_rows),
         "environment_factory": Counter,
         "processing_class": tokenizer(),
         **(given or {}),

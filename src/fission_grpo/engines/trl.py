@@ -172,7 +172,7 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
         """TRL's seam: rows of a data set in, a batch to train on out."""
         training = bool(self.model.training)
         mode = "train" if training else "eval"
-        groups, fission_groups = self._sample(inputs) if training else (self._evaluate(inputs), [])
+        groups, fission_groups = self._sampled(inputs) if training else (self._evaluated(inputs), [])
         self.model.train(training)  # sampling leaves it in evaluation mode
         rows = self._rows if training else len(inputs)
         self._handover = Handover.of([*groups, *fission_groups], self.objective, pad_to=rows)
@@ -209,13 +209,13 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
         every, steps = self.args.steps_per_generation * self.num_iterations, self.args.gradient_accumulation_steps
         return int(self.state.global_step * max(1, steps // every) + self._step % steps // every)
 
-    def _sample(self, inputs: Sequence[Row]) -> tuple[list[Group], list[Group]]:
+    def _sampled(self, inputs: Sequence[Row]) -> tuple[list[Group], list[Group]]:
         self._push_weights()
         progress = self.state.global_step / max(self.state.max_steps, 1)
         rows = inputs[:: self.num_generations]
         return self.fission.explore_and_recover(rows, step=self._moment, progress=progress)
 
-    def _evaluate(self, inputs: Sequence[Row]) -> list[Group]:
+    def _evaluated(self, inputs: Sequence[Row]) -> list[Group]:
         self._push_weights()
         size = self.num_generations_eval
         return self.fission.evaluate(inputs[::size], group_size=size, step=self.state.global_step)

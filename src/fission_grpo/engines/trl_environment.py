@@ -120,8 +120,11 @@ class WorldPool:
             EnvironmentFault: it raised, or returned something else than text.
         """
         subject = self.borrow()
-        with RandomStream(seed).drawn():
-            return said_at_reset(subject, row)
+        try:
+            with RandomStream(seed).drawn():
+                return said_at_reset(subject, row)
+        finally:
+            self._idle.append(self._lent.pop())
 
     def _made(self) -> Any:
         try:

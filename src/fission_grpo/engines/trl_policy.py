@@ -7,7 +7,8 @@ either; the trainer has it done before it samples. Neither has run on a GPU yet:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from fission_grpo.chat.format import ChatFormat
@@ -15,6 +16,24 @@ from fission_grpo.errors import ConfigError, PolicyError, boundary
 from fission_grpo.policy.base import Context, Policy, Reply, Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy, context_window
 from fission_grpo.types import Completion, FinishReason
+
+
+class TrainedPolicy(HFPolicy):
+    """The model that is trained, in the precision that it is trained in."""
+
+    def __init__(self, model: Any, *, chat: ChatFormat, autocast: Callable[[], AbstractContextManager[None]]) -> None:
+        """Sample from a model, wherever it lies.
+
+        Args:
+            autocast: of the trainer's accelerator. It wraps the model's own forward, and not that of its decoder: keys
+                and values of one sequence would be of two types.
+        """
+        super().__init__(model, eos_id=chat.eos_id, pad_id=chat.pad_id)
+        self._autocast = autocast
+
+    def converse(self, contexts: Sequence[Context], *, reply: Reply, sampling: Sampling, seed: int) -> None:
+        with self._autocast():
+            super().converse(contexts, reply=reply, sampling=sampling, seed=seed)
 
 
 class ColocatedVLLM(Policy):
@@ -65,7 +84,7 @@ def policy_of(trainer: Any, chat: ChatFormat) -> Policy:
         ConfigError: it asks for a vLLM that cannot be used like this.
     """
     if not trainer.use_vllm:
-        return HFPolicy(trainer.model, eos_id=chat.eos_id, pad_id=chat.pad_id)
+        return TrainedPolicy(trainer.model, chat=chat, autocast=trainer.accelerator.autocast)
     if trainer.vllm_mode == "server":
         raise ConfigError(
             'vllm_mode="server" needs a policy that asks the server: give policy=lambda trainer: ..., for instance of '
