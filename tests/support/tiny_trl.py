@@ -161,13 +161,12 @@ def weights(trainer: Any) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in trainer.model.state_dict().items()}
 
 
-def fingerprint(trainer: Any) -> str:
-    """Equal exactly when all weights and the whole buffer are."""
+def fingerprint(trainer: Any) -> tuple[str, str]:
+    """Equal exactly when all weights are, and when the whole buffer is."""
     digest = hashlib.sha256()
     for name, weight in sorted(weights(trainer).items()):
         digest.update(name.encode() + weight.numpy().tobytes())
-    digest.update(repr(buffer_of(trainer)).encode())
-    return digest.hexdigest()
+    return digest.hexdigest(), hashlib.sha256(repr(buffer_of(trainer)).encode()).hexdigest()
 
 
 def buffer_of(trainer: Any) -> list[tuple[Any, ...]]:
@@ -188,9 +187,10 @@ def run_steps(folder: Path, environment: Mapping[str, str], changes: Mapping[str
         if step == die_in:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    given = {"on_step": on_step}
-    trainer = tiny_trainer(folder, given=given, max_steps=STEPS, save_strategy="steps", save_steps=2, **changes)
+    trainer = tiny_trainer(
+        folder, given={"on_step": on_step}, max_steps=STEPS, save_strategy="steps", save_steps=2, **changes
+    )
     trainer.train()
     rank = trainer.accelerator.process_index
-    write_text(folder / f"rank-{rank}", f"{fingerprint(trainer)} {len(buffer_of(trainer))}")
+    write_text(folder / f"rank-{rank}", " ".join(fingerprint(trainer)))
     trainer.accelerator.end_training()
