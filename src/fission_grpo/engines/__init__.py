@@ -1,1 +1,1 @@
-"""Fission and our prefix tree inside the training engines that others maintain; each an extra of its own."""
+"""Fission inside the engines of others. Each is an extra of its own, and nothing below imports one."""
