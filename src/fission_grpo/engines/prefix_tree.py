@@ -6,8 +6,8 @@ TRL pads the rows of a micro-batch and reads each from its first token on, altho
 fission family its failed trajectory. The mixin answers the one method that both the loss and the scoring of old and
 reference log-probabilities go through. It packs the rows into a forest (`tree.prefix_tree`) and sends that as one row
 through the wrapped model's own forward, so that DDP, FSDP2 and accelerate see the call that they expect, and through
-the LM head that TRL has put there (`fused_lm_head=True`), so that temperature, scaling and precision stay TRL's. Nothing
-of TRL or transformers is replaced; the model's attention function is ours from a pass to the end of its training step.
+the LM head that TRL has put there (`fused_lm_head=True`), so that temperature, scaling and precision stay TRL's.
+Nothing of TRL or transformers is replaced; the model attends with our function from a pass to the end of its step.
 
 Shapes: B rows, L padded length of a row, T padded length of a completion, N unique scored tokens of a forest, S scored
 tokens of its rows.
@@ -29,7 +29,7 @@ from peft import PeftModel
 from torch import Tensor
 from trl import GRPOTrainer
 
-from fission_grpo.engines.trl_contract import require_members, require_parameters
+from fission_grpo.engines.prefix_tree_contract import require_members, require_parameters
 from fission_grpo.errors import ConfigError
 from fission_grpo.tree.prefix_tree import Forest, IntArray, build_forest, split
 from fission_grpo.tree.tree_attention import ForestPass, install_attention, sharing_obstacle
@@ -38,6 +38,16 @@ _LOG = logging.getLogger(__name__)
 
 _ANY_DEAL = frozenset({"grpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"})
 """Losses that are sums over rows, divided by what does not depend on which rows meet in a micro-batch."""
+
+_MEMBERS = (
+    "_buffered_inputs",
+    "_entropy_bonus_enabled",
+    "_metrics",
+    "accelerator",
+    "aux_loss_enabled",
+    "loss_type",
+    "top_entropy_quantile",
+)
 
 require_parameters(
     GRPOTrainer._get_per_token_logps_and_entropies,
@@ -81,12 +91,13 @@ def readings(ids_BL: Tensor, mask_BL: Tensor, *, width: int, token_budget: int) 
     if not rows:
         return []
     sequences = [ids[index][mask[index]].tolist() for index in rows]
-    parts = split(build_forest(sequences), token_budget=token_budget)
-    return [_reading([sequences[i] for i in part], [rows[i] for i in part], columns) for part in parts]
+    whole = build_forest(sequences)
+    parts = split(whole, token_budget=token_budget)
+    forests = [whole] if len(parts) == 1 else [build_forest([sequences[i] for i in part]) for part in parts]
+    return [_reading(forest, [rows[i] for i in part], columns) for forest, part in zip(forests, parts, strict=True)]
 
 
-def _reading(sequences: Sequence[Sequence[int]], rows: Sequence[int], columns: Sequence[IntArray]) -> Reading:
-    forest = build_forest(sequences)
+def _reading(forest: Forest, rows: Sequence[int], columns: Sequence[IntArray]) -> Reading:
     scored = [columns[row] for row in rows]
     node_S = np.concatenate([path[-len(places) :] for path, places in zip(forest.paths, scored, strict=True)])
     unique, inverse = np.unique(node_S, return_inverse=True)
@@ -126,19 +137,14 @@ class PrefixTreeMixin:
         self, *args: Any, prefix_tree: bool = True, prefix_tree_tokens: int | None = None, **kwargs: Any
     ) -> None:
         if prefix_tree_tokens is not None and prefix_tree_tokens < 1:
-            raise ConfigError(
-                f"prefix_tree_tokens is {prefix_tree_tokens}; give at least 1, or None for TRL's own size"
-            )
+            raise ConfigError(f"prefix_tree_tokens is {prefix_tree_tokens}; give 1 or more, or None for TRL's size")
         self._prefix_tree = prefix_tree
         self._prefix_tree_tokens = prefix_tree_tokens
         self._lent: list[tuple[Any, str]] = []
         self._said: set[str] = set()
         super().__init__(*args, **kwargs)
         trainer: Any = self
-        require_members(
-            trainer, ("_buffered_inputs", "_metrics", "aux_loss_enabled", "loss_type", "top_entropy_quantile")
-        )
-        require_members(trainer, ("_entropy_bonus_enabled",))
+        require_members(trainer, _MEMBERS)
         require_parameters(_causal(trainer.model).forward, ("shift_labels", "fused_lm_head"))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -255,11 +261,11 @@ class PrefixTreeMixin:
         known = trainer._buffered_inputs
         inputs = plain._prepare_inputs(generation_batch)
         batches = trainer._buffered_inputs
-        if batches is known or len(batches) == 1 or not self._regroups():
-            return inputs
-        current = next(index for index, batch in enumerate(batches) if batch is inputs)
         # No optimizer step begins or ends inside such a window, so each one keeps the rows that TRL gave it.
         window = gcd(trainer.args.gradient_accumulation_steps, trainer.args.steps_per_generation)
+        if batches is known or window == 1 or not self._regroups():
+            return inputs
+        current = next(index for index, batch in enumerate(batches) if batch is inputs)
         trainer._buffered_inputs = [
             batch for begin in range(0, len(batches), window) for batch in regrouped(batches[begin : begin + window])
         ]
@@ -290,10 +296,14 @@ class PrefixTreeMixin:
             return "prefix_tree is False"
         if trainer.aux_loss_enabled or getattr(config, "output_router_logits", False):
             return f"the auxiliary loss of {config.model_type} weighs each token of each row"
-        if config is not causal.config or any(value is not None for value in multimodal.values()):
-            return f"{causal.config.model_type} reads images"
+        if config is not causal.config:
+            return f"{causal.config.model_type} reads more than text"
+        if given := [name for name, value in multimodal.items() if value is not None]:
+            return f"rows come with {', '.join(given)}"
         if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
             return "the adapter puts tokens of its own before each row"
+        if trainer.args.torch_compile:
+            return "torch_compile is on"
         if len(set(getattr(causal, "hf_device_map", {}).values())) > 1:
             return "the model is spread over several devices by its device_map"
         if getattr(config, "attention_dropout", 0):

@@ -135,7 +135,7 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
             rollout_func=lambda prompts, trainer: self._handover.rollout(),
             **given,
         )
-        contract.require_members(self, contract.TRAINER)
+        contract.require_trainer(self)
         if policy is None and not args.use_vllm:
             limits.require_whole_weights(self)
         rollouts = rollouts or RolloutSettings(
