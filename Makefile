@@ -6,6 +6,7 @@
 #   make wheel-check   build the wheel, install it in an environment of its own, use it
 #   make test-newest   all tests on the newest releases that pyproject.toml admits
 #   make test-oldest   all tests on the oldest ones
+#   make test-trl      the tests of the engine TRL, in an environment of its own
 #   make lock          write requirements/ anew, changing as little as possible    (ARGS=--upgrade: the newest of all)
 
 VENV := .venv
@@ -26,7 +27,7 @@ INSTALL := -m pip --disable-pip-version-check install $(RELEASES)
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 torch_for = $(if $(TORCH_INDEX),$(1)/python $(INSTALL) --no-deps --index-url $(TORCH_INDEX) $(TORCH))
 
-.PHONY: install quickstart test test-all test-newest test-oldest lint types check wheel-check lock format clean
+.PHONY: install quickstart test test-all test-newest test-oldest install-trl test-trl lint types check wheel-check lock format clean
 
 install: $(READY)
 
@@ -54,6 +55,22 @@ test-newest:
 
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest LOCK=requirements/oldest.txt
+
+# An engine has an environment of its own: TRL does not have to agree with what the benchmarks want.
+TRL := .venv-trl
+INSTALL_TRL := -m pip --disable-pip-version-check install -c requirements/trl.txt -c requirements/cpu.txt
+
+install-trl: $(TRL)/.installed
+
+$(TRL)/.installed: pyproject.toml Makefile requirements/trl.txt
+	test -x $(TRL)/bin/python || $(PYTHON) -m venv $(TRL)
+	$(call torch_for,$(TRL)/bin)
+	$(TRL)/bin/python $(INSTALL_TRL) torch hatchling editables
+	$(TRL)/bin/python $(INSTALL_TRL) --no-build-isolation -e ".[trl,test]"
+	@touch $@
+
+test-trl: install-trl
+	$(TRL)/bin/python -m pytest $(PARALLEL) tests/engines/trl $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -79,10 +79,8 @@ def make_trl_plan(settings: RunSettings) -> TrlPlan:
     Raises:
         ConfigError: something cannot work, or not inside TRL.
     """
-    ground = lay_groundwork(settings)
-    values = config_values(settings)
-    fission = settings.fission
-    require_exact(GRPOConfig(**values), fission, samples_itself=True)
+    exact_config(settings)
+    ground, fission = lay_groundwork(settings), settings.fission
     rows = settings.trainer.queries * settings.trainer.group_size + fission.contexts * fission.group_size
     parts = settings.trainer.queries
     return TrlPlan(
@@ -90,7 +88,7 @@ def make_trl_plan(settings: RunSettings) -> TrlPlan:
         updates=settings.trainer.steps,
         rows=-(-rows // parts) * parts,
         micro_batches=parts,
-        trl=values,
+        trl=config_values(settings),
     )
 
 
@@ -99,6 +97,7 @@ def train_inside_trl(
 ) -> TrainedRun:
     """See `commands.train.train`."""
     run = RunFolder(settings.folder)
+    args = exact_config(settings)
     ground = lay_groundwork(settings, environments=environments, tasks=tasks)
     if tasks is not None:
         require_same_tasks(run, ground.tasks)
@@ -107,8 +106,8 @@ def train_inside_trl(
     done = TrainedRun(settings=settings, environments=ground.environments, step=step)
     if done.finished and run.policy.is_dir():
         return done
-    keeper = RunKeeper(run, scale=SCALES[LOSSES[settings.trainer.objective]["scale_rewards"]])
-    trainer = trainer_of(settings, ground, keeper)
+    keeper = RunKeeper(run, scale=SCALES[args.scale_rewards])
+    trainer = trainer_of(settings, args, ground, keeper)
     if trainer.accelerator.is_main_process:
         run.create(settings.saved(), resume=resume)
         run.truncate_after(step)
@@ -126,19 +125,15 @@ def train_inside_trl(
     return done
 
 
-def trainer_of(settings: RunSettings, ground: Groundwork, keeper: RunKeeper) -> FissionGRPOTrainer:
-    """TRL's trainer on the groundwork of a run.
-
-    Raises:
-        ConfigError: something cannot work, or not inside TRL.
-    """
-    values, ranks = config_values(settings), PartialState().num_processes
+def trainer_of(settings: RunSettings, args: Any, ground: Groundwork, keeper: RunKeeper) -> FissionGRPOTrainer:
+    """TRL's trainer on the groundwork of a run."""
+    ranks = PartialState().num_processes
     # In our own loop each process has all of these; TRL's trainer shares out what it is given for the run.
     each = settings.fission
     whole = {"contexts": each.contexts * ranks, "capacity": each.capacity * ranks, "trigger": each.trigger * ranks}
     trainer = FissionGRPOTrainer(
         load_weights(settings.model, precision=settings.precision),
-        args=GRPOConfig(**values),
+        args=args,
         processing_class=ground.chat.tokenizer,
         peft_config=lora_config(settings.lora) if settings.lora else None,
         fission=FissionSettings.model_validate({**each.model_dump(), **whole}),
@@ -156,6 +151,17 @@ def trainer_of(settings: RunSettings, ground: Groundwork, keeper: RunKeeper) -> 
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def exact_config(settings: RunSettings) -> Any:
+    """The `GRPOConfig` of a run.
+
+    Raises:
+        ConfigError: something has no counterpart, or would not be exact.
+    """
+    args = GRPOConfig(**config_values(settings))
+    require_exact(args, settings.fission, samples_itself=True)
+    return args
 
 
 def config_values(settings: RunSettings) -> dict[str, Any]:
