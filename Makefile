@@ -56,17 +56,17 @@ test-newest:
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest LOCK=requirements/oldest.txt
 
-# An engine has an environment of its own: TRL does not have to agree with what the benchmarks want.
+# An engine has an environment of its own. What it shares with the core, torch above all, is lent to it and not installed
+# a second time; what it wants otherwise is installed in front of that.
 TRL := .venv-trl
-INSTALL_TRL := -m pip --disable-pip-version-check install -c requirements/trl.txt -c requirements/cpu.txt
+SITE = -c 'import site; print(site.getsitepackages()[0])'
 
 install-trl: $(TRL)/.installed
 
-$(TRL)/.installed: pyproject.toml Makefile requirements/trl.txt
-	test -x $(TRL)/bin/python || $(PYTHON) -m venv $(TRL)
-	$(call torch_for,$(TRL)/bin)
-	$(TRL)/bin/python $(INSTALL_TRL) torch hatchling editables
-	$(TRL)/bin/python $(INSTALL_TRL) --no-build-isolation -e ".[trl,test]"
+$(TRL)/.installed: $(READY) requirements/trl.txt
+	test -x $(TRL)/bin/python || $(BIN)/python -m venv $(TRL)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" >"$$($(TRL)/bin/python $(SITE))/core.pth"
+	$(TRL)/bin/python -m pip --disable-pip-version-check install -c requirements/trl.txt "fission-grpo[trl,test]"
 	@touch $@
 
 test-trl: install-trl
