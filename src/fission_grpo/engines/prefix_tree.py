@@ -138,8 +138,8 @@ class PrefixTreeMixin:
     ) -> None:
         if prefix_tree_tokens is not None and prefix_tree_tokens < 1:
             raise ConfigError(f"prefix_tree_tokens is {prefix_tree_tokens}; give 1 or more, or None for TRL's size")
-        self._prefix_tree = prefix_tree
-        self._prefix_tree_tokens = prefix_tree_tokens
+        self.prefix_tree = prefix_tree
+        self.prefix_tree_tokens = prefix_tree_tokens
         self._lent: list[tuple[Any, str]] = []
         self._said: set[str] = set()
         super().__init__(*args, **kwargs)
@@ -172,7 +172,7 @@ class PrefixTreeMixin:
         inner = trainer.accelerator.unwrap_model(model)
         reason = self._obstacle(inner, multimodal)
         if reason is not None:
-            if self._prefix_tree:
+            if self.prefix_tree:
                 self._say(f"prefixes are not shared, TRL computes every row on its own: {reason}")
             plain: Any = super()
             whole: tuple[Tensor, Tensor | None, Tensor | None] = plain._get_per_token_logps_and_entropies(
@@ -190,33 +190,24 @@ class PrefixTreeMixin:
             input_ids,
             attention_mask,
             width=logits_to_keep,
-            token_budget=self._prefix_tree_tokens or (batch_size or len(input_ids)) * input_ids.shape[1],
+            token_budget=self.prefix_tree_tokens or (batch_size or len(input_ids)) * input_ids.shape[1],
         )
         if torch.is_grad_enabled():
             held, computed = int(attention_mask.sum()), sum(len(reading.forest) for reading in passes)
             trainer._metrics["train"]["prefix_tree/sharing"].append(held / max(computed, 1))
-        single = self._prefix_tree_tokens is None and batch_size is None
+        single = self.prefix_tree_tokens is None and batch_size is None
         passes += [_blank()] * (max(1, 0 if single else self._most(len(passes), input_ids.device)) - len(passes))
-        logps_BT = entropies_BT = None
-        for reading in passes:
-            with self._tree_attention(_causal(inner).base_model):
-                output = self._read(model, _causal(inner), reading, input_ids.device)
-            index = torch.from_numpy(reading.unique_S).to(input_ids.device)
-            at = tuple(torch.from_numpy(x).to(input_ids.device) for x in (reading.row_S, reading.column_S))
-            if logps_BT is None:
-                logps_BT = output.log_probs.new_zeros(len(input_ids), logits_to_keep)
-                entropies_BT = torch.zeros_like(logps_BT) if compute_entropy else None
-            logps_BT = logps_BT.index_put(at, output.log_probs[0, index])
-            if entropies_BT is not None:
-                entropies_BT = entropies_BT.index_put(at, output.entropy[0, index])
-        assert logps_BT is not None
+        outputs = [self._read(model, _causal(inner), reading, input_ids.device) for reading in passes]
+        shape = len(input_ids), logits_to_keep
+        logps_BT = _placed(passes, [output.log_probs[0] for output in outputs], shape)
+        entropies_BT = _placed(passes, [output.entropy[0] for output in outputs], shape) if compute_entropy else None
         return logps_BT, entropies_BT, None
 
     def _read(self, model: Any, causal: Any, reading: Reading, device: torch.device) -> Any:
         """TRL's output for the N scored tokens of a forest, [1, N] each.
 
-        They are fewer or more than the forest's nodes: several may be read at one. Between the decoder and the head the
-        nodes become what is read, so the head sees nothing else.
+        Between the decoder and the head, the nodes become those that are read, as often as they are: the head sees
+        nothing else.
         """
         trainer: Any = self
         forest = ForestPass(reading.forest, dtype=causal.dtype, device=device)
@@ -224,7 +215,7 @@ class PrefixTreeMixin:
         token_N = torch.from_numpy(reading.token_N).to(device)
         hook = causal.base_model.register_forward_hook(partial(_take, at_N))
         try:
-            with trainer.accelerator.autocast():
+            with self._tree_attention(causal.base_model), trainer.accelerator.autocast():
                 output = model(**forest.arguments(), shift_labels=token_N[None], fused_lm_head=True)
         finally:
             hook.remove()
@@ -292,7 +283,7 @@ class PrefixTreeMixin:
         trainer: Any = self
         causal = _causal(model)
         config = causal.config.get_text_config()
-        if not self._prefix_tree:
+        if not self.prefix_tree:
             return "prefix_tree is False"
         if trainer.aux_loss_enabled or getattr(config, "output_router_logits", False):
             return f"the auxiliary loss of {config.model_type} weighs each token of each row"
@@ -352,6 +343,17 @@ def _taken(value: Any, rows: Sequence[int]) -> Any:
     if isinstance(value, Tensor):
         return value[list(rows)] if value.ndim else value
     return None if value is None else [value[row] for row in rows]
+
+
+def _placed(passes: Sequence[Reading], scores: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
+    """Scores of unique tokens, [N] for each pass, where their rows have them: [B, T], 0 elsewhere."""
+    placed_BT = scores[0].new_zeros(shape)
+    for reading, score_N in zip(passes, scores, strict=True):
+        row, column, unique = (
+            torch.from_numpy(index).to(score_N.device) for index in (reading.row_S, reading.column_S, reading.unique_S)
+        )
+        placed_BT = placed_BT.index_put((row, column), score_N[unique])
+    return placed_BT
 
 
 def _take(at_N: Tensor, _decoder: Any, _given: Any, output: Any) -> Any:

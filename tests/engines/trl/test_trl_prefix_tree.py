@@ -52,9 +52,9 @@ LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-6, 1e-5
 
 def assert_equals_trl(trainer: Any, batch: dict[str, Any], model: Any = None) -> None:
     """One micro-batch, with TRL's own method and with ours."""
-    trainer._prefix_tree = False
+    trainer.prefix_tree = False
     expected, gradient = loss_and_gradient(trainer, model or trainer.model, batch)
-    trainer._prefix_tree = True
+    trainer.prefix_tree = True
     loss, found = loss_and_gradient(trainer, model or trainer.model, batch)
     assert loss == pytest.approx(expected, rel=LOSS_TOLERANCE, abs=LOSS_TOLERANCE)
     assert gradient.norm() > 0
@@ -111,11 +111,11 @@ def test_a_family_counted_by_hand() -> None:
 
     model = toy_model()
     trainer = toy_trainer(model, rows=3)
-    trainer._prefix_tree = False
+    trainer.prefix_tree = False
     with Counted(model) as counted:
         loss_and_gradient(trainer, model, batch)
     assert (counted.passes, counted.positions) == (1, 3 * (10 + 3))
-    trainer._prefix_tree = True
+    trainer.prefix_tree = True
     with Counted(model) as counted:
         loss_and_gradient(trainer, model, batch)
     assert (counted.passes, counted.positions) == (1, 12)
@@ -193,13 +193,28 @@ def test_old_log_probabilities_of_a_whole_generation_batch_are_those_of_trl() ->
     """They come in chunks of a micro-batch; a pass of ours holds no more tokens than such a chunk, and all rows fit."""
     model, batch = toy_model(), family()
     trainer = toy_trainer(model)
-    trainer._prefix_tree = False
+    trainer.prefix_tree = False
     expected = scored(trainer, model, batch, batch_size=4)
-    trainer._prefix_tree = True
+    trainer.prefix_tree = True
     with Counted(model) as counted:
         found = scored(trainer, model, batch, batch_size=4)
     assert torch.allclose(found, expected, atol=1e-5)
     assert counted.passes == 1
+
+
+def test_a_reference_model_is_read_through_the_tree(tmp_path: Path) -> None:
+    """Its head is TRL's too, and gives no entropies."""
+    toy_model().save_pretrained(tmp_path)
+    trainer = toy_trainer(type(toy_model()).from_pretrained(tmp_path), beta=0.1)
+    with torch.no_grad():
+        trainer.ref_model.model.layers[0].mlp.down_proj.weight.mul_(2)
+    batch = family()
+    with Counted(trainer.ref_model) as counted:
+        found = scored(trainer, trainer.ref_model, batch, batch_size=4)
+    assert counted.passes == 1
+    trainer.prefix_tree = False
+    assert torch.allclose(found, scored(trainer, trainer.ref_model, batch, batch_size=4), atol=1e-5)
+    assert not torch.allclose(found, scored(trainer, trainer.model, batch), atol=1e-2)
 
 
 def test_lora_and_its_reference() -> None:
@@ -209,7 +224,7 @@ def test_lora_and_its_reference() -> None:
     adapted = scored(trainer, trainer.model, batch)
     with trainer.model.disable_adapter():
         found = scored(trainer, trainer.model, batch)
-        trainer._prefix_tree = False
+        trainer.prefix_tree = False
         expected = scored(trainer, trainer.model, batch)
     assert torch.allclose(found, expected, atol=1e-5)
     assert not torch.allclose(found, adapted, atol=1e-2)
@@ -225,7 +240,7 @@ def test_under_autocast_attention_computes_in_the_narrow_type() -> None:
     )
     loss, gradient = loss_and_gradient(trainer, trainer.model, batch)
     assert seen == [torch.bfloat16]
-    trainer._prefix_tree = False
+    trainer.prefix_tree = False
     expected, plain = loss_and_gradient(trainer, trainer.model, batch)
     assert loss == pytest.approx(expected, abs=2e-2)
     assert relative(gradient, plain) < 5e-2
@@ -416,10 +431,11 @@ def of_two_ranks() -> dict[str, Any]:
 
 
 def shard(model: Any) -> Any:
-    """As accelerate does: the layers, then the model; the decoder itself is no unit of its own."""
+    """As accelerate does: each layer, then what stands around them, then the rest."""
     mesh = init_device_mesh("cpu", (2,))
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh)
+    fully_shard([model.model.norm, model.model.embed_tokens, model.lm_head], mesh=mesh, reshard_after_forward=False)
     return fully_shard(model, mesh=mesh)
 
 
@@ -507,7 +523,7 @@ def test_what_cannot_share_is_left_to_trl_and_told_once(
             torch.manual_seed(0)
             loss, gradient = loss_and_gradient(trainer, trainer.model, batch)
     assert [named in line for line in caplog.messages] == [True]
-    trainer._prefix_tree = False
+    trainer.prefix_tree = False
     torch.manual_seed(0)
     expected, plain = loss_and_gradient(trainer, trainer.model, batch)
     assert loss == expected
