@@ -17,7 +17,8 @@ from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.losses import ObjectiveName
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.engines import trl_contract
-from fission_grpo.engines.trl_limits import share_of
+from fission_grpo.engines.trl import FissionGRPOTrainer
+from fission_grpo.engines.trl_limits import require_exact, share_of
 from fission_grpo.errors import ConfigError
 from fission_grpo.policy.base import Sampling
 from fission_grpo.training.learner import Learner
@@ -308,3 +309,17 @@ def test_each_process_does_its_share() -> None:
     assert share_of(FissionSettings(contexts=4, capacity=8), 4).trigger == 1
     with pytest.raises(ConfigError, match="contexts=4 cannot be shared out among 3 processes; choose a multiple of 3"):
         share_of(whole, 3)
+
+
+def test_nothing_of_trl_is_replaced_by_chance() -> None:
+    """A method of ours that TRL or transformers has, too, would be called by them."""
+    ours = {name for name in vars(FissionGRPOTrainer) if not name.startswith("__")}
+    theirs = {name for kind in GRPOTrainer.__mro__ for name in vars(kind)}
+    assert ours & theirs == {*trl_contract.OVERRIDDEN}
+
+
+def test_a_group_must_stay_in_one_process(tmp_path: Path) -> None:
+    args = config(tmp_path)
+    args.per_device_train_batch_size = 6  # two processes of six rows would hold three groups of four
+    with pytest.raises(ConfigError, match="steps_per_generation = 6, expected a multiple of num_generations = 4"):
+        require_exact(args, FISSION, samples_itself=True)
