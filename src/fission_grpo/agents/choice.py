@@ -15,7 +15,7 @@ from fission_grpo.agents.endpoint import EndpointAgent
 from fission_grpo.agents.formats import PromptFormat, PromptMode, make_format, require_reader
 from fission_grpo.agents.local import LocalAgent
 from fission_grpo.agents.qwen_fc import Strictness
-from fission_grpo.client.chat import EndpointSettings
+from fission_grpo.client.endpoint import EndpointSettings
 from fission_grpo.environments.bfcl.outcomes import classify
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import Precision, find_model, load_policy_model
