@@ -6,10 +6,12 @@
 #   make wheel-check   build the wheel, install it in an environment of its own, use it
 #   make test-newest   all tests on the newest releases that pyproject.toml admits
 #   make test-oldest   all tests on the oldest ones
+#   make test-vllm     the tests against a real vLLM server, for CPUs, in an environment of its own
 #   make lock          write requirements/ anew, changing as little as possible    (ARGS=--upgrade: the newest of all)
 
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 READY := $(VENV)/.installed
 CANDIDATES := python3.13 python3.12 python3.11 python3 python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
@@ -26,7 +28,7 @@ INSTALL := -m pip --disable-pip-version-check install $(RELEASES)
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 torch_for = $(if $(TORCH_INDEX),$(1)/python $(INSTALL) --no-deps --index-url $(TORCH_INDEX) $(TORCH))
 
-.PHONY: install quickstart test test-all test-newest test-oldest lint types check wheel-check lock format clean
+.PHONY: install quickstart test test-all test-newest test-oldest install-vllm test-vllm lint types check wheel-check lock format clean
 
 install: $(READY)
 
@@ -54,6 +56,18 @@ test-newest:
 
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest LOCK=requirements/oldest.txt
+
+# The server alone: what asks it, and its tests, stay in the ordinary environment.
+install-vllm: $(VLLM)/.installed
+
+$(VLLM)/.installed: requirements/vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --no-deps torch==2.13.0
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install --no-deps -r $<
+	@touch $@
+
+test-vllm: install install-vllm
+	FISSION_VLLM=$(VLLM)/bin/python $(BIN)/python -m pytest tests/engines/vllm $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

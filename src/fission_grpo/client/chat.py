@@ -13,7 +13,7 @@ from random import Random
 
 import httpx2
 
-from fission_grpo.client.endpoint import Endpoint, EndpointSettings, Question, Trouble
+from fission_grpo.client.endpoint import EndpointClient, EndpointSettings, Question, Trouble
 from fission_grpo.client.wire import ChatReply, ChatRequest, read_completion
 from fission_grpo.errors import ConfigError
 
@@ -40,7 +40,7 @@ class ChatClient:
             ConfigError: the URL or the key cannot be used.
         """
         self.settings = settings
-        self._endpoint = Endpoint(settings)
+        self._endpoint = EndpointClient(settings)
         self._answered = False
 
     @property

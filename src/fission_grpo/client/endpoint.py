@@ -32,7 +32,7 @@ from fission_grpo.client.wire import error_text, read_model_names
 from fission_grpo.errors import ConfigError
 from fission_grpo.settings import Settings
 
-ReadT = TypeVar("ReadT")
+AnswerT = TypeVar("AnswerT")
 
 _LIMITS = httpx2.Limits(max_connections=100, max_keepalive_connections=20)
 """As httpx2 has them where none are given."""
@@ -95,14 +95,14 @@ class Trouble(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question(Generic[ReadT]):
+class Question(Generic[AnswerT]):
     """One request, and how its answer is read."""
 
     path: str
     """Behind the base URL: `/chat/completions`."""
     payload: bytes | None
     """JSON to be posted; None gets."""
-    read: Callable[[bytes], ReadT]
+    read: Callable[[bytes], AnswerT]
     """Raises `ValueError` on a body that is no answer."""
     expected: str
     """What the answer is called in messages: `chat completion`."""
@@ -122,10 +122,10 @@ class Setback:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange(Generic[ReadT]):
+class Exchange(Generic[AnswerT]):
     """All tries of one question."""
 
-    answer: ReadT | None
+    answer: AnswerT | None
     """None: every try failed."""
     setbacks: tuple[Setback, ...]
     """The tries that failed, in order."""
@@ -137,7 +137,7 @@ class Exchange(Generic[ReadT]):
         return len(self.setbacks) + (self.answer is not None)
 
 
-class Endpoint:
+class EndpointClient:
     """A server, as its settings describe it."""
 
     def __init__(self, settings: EndpointSettings) -> None:
@@ -167,7 +167,7 @@ class Endpoint:
         except (ValueError, ImportError) as error:
             raise ConfigError(f"the proxy of this environment cannot be used: {error}; correct ALL_PROXY") from error
 
-    async def ask(self, http: httpx2.AsyncClient, question: Question[ReadT], *, random: Random) -> Exchange[ReadT]:
+    async def ask(self, http: httpx2.AsyncClient, question: Question[AnswerT], *, random: Random) -> Exchange[AnswerT]:
         """Tries until an answer, a setback that is final, or the last attempt.
 
         Args:
@@ -190,7 +190,7 @@ class Endpoint:
         backoff = self.settings.backoff_seconds * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.0)
         return min(self.settings.longest_wait_seconds, max(backoff, retry_after))
 
-    async def _try(self, http: httpx2.AsyncClient, question: Question[ReadT]) -> ReadT | Setback:
+    async def _try(self, http: httpx2.AsyncClient, question: Question[AnswerT]) -> AnswerT | Setback:
         try:
             async with asyncio.timeout(self.settings.total_seconds):
                 return await self._exchange(http, question)
@@ -205,7 +205,7 @@ class Endpoint:
         except httpx2.TransportError as error:
             return Setback(trouble=Trouble.BROKEN, detail=f"the connection broke ({_cause(error)})")
 
-    async def _exchange(self, http: httpx2.AsyncClient, question: Question[ReadT]) -> ReadT | Setback:
+    async def _exchange(self, http: httpx2.AsyncClient, question: Question[AnswerT]) -> AnswerT | Setback:
         method = "GET" if question.payload is None else "POST"
         async with http.stream(method, f"{self.url}{question.path}", content=question.payload) as response:
             body = await _body(response, self.settings.body_bytes)
