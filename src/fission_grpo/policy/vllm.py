@@ -111,8 +111,8 @@ class VLLMPolicy(Policy):
     async def _complete(self, http: httpx2.AsyncClient, context: Context, sampling: Sampling, seed: int) -> Completion:
         if len(context) + sampling.max_tokens > self._window:  # the server would cut the completion without a word
             raise PolicyError(
-                f"a context of {len(context)} tokens and a completion of {sampling.max_tokens} do not fit the window of "
-                f"{self._window} at {self._client.url}"
+                f"a context of {len(context)} tokens and a completion of {sampling.max_tokens} do not fit the window "
+                f"of {self._window} at {self._client.url}; shorten the context, or ask for fewer tokens"
             )
         drawn = sampling.temperature > 0
         request = TokenRequest(
