@@ -411,7 +411,14 @@ def test_demonstrations_are_learned(model: Path) -> None:
     arguments = ("--demonstrations", "4", "--steps", "6", "--learning-rate", "0.03", "--json", *SMALL)
     found = told(fission("supervise", "--model", model, "--output", "taught", *arguments))
     assert found["last_loss"] < found["first_loss"] - 0.5
+    assert (found["demonstrations"], found["clean"]) == (4, 36)
     assert load_policy_model("taught").name == str(Path("taught").resolve())
+
+
+def test_a_warm_start_is_shown_no_error(model: Path) -> None:
+    arguments = ("--demonstrations", "0", "--clean", "8", "--steps", "1", "--json", *SMALL)
+    found = told(fission("supervise", "--model", model, "--output", "warm", *arguments))
+    assert (found["demonstrations"], found["clean"]) == (0, 8)
 
 
 def test_tasks_are_made_and_pass_their_own_check() -> None:
@@ -584,6 +591,7 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_nothing, ("data", "make", "-o", "x", "--split", "test"), "unknown split 'test'", "train, validation, heldout"),
     (_nothing, ("supervise", "--output", "x", "--learning-rate", "0"), "got 0.0", "expected greater than 0"),
     (_nothing, ("supervise", "--output", "x", "--learning-rate", "-1"), "got -1.0", "expected greater than 0"),
+    (_nothing, ("supervise", "--output", "x", "--demonstrations", "0"), "nothing to learn", "ask for --clean 3000"),
     (_nothing, ("supervise", "--output", "x", "--data", "a.jsonl"), "data=a.jsonl: ", "leave this out"),
     (_nothing, ("supervise", "--output", "x", "worlds.shop=shop:Shop"), "environments.shop: ", "leave this out"),
     (_nothing, ("simulator", "train", "r.jsonl", "--output", "x", "epochs=0"), "epochs: got 0", "greater than 0"),

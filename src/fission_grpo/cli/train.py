@@ -69,20 +69,33 @@ def supervise(
     model: ModelName = None,
     config: ConfigFile = None,
     recipe: RecipeName = None,
-    demonstrations: Annotated[int, typer.Option(min=1, help="Dialogues that show an error and its fix.")] = DIALOGUES,
+    demonstrations: Annotated[int, typer.Option(min=0, help="Dialogues that show an error and its fix.")] = DIALOGUES,
+    clean: Annotated[
+        int | None,
+        typer.Option(min=0, help="Gold dialogues without an error; nine for each of the others unless given."),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Updates.")] = UPDATES,
     learning_rate: Annotated[float, typer.Option(help="Peak; more than 0.")] = LEARNING_RATE,
     seed: Annotated[int, typer.Option(help="Seed of errors and batches.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune on a few error-and-fix demonstrations: the strong simple baseline."""
+    """Fine-tune on a few error-and-fix demonstrations: the strong simple baseline. Or, without any, a warm start."""
     settings = read_settings(recipe, config, None, {"model": model}, ctx.args)
     from fission_grpo.commands.supervise import demonstrate
 
     done = demonstrate(
-        settings, output=output, count=demonstrations, steps=steps, learning_rate=learning_rate, seed=seed
+        settings,
+        output=output,
+        count=demonstrations,
+        clean=clean,
+        steps=steps,
+        learning_rate=learning_rate,
+        seed=seed,
     )
-    told = {"policy": str(output), "steps": steps, "first_loss": done.losses[0], "last_loss": done.losses[-1]}
+    told = {
+        **{"policy": str(output), "demonstrations": done.demonstrations, "clean": done.clean, "steps": steps},
+        **{"first_loss": done.losses[0], "last_loss": done.losses[-1]},
+    }
     typer.echo(json_text(told) if as_json else str(done))
 
 

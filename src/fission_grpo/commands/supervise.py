@@ -43,6 +43,7 @@ def demonstrate(
     *,
     output: Path,
     count: int = DIALOGUES,
+    clean: int | None = None,
     steps: int = UPDATES,
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
@@ -51,30 +52,34 @@ def demonstrate(
 
     Args:
         output: folder for the policy.
-        count: dialogues that show an error and its fix; drawn from the tasks of the settings.
+        count: dialogues that show an error and its fix; drawn from the tasks of the settings. None of them, and some
+            clean ones, are an ordinary warm start.
+        clean: gold dialogues without an error among them; nine for each of the others unless given.
         steps: updates.
         learning_rate: peak.
         seed: of errors, batches and adapters.
 
     Raises:
-        ConfigError: values that cannot be, tasks or environments of the user's own, no such model, or tasks that cannot
-            be drawn.
+        ConfigError: values that cannot be, no dialogue at all, tasks or environments of the user's own, no such model,
+            or tasks that cannot be drawn.
     """
+    if not (count or clean):
+        raise ConfigError("there is nothing to learn: 0 demonstrations and no clean dialogues; ask for --clean 3000")
     plan = {"seed": seed, "steps": steps, "learning_rate": learning_rate, "tree": settings.trainer.tree}
     supervised = validated(SupervisedSettings, plan)
     _require_synthesised_tasks(settings)
     loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
-    enough = settings.synthetic.model_copy(update={"count": count * (1 + CLEAN_SHARE)})
+    enough = settings.synthetic.model_copy(update={"count": max(count * (1 + CLEAN_SHARE), clean or 0)})
     tasks = training_set(SYNTHETIC, enough, environments=ENVIRONMENTS)
-    rows = demonstration_rows(tasks, count=count, seed=seed, chat=loaded.chat, environments=ENVIRONMENTS)
+    rows = demonstration_rows(tasks, count=count, clean=clean, seed=seed, chat=loaded.chat, environments=ENVIRONMENTS)
     model = loaded.model.to(Accelerator().device)
     if settings.lora is not None:
         model = add_lora(model, settings.lora, seed=derive(seed, "lora"))
     with progress("supervise", total=steps) as show:
         losses = supervise(model, rows, supervised, report=lambda step, loss: show(step + 1, f"loss {loss:.3f}"))
     save_model_folder(model, loaded.chat.tokenizer, output)
-    shown = len(rows) // (1 + CLEAN_SHARE)
-    return Demonstrated(policy=output, losses=tuple(losses), demonstrations=shown, clean=len(rows) - shown)
+    gold = len(rows) - len(rows) // (1 + CLEAN_SHARE) if clean is None else min(clean, len(tasks))
+    return Demonstrated(policy=output, losses=tuple(losses), demonstrations=len(rows) - gold, clean=gold)
 
 
 def _require_synthesised_tasks(settings: RunSettings) -> None:

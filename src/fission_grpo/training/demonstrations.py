@@ -20,12 +20,19 @@ CLEAN_SHARE = 9
 
 
 def demonstration_rows(
-    tasks: Sequence[Task], *, count: int, seed: int, chat: ChatFormat, environments: Environments
+    tasks: Sequence[Task],
+    *,
+    count: int,
+    seed: int,
+    chat: ChatFormat,
+    environments: Environments,
+    clean: int | None = None,
 ) -> list[TokenRow]:
-    """Up to `count` demonstrations, half of them premature calls only, among nine times as many clean rows.
+    """Up to `count` demonstrations, half of them premature calls only, among clean rows.
 
     Args:
-        tasks: training tasks, at least ten times `count`.
+        tasks: training tasks, at least ten times `count`, and `clean`.
+        clean: gold dialogues without an error; nine for each demonstration unless given.
     """
     rng = Random(seed)
     corrupted = [
@@ -33,7 +40,7 @@ def demonstration_rows(
         *islice(probe_items(tasks[: 2 * count], seed, ProbeKind.MIXED), count - count // 2),
     ]
     rows = [next_message(item.task, chat=chat) for item in corrupted if item.task.target]
-    clean = tasks[: CLEAN_SHARE * len(rows)]
-    rows += [gold_dialogue(task, chat=chat, environments=environments) for task in clean]
+    shown = tasks[: CLEAN_SHARE * len(rows) if clean is None else clean]
+    rows += [gold_dialogue(task, chat=chat, environments=environments) for task in shown]
     rng.shuffle(rows)
     return rows
