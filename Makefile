@@ -7,10 +7,12 @@
 #   make test-newest   all tests on the newest releases that pyproject.toml admits
 #   make test-oldest   all tests on the oldest ones
 #   make test-trl      the tests of the engine TRL, in an environment of its own
+#   make test-vllm     the tests against a real vLLM server, for CPUs, in an environment of its own
 #   make lock          write requirements/ anew, changing as little as possible    (ARGS=--upgrade: the newest of all)
 
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 READY := $(VENV)/.installed
 CANDIDATES := python3.13 python3.12 python3.11 python3 python
 PYTHON ?= $(shell for p in $(CANDIDATES); do \
@@ -27,7 +29,8 @@ INSTALL := -m pip --disable-pip-version-check install $(RELEASES)
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 torch_for = $(if $(TORCH_INDEX),$(1)/python $(INSTALL) --no-deps --index-url $(TORCH_INDEX) $(TORCH))
 
-.PHONY: install quickstart test test-all test-newest test-oldest install-trl test-trl lint types check wheel-check lock format clean
+.PHONY: install quickstart test test-all test-newest test-oldest install-trl test-trl install-vllm test-vllm lint types \
+	check wheel-check lock format clean
 
 install: $(READY)
 
@@ -71,6 +74,18 @@ $(TRL)/.installed: $(READY) requirements/trl.txt
 
 test-trl: install-trl
 	$(TRL)/bin/python -m pytest $(PARALLEL) tests/engines/trl $(ARGS)
+
+# The server alone: what asks it, and its tests, stay in the ordinary environment.
+install-vllm: $(VLLM)/.installed
+
+$(VLLM)/.installed: requirements/vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --no-deps torch==2.13.0
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install --no-deps -r $<
+	@touch $@
+
+test-vllm: install install-vllm
+	FISSION_VLLM=$(VLLM)/bin/python $(BIN)/python -m pytest tests/engines/vllm $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ import yaml
 import fission_grpo
 from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
-from fission_grpo.client.chat import EndpointSettings
+from fission_grpo.client.endpoint import EndpointSettings
 from fission_grpo.config import (
     NAME_HERE,
     NOT_HERE,

@@ -23,7 +23,7 @@ from scripted_server import Scripted, answer, good, hang, html, serving
 from fission_grpo.agents.base import AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.agents.endpoint import EndpointAgent, read_reply, wire_messages
 from fission_grpo.chat.parse import assistant_message, parse_message, render_call, tool_message
-from fission_grpo.client.chat import EndpointSettings
+from fission_grpo.client.endpoint import EndpointSettings
 from fission_grpo.client.wire import ChatReply, WireCall
 from fission_grpo.errors import ConfigError
 from fission_grpo.types import FinishReason, Message, ParseFailureKind, ToolCall

@@ -32,7 +32,8 @@ from scripted_server import (
     trickle_header,
 )
 
-from fission_grpo.client.chat import ChatClient, ChatFault, EndpointSettings, Trouble
+from fission_grpo.client.chat import ChatClient, ChatFault
+from fission_grpo.client.endpoint import EndpointSettings, Trouble
 from fission_grpo.client.wire import ChatReply, ChatRequest, error_text, read_completion, read_model_names
 from fission_grpo.errors import ConfigError
 from fission_grpo.types import FinishReason

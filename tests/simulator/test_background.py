@@ -16,7 +16,7 @@ from simulator_cases import EXPLICIT, SILENT, says
 from tiny_runs import buffer_of, fingerprint, finish, metrics, tiny_run, warm_model, weights
 
 from fission_grpo.algorithm.source import FissionSettings
-from fission_grpo.client.chat import EndpointSettings
+from fission_grpo.client.endpoint import EndpointSettings
 from fission_grpo.files import read_jsonl
 from fission_grpo.simulator.answer_cache import CacheMode
 from fission_grpo.simulator.background import request_feedback

@@ -10,7 +10,7 @@ import pytest
 from scripted_server import Scripted, answer, completion, endless, good, hang, hang_up, html, reset, serving, trickle
 from simulator_cases import EXPLICIT, SILENT, WRONG, case
 
-from fission_grpo.client.chat import EndpointSettings
+from fission_grpo.client.endpoint import EndpointSettings
 from fission_grpo.errors import ConfigError
 from fission_grpo.simulator.answer_cache import CacheMode
 from fission_grpo.simulator.base import Case, Fallback

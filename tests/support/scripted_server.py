@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, repeat
 from typing import Any, TypeAlias
 
+MODELS = {"data": [{"id": "the-model"}, {"id": "another"}]}
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
 
 
@@ -50,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         behaviour(self)
 
     def do_GET(self) -> None:
-        answer(200, {"data": [{"id": "the-model"}, {"id": "another"}]})(self)
+        answer(200, self.server.models)(self)
 
     def log_message(self, format: str, *args: object) -> None:
         """Quiet."""
@@ -64,9 +65,10 @@ class Scripted(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, *behaviours: Behaviour) -> None:
+    def __init__(self, *behaviours: Behaviour, models: Any) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.models = models
         self.received: list[Received] = []
         self.closing = threading.Event()
         self._lock = threading.Lock()
@@ -82,9 +84,9 @@ class Scripted(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(*behaviours: Behaviour) -> Iterator[Scripted]:
-    """The server, running."""
-    server = Scripted(*behaviours)
+def serving(*behaviours: Behaviour, models: Any = MODELS) -> Iterator[Scripted]:
+    """The server, running; `models` is what it lists."""
+    server = Scripted(*behaviours, models=models)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -15,11 +15,15 @@ from fission_grpo.agents.endpoint import EndpointAgent
 from fission_grpo.agents.formats import PromptFormat, PromptMode, make_format, require_reader
 from fission_grpo.agents.local import LocalAgent
 from fission_grpo.agents.qwen_fc import Strictness
-from fission_grpo.client.chat import EndpointSettings
+from fission_grpo.chat.format import ChatFormat
+from fission_grpo.client.endpoint import EndpointSettings
 from fission_grpo.environments.bfcl.outcomes import classify
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import Precision, find_model, load_policy_model
+from fission_grpo.models.served import open_served_model
+from fission_grpo.policy.base import Policy
 from fission_grpo.policy.local.hf_policy import HFPolicy
+from fission_grpo.policy.vllm import require_temperature
 
 
 class Baseline(StrEnum):
@@ -37,13 +41,15 @@ class AgentChoice:
     """A model of this machine or of a server.
 
     Raises:
-        ConfigError: a reader or a prompt mode that this kind of model does not have.
+        ConfigError: a reader, a prompt mode or a temperature that this kind of model does not have.
     """
 
     model: str
-    """A folder, an adapter's folder, a model of ours, or what the server calls it."""
+    """A folder, an adapter's folder, a model of ours, or what the endpoint calls it."""
     endpoint: str | None = None
-    """Address of an OpenAI-compatible server; None loads the model on this machine."""
+    """Address of an OpenAI-compatible server that takes messages; None: prompts are written here, token by token."""
+    server: str | None = None
+    """Address of a vLLM server that continues our prompts with the model; None loads it on this machine."""
     mode: PromptMode = PromptMode.CHAT_TOOLS
     strictness: Strictness = Strictness.OFFICIAL
     temperature: float = 0.0
@@ -57,6 +63,12 @@ class AgentChoice:
 
     def __post_init__(self) -> None:
         require_reader(self.mode, self.strictness)
+        if self.endpoint and self.server:
+            raise ConfigError(
+                "an endpoint takes messages and a server our tokens: give --endpoint or --server, not both"
+            )
+        if self.server:
+            require_temperature(self.temperature)
         if self.endpoint and self.mode is not PromptMode.CHAT_TOOLS:
             raise ConfigError(
                 f"mode {self.mode} with an endpoint: a server prompts by its own template; use chat-tools"
@@ -75,6 +87,8 @@ class AgentChoice:
         """Plain values; what an older version of us wrote reads the same."""
         values = asdict(self)
         values["aid"] = values.pop("baseline")
+        if self.server is None:
+            del values["server"]
         return values
 
     def deviations(self, checks: Mapping[str, bool]) -> tuple[str, ...]:
@@ -105,12 +119,7 @@ class AgentChoice:
             return (
                 WaitMessage(remote, read=read) if self.baseline is Baseline.WAIT else self._with_baseline(remote, read)
             )
-        loaded = load_policy_model(
-            self.model, chat_template=self.chat_template, precision=self.precision or Precision.FP32
-        )
-        policy = HFPolicy(
-            loaded.model.to(Accelerator().device), eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id, max_rows=width
-        )
+        policy, chat = self._policy(width)
 
         def local(prompts: PromptFormat) -> Agent:
             return LocalAgent(
@@ -122,10 +131,21 @@ class AgentChoice:
                 temperature=self.temperature,
             )
 
-        prompts = make_format(self.mode, loaded.chat, self.strictness)
+        prompts = make_format(self.mode, chat, self.strictness)
         if self.baseline is Baseline.WAIT:
-            return WaitPrefix(local, CuedFormat(prompts, loaded.chat.renderer.encode, read_outcome=read))
+            return WaitPrefix(local, CuedFormat(prompts, chat.renderer.encode, read_outcome=read))
         return self._with_baseline(local(prompts), read)
+
+    def _policy(self, width: int) -> tuple[Policy, ChatFormat]:
+        """What continues our prompts, and what writes them."""
+        if self.server is not None:
+            served = open_served_model(self.model, self.server, chat_template=self.chat_template, concurrency=width)
+            return served.policy, served.chat
+        loaded = load_policy_model(
+            self.model, chat_template=self.chat_template, precision=self.precision or Precision.FP32
+        )
+        model, chat = loaded.model.to(Accelerator().device), loaded.chat
+        return HFPolicy(model, eos_id=chat.eos_id, pad_id=chat.pad_id, max_rows=width), chat
 
     def _with_baseline(self, agent: Agent, read: OutcomeReader) -> Agent:
         return StructuredErrors(agent, read=read) if self.baseline is Baseline.STRUCTURED_ERRORS else agent

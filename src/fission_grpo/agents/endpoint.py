@@ -15,7 +15,8 @@ import httpx2
 
 from fission_grpo.agents.base import AgentFault, Answer, Conversation, FaultKind
 from fission_grpo.chat.parse import CLOSE, OPEN, assistant_message, call_id, parse_message
-from fission_grpo.client.chat import ChatClient, ChatFault, EndpointSettings, Trouble
+from fission_grpo.client.chat import ChatClient, ChatFault
+from fission_grpo.client.endpoint import EndpointSettings, Trouble
 from fission_grpo.client.wire import ChatReply, ChatRequest, WireCall
 from fission_grpo.seeds import derive
 from fission_grpo.types import Message, Tool

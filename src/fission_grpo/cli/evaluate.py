@@ -39,6 +39,10 @@ NoRunRecipe: TypeAlias = Annotated[
 Endpoint: TypeAlias = Annotated[
     str | None, typer.Option(help="Address of an OpenAI-compatible server; the key is taken from OPENAI_API_KEY.")
 ]
+Server: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="Address of a vLLM server that has --model: it continues our own prompts, token by token."),
+]
 Mode: TypeAlias = Annotated[
     str | None, typer.Option(help="official-qwen-fc, chat-tools or compact.", show_default="by the benchmark")
 ]
@@ -71,6 +75,7 @@ def heldout(
     run: Run = None,
     model: AnyModel = None,
     output: Output = None,
+    server: Server = None,
     config: ConfigOnTop = None,
     recipe: NoRunRecipe = None,
     size: Annotated[int, typer.Option(min=3, help="Episodes, and items of each probe.")] = 300,
@@ -87,7 +92,7 @@ def heldout(
     from fission_grpo.tasks.synthesis.generator import Split
 
     split = Split.VALIDATION if validation else Split.HELDOUT
-    found = evaluate_heldout(settings, output=what.output, split=split, seed=seed, size=size)
+    found = evaluate_heldout(settings, output=what.output, split=split, seed=seed, size=size, server=server)
     typer.echo(json_text(rates(found)) if as_json else tables(found, name=what.name))
 
 
@@ -97,6 +102,7 @@ def bfcl(
     model: AnyModel = None,
     output: Output = None,
     endpoint: Endpoint = None,
+    server: Server = None,
     mode: Mode = None,
     categories: Annotated[
         str | None, typer.Option(help="Of base, miss_func, miss_param, long_context; by commas.")
@@ -105,7 +111,9 @@ def bfcl(
     lenient: Lenient = False,
     baseline: BaselineName = "none",
     aid: Aid = None,
-    temperature: Annotated[float, typer.Option(min=0, help="Officially 0.001; 0 is greedy.")] = 0.001,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="0 is greedy.", show_default="0.001, as officially; with --server 0")
+    ] = None,
     max_tokens: MaxTokens = 4096,
     width: Width = 16,
     seed: Seed = 0,
@@ -115,13 +123,23 @@ def bfcl(
 ) -> None:
     """Play BFCL v4 multi-turn by the official protocol, with the official verdicts, and recovery beside accuracy."""
     from fission_grpo.agents.formats import PromptMode
+    from fission_grpo.agents.local import OFFICIAL_TEMPERATURE
     from fission_grpo.agents.qwen_fc import Strictness
     from fission_grpo.commands.bfcl import BfclSettings, evaluate_bfcl
     from fission_grpo.environments.bfcl.entries import BfclCategory
 
     by_default = PromptMode.CHAT_TOOLS if endpoint else PromptMode.OFFICIAL_QWEN_FC
     what = subject(run, model, output, folder="bfcl")
-    agent = what.agent(endpoint, mode or by_default, aid or baseline, temperature=temperature, max_tokens=max_tokens)
+    if temperature is None:
+        temperature = 0.0 if server else OFFICIAL_TEMPERATURE
+    agent = what.agent(
+        mode or by_default,
+        aid or baseline,
+        endpoint=endpoint,
+        server=server,
+        temperature=temperature,
+        max_tokens=max_tokens,
+    )
     settings = BfclSettings(
         agent=replace(agent, strictness=Strictness.LENIENT) if lenient else agent,
         categories=tuple(_member(BfclCategory, name) for name in _names(categories)) or tuple(BfclCategory),
@@ -156,6 +174,7 @@ def probes(
     model: AnyModel = None,
     output: Output = None,
     endpoint: Endpoint = None,
+    server: Server = None,
     mode: Mode = None,
     limit: Limit = None,
     baseline: BaselineName = "none",
@@ -172,7 +191,9 @@ def probes(
     from fission_grpo.commands.probes import ProbeSettings, evaluate_probes
 
     what, mode = subject(run, model, output, folder="probes"), mode or PromptMode.CHAT_TOOLS
-    agent = what.agent(endpoint, mode, aid or baseline, temperature=temperature, max_tokens=max_tokens)
+    agent = what.agent(
+        mode, aid or baseline, endpoint=endpoint, server=server, temperature=temperature, max_tokens=max_tokens
+    )
     settings = ProbeSettings(agent=agent, limit=limit, seed=seed)
     found = evaluate_probes(settings, output=what.output, resume=resume, width=width)
     typer.echo(json_text(found.as_json()) if as_json else _read(what.output / "summary.md"))
@@ -184,6 +205,7 @@ def tau2(
     model: AnyModel = None,
     output: Output = None,
     endpoint: Endpoint = None,
+    server: Server = None,
     mode: Mode = None,
     split: Annotated[str, typer.Option(help="base, train, test, small or full.")] = "base",
     limit: Limit = None,
@@ -207,7 +229,9 @@ def tau2(
 
     what, mode = subject(run, model, output, folder="tau2"), mode or PromptMode.CHAT_TOOLS
     settings = Tau2Settings(
-        agent=what.agent(endpoint, mode, aid or baseline, temperature=temperature, max_tokens=max_tokens),
+        agent=what.agent(
+            mode, aid or baseline, endpoint=endpoint, server=server, temperature=temperature, max_tokens=max_tokens
+        ),
         split=_member(Tau2Split, split),
         limit=limit,
         prompt=SoloPrompt.TICKET_AS_USER if ticket_as_user else SoloPrompt.OFFICIAL,
@@ -261,7 +285,14 @@ class Subject:
         return read_settings(recipe, config, None, {"model": self.model}, typed, base=base)
 
     def agent(
-        self, endpoint: str | None, mode: str, baseline: str, *, temperature: float, max_tokens: int
+        self,
+        mode: str,
+        baseline: str,
+        *,
+        endpoint: str | None,
+        server: str | None,
+        temperature: float,
+        max_tokens: int,
     ) -> AgentChoice:
         """The agent of some options; chat template and precision are those of the run.
 
@@ -276,6 +307,7 @@ class Subject:
         return AgentChoice(
             model=self.model,
             endpoint=endpoint,
+            server=server,
             mode=_member(PromptMode, mode),
             temperature=temperature,
             max_tokens=max_tokens,

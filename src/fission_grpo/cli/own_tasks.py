@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fission_grpo.cli.evaluate import AnyModel, ConfigOnTop, NoRunRecipe, Output, Run, subject
+from fission_grpo.cli.evaluate import AnyModel, ConfigOnTop, NoRunRecipe, Output, Run, Server, subject
 from fission_grpo.cli.options import Json, json_text
 
 
@@ -17,6 +17,7 @@ def eval_tasks(
     run: Run = None,
     model: AnyModel = None,
     output: Output = None,
+    server: Server = None,
     config: ConfigOnTop = None,
     recipe: NoRunRecipe = None,
     as_json: Json = False,
@@ -26,5 +27,5 @@ def eval_tasks(
     settings = what.settings(recipe, config, ctx.args)
     from fission_grpo.commands.own_tasks import evaluate
 
-    found = evaluate(settings.model, tasks=file, settings=settings, output=what.output)
+    found = evaluate(settings.model, tasks=file, settings=settings, output=what.output, server=server)
     typer.echo(json_text(found.as_json()) if as_json else str(found))

@@ -71,7 +71,7 @@ def read_completion(body: bytes) -> ChatReply:
     try:
         completion = _Completion.model_validate_json(body)
     except ValidationError as error:
-        raise ValueError(_first_problem(error)) from error
+        raise ValueError(first_problem(error)) from error
     choice = completion.choices[0]
     calls = [call.function for call in choice.message.tool_calls or ()]
     return ChatReply(
@@ -92,7 +92,7 @@ def read_model_names(body: bytes) -> tuple[str, ...]:
     try:
         return tuple(model.id for model in _ModelList.model_validate_json(body).data)
     except ValidationError as error:
-        raise ValueError(_first_problem(error)) from error
+        raise ValueError(first_problem(error)) from error
 
 
 def error_text(body: bytes) -> str:
@@ -106,6 +106,12 @@ def error_text(body: bytes) -> str:
     if isinstance(error, dict):
         error = ": ".join(str(error[name]) for name in ("code", "message", "detail") if error.get(name)) or text
     return _one_line(str(error))
+
+
+def first_problem(error: ValidationError) -> str:
+    """Where a body departs from what it should be, and how, on one line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}"
 
 
 class _Function(BaseModel):
@@ -149,11 +155,6 @@ class _Model(BaseModel):
 
 class _ModelList(BaseModel):
     data: list[_Model]
-
-
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}"
 
 
 def _one_line(text: str) -> str:

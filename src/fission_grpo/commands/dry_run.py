@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 from statistics import fmean
-from typing import Any
 
 from peft import PeftModel
 
 from fission_grpo.assembly import assemble
 from fission_grpo.config import RunSettings
+from fission_grpo.models.memory import Memory, activation_bytes, logit_bytes, size_text
 from fission_grpo.policy.local.cost_model import cached_numbers
 from fission_grpo.training.trainer import Trainer
+from fission_grpo.tree.logprobs import LOGITS_AT_ONCE
 
 REHEARSED = 4
 """Tasks of the rehearsal."""
@@ -51,28 +52,6 @@ class Rehearsal:
     """For one group; None if no group carried signal, so that there was nothing to update."""
     contexts: float
     """Corrective contexts that one group of exploration gave."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """Estimate in bytes, by what it is for."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    """Two moments of every trained weight."""
-    reference: int
-    """The frozen start for the KL penalty; 0 without one, and for LoRA."""
-    cache: int
-    """Keys and values while sampling."""
-    activations: int
-    """Of one training micro-batch, logits included."""
-
-    @property
-    def total(self) -> int:
-        """Sampling and updating take turns: their shares are not added."""
-        kept = self.weights + self.gradients + self.optimizer + self.reference
-        return kept + max(self.cache, self.activations)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +108,7 @@ class RunPlan:
             yield f"pool        {self.collection}"
         yield f"tokens      about {self.sampled_tokens:,} sampled"
         yield f"parameters  {self.parameters:,}, of which {self.trained_parameters:,} are trained"
-        yield f"memory      about {_bytes(self.memory.total)} (an estimate from the shapes; {_parts(self.memory)})"
+        yield f"memory      about {size_text(self.memory.total)} (an estimate from the shapes; {self.memory.parts()})"
         yield f"time        {_duration(self.seconds)}"
         yield f"rehearsal   {self.rehearsal.rollouts} rollouts, {self.rehearsal.success:.0%} right, " + (
             f"{len(self.rehearsal.faults)} broken by faults of ours: {self.rehearsal.faults[0]}"
@@ -219,7 +198,7 @@ def estimate_memory(trainer: Trainer, *, rows: int, longest: int) -> Memory:
         longest: tokens of the longest trajectory.
     """
     learner, model = trainer.learner, trainer.learner.model
-    shape, size = model.config.get_text_config(), model.dtype.itemsize
+    shape, size, budget = model.config.get_text_config(), model.dtype.itemsize, trainer.settings.token_budget
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() * p.element_size() for p in learner.parameters)
     frozen = 0 if learner.reference is None or isinstance(model, PeftModel) else weights
@@ -229,13 +208,9 @@ def estimate_memory(trainer: Trainer, *, rows: int, longest: int) -> Memory:
         optimizer=2 * trained,
         reference=frozen,
         cache=min(rows, trainer.policy.max_rows) * longest * cached_numbers(shape) * size,
-        activations=trainer.settings.token_budget * (_kept_numbers(shape) * size + 3 * 4 * shape.vocab_size),
+        activations=activation_bytes(shape, tokens=budget, size=size, recompute=trainer.settings.gradient_checkpointing)
+        + logit_bytes(shape, scored=budget, at_once=LOGITS_AT_ONCE),
     )
-
-
-def _kept_numbers(shape: Any) -> int:
-    """What the backward pass needs of one token: about ten hidden-sized and four inner-sized numbers a layer."""
-    return int(shape.num_hidden_layers * (10 * shape.hidden_size + 4 * shape.intermediate_size))
 
 
 def _collection(settings: RunSettings, *, tasks: int, found: float) -> Collection | None:
@@ -276,12 +251,3 @@ def _duration(seconds: float | None) -> str:
     if seconds < 36_000:
         return f"about {seconds / 60:.0f} min on this machine, if episodes stay as rehearsed"
     return f"about {seconds / 3600:.0f} h on this machine, if episodes stay as rehearsed"
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 2**20:,.0f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
-
-
-def _parts(memory: Memory) -> str:
-    names = ("weights", "gradients", "optimizer", "reference", "cache", "activations")
-    return ", ".join(f"{name} {_bytes(getattr(memory, name))}" for name in names)

@@ -26,6 +26,7 @@ from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.session import require_free, reserve
 from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.models.catalog import load_policy_model
+from fission_grpo.models.served import open_served_model
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.progress import progress
 from fission_grpo.report.tables import metrics_table
@@ -51,12 +52,16 @@ _TITLES: Mapping[str, str] = {
 }
 
 
-def evaluate_heldout(settings: RunSettings, *, output: Path, split: Split, seed: int, size: int) -> Evaluation:
+def evaluate_heldout(
+    settings: RunSettings, *, output: Path, split: Split, seed: int, size: int, server: str | None = None
+) -> Evaluation:
     """Play the suite that fits the tasks of some settings, greedily, and keep everything in `output`.
 
     Records are written when all are there, so that one that was stopped begins anew; a finished one is played again
     and replaced, by the same settings only.
 
+    Args:
+        server: see `load_player`.
     Raises:
         ConfigError: the folder holds an evaluation by other settings; or no such model, tasks that cannot be drawn, or
             prompts that leave no room for an answer, and then the folder is left alone.
@@ -64,9 +69,9 @@ def evaluate_heldout(settings: RunSettings, *, output: Path, split: Split, seed:
     if settings.data != SYNTHETIC:
         raise ConfigError(f"data={settings.data}: evaluation plays synthesised held-out tasks only; leave data out")
     model = settings.model_dump(mode="json", include={"model", "chat_template", "precision", "rollouts", "synthetic"})
-    asked = {**model, "split": split, "seed": seed, "size": size}
+    asked = {**model, **on_server(server), "split": split, "seed": seed, "size": size}
     require_free(output, asked, resume=True)
-    player = load_player(settings, environments=ENVIRONMENTS)
+    player = load_player(settings, environments=ENVIRONMENTS, server=server)
     synthetic = settings.synthetic
     suite = build_suite(
         split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
@@ -77,12 +82,22 @@ def evaluate_heldout(settings: RunSettings, *, output: Path, split: Split, seed:
     return found
 
 
-def load_player(settings: RunSettings, *, environments: Environments) -> Player:
+def on_server(server: str | None) -> dict[str, str]:
+    """What `settings.json` says of a server; nothing where there is none."""
+    return {} if server is None else {"server": server}
+
+
+def load_player(settings: RunSettings, *, environments: Environments, server: str | None = None) -> Player:
     """The model of some settings, ready to be evaluated within their limits.
 
+    Args:
+        server: address of a vLLM server that has the model; None loads it on this machine.
     Raises:
-        ConfigError: no such model, or one that cannot be loaded.
+        ConfigError: no such model, one that cannot be loaded, or no such server.
     """
+    if server is not None:
+        served = open_served_model(settings.model, server, chat_template=settings.chat_template)
+        return Player(policy=served.policy, chat=served.chat, environments=environments, rollouts=settings.rollouts)
     loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
     model = loaded.model.to(Accelerator().device)
     policy = HFPolicy(model, eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id, share=settings.trainer.tree)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fission_grpo.assembly import ENVIRONMENTS, with_own_environments
-from fission_grpo.commands.heldout import episodes_shown, load_player, rates_by_key
+from fission_grpo.commands.heldout import episodes_shown, load_player, on_server, rates_by_key
 from fission_grpo.commands.trained_run import TrainedRun
 from fission_grpo.config import RunSettings, load_settings
 from fission_grpo.environments.base import Environments
@@ -98,6 +98,7 @@ def evaluate(
     environments: Mapping[str, Any] | None = None,
     settings: RunSettings | None = None,
     output: Path | str | None = None,
+    server: str | None = None,
 ) -> Evaluated:
     """Play tasks with a policy, greedily and for real: it sees every error, may retry, and decides when it is done.
 
@@ -107,6 +108,7 @@ def evaluate(
         environments: as for `train`; those of a run of `train` are known already.
         settings: limits of a rollout, chat template and precision, for a model that is no run.
         output: folder that is asked for before anything is played, and then written; see `Evaluated.save`.
+        server: address of a vLLM server that has the model; None loads it on this machine.
 
     Raises:
         ConfigError: model, tasks or environments cannot work or do not fit each other, nothing judges a task, or
@@ -130,10 +132,10 @@ def evaluate(
     settings = settings.model_copy(update={"model": name})
     kept = {"model", "chat_template", "precision", "rollouts", "environments"}
     tasks_kept = {"tasks": len(played), "fingerprint": fingerprint([record_of(task) for task in played])}
-    asked = {**tasks_kept, **settings.model_dump(mode="json", include=kept)}
+    asked = {**tasks_kept, **settings.model_dump(mode="json", include=kept), **on_server(server)}
     if output is not None:
         require_free(Path(output), asked, resume=True)
-    player = load_player(settings, environments=known)
+    player = load_player(settings, environments=known, server=server)
     with episodes_shown(len(played)) as report:
         begin = partial(reserve, Path(output), asked) if output is not None else lambda: None
         trajectories = player.play(played, begin=begin, report=report)

@@ -221,9 +221,10 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
         return self.fission.evaluate(inputs[::size], group_size=size, step=self.state.global_step)
 
     def _push_weights(self) -> None:
-        """TRL would give its vLLM the weights of now when it generates itself."""
+        """TRL would give its vLLM the weights of now when it generates itself; nobody samples before all have them."""
         if self.use_vllm and self.state.global_step != self._last_loaded_step:
             self.vllm_generation.sync_weights()
+            self.accelerator.wait_for_everyone()
             self._last_loaded_step = self.state.global_step
 
     @contextmanager

@@ -11,11 +11,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
+
 from fission_grpo.chat.format import ChatFormat
+from fission_grpo.client.endpoint import EndpointSettings
 from fission_grpo.errors import ConfigError, PolicyError, boundary
 from fission_grpo.policy.base import Context, Policy, Reply, Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy, context_window
+from fission_grpo.policy.vllm import VLLMPolicy
 from fission_grpo.types import Completion, FinishReason
+
+DIALOGUES = 64
+"""Most that a process has under way at a server; ours."""
 
 
 class TrainedPolicy(HFPolicy):
@@ -86,10 +93,7 @@ def policy_of(trainer: Any, chat: ChatFormat) -> Policy:
     if not trainer.use_vllm:
         return TrainedPolicy(trainer.model, chat=chat, autocast=trainer.accelerator.autocast)
     if trainer.vllm_mode == "server":
-        raise ConfigError(
-            'vllm_mode="server" needs a policy that asks the server: give policy=lambda trainer: ..., for instance of '
-            'fission_grpo.policy.vllm, or choose vllm_mode="colocate"'
-        )
+        return _served(trainer, chat)
     if trainer.vllm_tensor_parallel_size > 1:
         raise ConfigError(
             f"vllm_tensor_parallel_size={trainer.vllm_tensor_parallel_size} makes processes sample in step, and "
@@ -99,3 +103,16 @@ def policy_of(trainer: Any, chat: ChatFormat) -> Policy:
         raise ConfigError("vllm_enable_sleep_mode=True would move the weights again for every message; set it to False")
     window = trainer.args.vllm_max_model_length or context_window(trainer.model.config)
     return ColocatedVLLM(trainer.vllm_generation, eos_id=chat.eos_id, window=window)
+
+
+def _served(trainer: Any, chat: ChatFormat) -> Policy:
+    """The server that TRL pushes weights to; its name for the model is known to the main process alone.
+
+    Raises:
+        ConfigError: no server, or a wrong one: see `VLLMPolicy`.
+    """
+    args = trainer.args
+    url = args.vllm_server_base_url or f"http://{args.vllm_server_host}:{args.vllm_server_port}"
+    name = [trainer.vllm_generation.vllm_client.model if trainer.accelerator.is_main_process else None]
+    broadcast_object_list(name, from_process=0)
+    return VLLMPolicy(EndpointSettings(url=url, model=str(name[0]), concurrency=DIALOGUES), chat=chat)

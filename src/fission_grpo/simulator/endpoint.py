@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from fission_grpo.client.chat import ChatClient, ChatFault, EndpointSettings
+from fission_grpo.client.chat import ChatClient, ChatFault
+from fission_grpo.client.endpoint import EndpointSettings
 from fission_grpo.client.wire import ChatReply, ChatRequest
 from fission_grpo.errors import ConfigError
 from fission_grpo.settings import Settings

@@ -24,7 +24,7 @@ from fission_grpo.types import Distribution, TokenRow
 PackedGroup: TypeAlias = tuple[Forest, tuple[int, ...]]
 """Rows packed together: a forest, and for each of its paths the index of the row that it is."""
 
-_LOGITS_AT_ONCE = 1 << 25
+LOGITS_AT_ONCE = 1 << 25
 """Entries of [tokens, vocabulary] that exist at a time: 128 MiB in float32, however large the vocabulary."""
 
 
@@ -209,7 +209,7 @@ def _head_is_last(model: Any) -> bool:
 
 
 def token_scores(
-    head: Any, hidden_ND: Tensor, token_N: Tensor, distribution: Distribution, *, logits_at_once: int = _LOGITS_AT_ONCE
+    head: Any, hidden_ND: Tensor, token_N: Tensor, distribution: Distribution, *, logits_at_once: int = LOGITS_AT_ONCE
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each token and entropy of what it was drawn from, a slice of the tokens at a time.
 
