@@ -13,12 +13,12 @@ from functools import cache
 from typing import Any
 
 
-def finished(value: Any) -> Any:
+def awaited(value: Any) -> Any:
     """The value, awaited if it has to be."""
-    return all_finished([value])[0]
+    return all_awaited([value])[0]
 
 
-def all_finished(values: Iterable[Any]) -> list[Any]:
+def all_awaited(values: Iterable[Any]) -> list[Any]:
     """The values in order, those that have to be awaited side by side."""
     pending = list(values)
     if not any(map(inspect.isawaitable, pending)):

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fission_grpo.engines.coroutines import finished
+from fission_grpo.engines.coroutines import awaited
 from fission_grpo.environments.functions.digest import digest
 from fission_grpo.environments.functions.environment import classify_words
 from fission_grpo.environments.functions.schema_of import document
@@ -141,7 +141,7 @@ def said_at_reset(subject: Any, row: Mapping[str, Any]) -> str:
         EnvironmentFault: see `WorldPool.observation`.
     """
     with boundary(EnvironmentFault, f"{type(subject).__name__}.reset"):
-        said = finished(subject.reset(**row))
+        said = awaited(subject.reset(**row))
     if said is not None and not isinstance(said, str):
         raise EnvironmentFault(f"{type(subject).__name__}.reset returned {type(said).__name__}; expected text or None")
     return said or ""
@@ -243,8 +243,8 @@ class ReplayedEnvironment:
         if self._pool.reward_name is None:
             return LiveVerdict(ok=True, matched=1.0, reward=None, subject=self._subject)
         with boundary(EnvironmentFault, f"{self._pool.reward_name}.get_reward"), self._random.drawn():
-            reward = float(finished(self._subject.get_reward()))
-        return verdict_of(reward, subject=self._subject, own=reward)
+            reward = float(awaited(self._subject.get_reward()))
+        return reward_verdict(reward, subject=self._subject, own=reward)
 
     @property
     def _current(self) -> Task:
@@ -262,14 +262,14 @@ class ReplayedEnvironment:
         method = self._pool.functions.get(call.name) or getattr(self._subject, call.name)
         try:
             with boundary(ToolRaisedError, call.name), self._random.drawn():
-                return ToolOutcome(kind=OutcomeKind.SUCCESS, text=str(finished(method(**arguments))))
+                return ToolOutcome(kind=OutcomeKind.SUCCESS, text=str(awaited(method(**arguments))))
         except ToolError as said:
             return _no(said)
         except ToolRaisedError as raised:
             return _no(raised.__cause__ or raised)
 
 
-def verdict_of(reward: float, *, subject: Any, own: float | None = None) -> LiveVerdict:
+def reward_verdict(reward: float, *, subject: Any, own: float | None = None) -> LiveVerdict:
     """A reward as a verdict: a success from `SUCCESS` on.
 
     Args:

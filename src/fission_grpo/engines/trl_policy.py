@@ -21,7 +21,7 @@ from fission_grpo.policy.local.hf_policy import HFPolicy, context_window
 from fission_grpo.policy.vllm import VLLMPolicy
 from fission_grpo.types import Completion, FinishReason
 
-DIALOGUES = 64
+MOST_DIALOGUES = 64
 """Most that a process has under way at a server; ours."""
 
 
@@ -115,4 +115,4 @@ def _served(trainer: Any, chat: ChatFormat) -> Policy:
     url = args.vllm_server_base_url or f"http://{args.vllm_server_host}:{args.vllm_server_port}"
     name = [trainer.vllm_generation.vllm_client.model if trainer.accelerator.is_main_process else None]
     broadcast_object_list(name, from_process=0)
-    return VLLMPolicy(EndpointSettings(url=url, model=str(name[0]), concurrency=DIALOGUES), chat=chat)
+    return VLLMPolicy(EndpointSettings(url=url, model=str(name[0]), concurrency=MOST_DIALOGUES), chat=chat)

@@ -18,8 +18,8 @@ from fission_grpo.algorithm.failures import find_failure
 from fission_grpo.algorithm.groups import Member
 from fission_grpo.algorithm.judge import SiblingsJudge, fault_of_ours
 from fission_grpo.algorithm.rewards import Reward, RewardTerm
-from fission_grpo.engines.coroutines import all_finished
-from fission_grpo.engines.trl_environment import LiveVerdict, verdict_of
+from fission_grpo.engines.coroutines import all_awaited
+from fission_grpo.engines.trl_environment import LiveVerdict, reward_verdict
 from fission_grpo.engines.trl_inputs import Inputs, placeholder
 from fission_grpo.errors import ConfigError
 from fission_grpo.rollout import Horizon, Trajectory
@@ -73,7 +73,7 @@ class RewardFunctionsJudge:
         asked = [function.call(**self._arguments(scored, extras)) for function in self.functions]
         columns = [
             _checked(function, values, len(scored))
-            for function, values in zip(self.functions, all_finished(asked), strict=True)
+            for function, values in zip(self.functions, all_awaited(asked), strict=True)
         ]
         names = [function.name for function in self.functions]
         weights = [function.weight for function in self.functions]
@@ -161,7 +161,7 @@ def _member(trajectory: Trajectory, terms: tuple[RewardTerm, ...]) -> Member:
     reward = Reward(terms=terms, scale=1.0)
     own = trajectory.verdict
     judged = isinstance(own, LiveVerdict) and own.reward is not None
-    verdict = own if judged else verdict_of(reward.total, subject=None)
+    verdict = own if judged else reward_verdict(reward.total, subject=None)
     assert verdict is not None, "a world that judged itself has said something"
     return Member(
         trajectory=trajectory,
