@@ -24,8 +24,8 @@ from fission_grpo.assembly import Groundwork, agreed, lay_groundwork
 from fission_grpo.commands.trained_run import TrainedRun, errors_name_the_run, require_same_tasks, status_line
 from fission_grpo.config import RunSettings
 from fission_grpo.engines.trl import FissionGRPOTrainer
-from fission_grpo.engines.trl_limits import SCALES, require_exact
-from fission_grpo.engines.trl_state import latest_checkpoint
+from fission_grpo.engines.trl.limits import SCALES, require_exact
+from fission_grpo.engines.trl.state import latest_checkpoint
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import find_model, load_weights

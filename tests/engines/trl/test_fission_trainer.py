@@ -16,9 +16,8 @@ from fission_grpo.algorithm.advantages import Scale
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.losses import ObjectiveName
 from fission_grpo.algorithm.source import FissionSettings
-from fission_grpo.engines import trl_contract
-from fission_grpo.engines.trl import FissionGRPOTrainer
-from fission_grpo.engines.trl_limits import require_exact, share_of
+from fission_grpo.engines.trl import FissionGRPOTrainer, contract
+from fission_grpo.engines.trl.limits import require_exact, share_of
 from fission_grpo.errors import ConfigError
 from fission_grpo.policy.base import Sampling
 from fission_grpo.training.learner import Learner
@@ -279,7 +278,7 @@ def test_kinds_of_fission_that_trl_has_no_place_for_are_refused(
 
 
 def test_another_release_of_trl_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trl_contract, "TESTED", "1.15.2")
+    monkeypatch.setattr(contract, "TESTED", "1.15.2")
     assert "is installed, and this engine is proved with 1.15.2" in refused(tmp_path)
 
 
@@ -288,7 +287,7 @@ def test_a_trl_with_another_method_is_refused_by_the_methods_name() -> None:
         def _calculate_rewards(self, batch: Any) -> Any: ...
 
     with pytest.raises(ConfigError, match="_calculate_rewards takes batch and not inputs, prompts"):
-        trl_contract.require_overridden(Renamed)
+        contract.require_overridden(Renamed)
 
 
 @pytest.mark.parametrize("missing", ["tool_mask", "advantages"])
@@ -296,10 +295,10 @@ def test_a_batch_without_what_we_rely_on_is_refused(tmp_path: Path, missing: str
     trainer = tiny_trainer(tmp_path)
     trainer.train()
     batch = dict(trainer._buffered_inputs[0])
-    trl_contract.require_batch(batch, rows=14)
+    contract.require_batch(batch, rows=14)
     del batch[missing]
     with pytest.raises(ConfigError, match=f"has no {missing}"):
-        trl_contract.require_batch(batch, rows=14)
+        contract.require_batch(batch, rows=14)
 
 
 def test_each_process_does_its_share() -> None:
@@ -315,7 +314,7 @@ def test_nothing_of_trl_is_replaced_by_chance() -> None:
     """A method of ours that TRL or transformers has, too, would be called by them."""
     ours = {name for name in vars(FissionGRPOTrainer) if not name.startswith("__")}
     theirs = {name for kind in GRPOTrainer.__mro__ for name in vars(kind)}
-    assert ours & theirs == {*trl_contract.OVERRIDDEN}
+    assert ours & theirs == {*contract.OVERRIDDEN}
 
 
 def test_a_group_must_stay_in_one_process(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fission_grpo.engines.trl_environment import ReplayedEnvironment, WorldPool
-from fission_grpo.engines.trl_tasks import EnvironmentRows
+from fission_grpo.engines.trl.environment import ReplayedEnvironment, WorldPool
+from fission_grpo.engines.trl.tasks import EnvironmentRows
 from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.types import ErrorClass, OutcomeKind, Task, ToolCall
 

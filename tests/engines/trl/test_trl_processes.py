@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from tiny_trl import STEPS, buffer_of, fingerprint, run_steps, tiny_trainer
 
-from fission_grpo.engines.trl_state import read_state
+from fission_grpo.engines.trl.state import read_state
 from fission_grpo.errors import ConfigError, FissionError
 
 SAVED = {"save_strategy": "steps", "save_steps": 2, "max_steps": STEPS}

@@ -23,7 +23,7 @@ from fission_grpo.cli import app
 from fission_grpo.cli.options import WRONG_INPUT
 from fission_grpo.commands import train as train_command
 from fission_grpo.engines.trl import FissionGRPOTrainer as GRPOTrainer
-from fission_grpo.engines.trl_policy import ColocatedVLLM
+from fission_grpo.engines.trl.policy import ColocatedVLLM
 from fission_grpo.files import read_jsonl
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.policy.base import Sampling

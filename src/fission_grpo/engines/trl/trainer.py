@@ -11,7 +11,7 @@ Stages 1 to 3 of arXiv:2601.15625 are `algorithm.stages`. TRL does everything be
 and the reference weights, computes its loss, and steps. The seam is one overridden method that hands finished
 trajectories over through TRL's own `rollout_func`: exploration and recoveries are rows of one update, each with the
 advantage of its own group. Every step has the same number of rows on every process; those that make up the number weigh
-nothing (`trl_limits` says which losses take that, and what else is refused).
+nothing (`limits` says which losses take that, and what else is refused).
 """
 
 from __future__ import annotations
@@ -31,18 +31,17 @@ from fission_grpo.algorithm.losses import Objective
 from fission_grpo.algorithm.source import FissionSettings, FissionSource
 from fission_grpo.algorithm.stages import Stages
 from fission_grpo.chat.format import ChatFormat
-from fission_grpo.engines import trl_contract as contract
-from fission_grpo.engines import trl_inputs
-from fission_grpo.engines import trl_limits as limits
 from fission_grpo.engines.prefix_tree import PrefixTreeMixin
-from fission_grpo.engines.trl_environment import Factory
-from fission_grpo.engines.trl_metrics import StepLog, step_metrics
-from fission_grpo.engines.trl_policy import policy_of
-from fission_grpo.engines.trl_rewards import extras_of, judge_of
-from fission_grpo.engines.trl_rows import Handover
-from fission_grpo.engines.trl_stages import RowStages
-from fission_grpo.engines.trl_state import read_state, refusals_of, write_state
-from fission_grpo.engines.trl_tasks import Row
+from fission_grpo.engines.trl import contract, limits
+from fission_grpo.engines.trl.environment import Factory
+from fission_grpo.engines.trl.inputs import chat_of, config_of, given_rows, given_tasks, placeholder, tokenizer_of
+from fission_grpo.engines.trl.metrics import StepLog, step_metrics
+from fission_grpo.engines.trl.policy import policy_of
+from fission_grpo.engines.trl.rewards import extras_of, judge_of
+from fission_grpo.engines.trl.rows import Handover
+from fission_grpo.engines.trl.stages import RowStages
+from fission_grpo.engines.trl.state import read_state, refusals_of, write_state
+from fission_grpo.engines.trl.tasks import Row
 from fission_grpo.errors import ConfigError
 from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.rollout import Horizon, RolloutSettings, render_prompts
@@ -106,13 +105,13 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
         contract.require_overridden(GRPOTrainer)
         if given.pop("rollout_func", None) is not None:
             raise ConfigError("rollout_func hands our own trajectories over; leave it out, or give policy=")
-        args = trl_inputs.config_of(args, model)
+        args = config_of(args, model)
         fission = limits.fission_for(args) if fission is None else fission
         limits.require_exact(args, fission, samples_itself=policy is None and not args.use_vllm)
-        tokenizer = trl_inputs.tokenizer_of(processing_class, model)
-        self.chat = chat or trl_inputs.chat_of(tokenizer, args.chat_template_kwargs)
+        tokenizer = tokenizer_of(processing_class, model)
+        self.chat = chat or chat_of(tokenizer, args.chat_template_kwargs)
         if tasks is None:
-            found = trl_inputs.given_rows(
+            found = given_rows(
                 args,
                 train_dataset,
                 eval_dataset,
@@ -123,11 +122,11 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
         elif reward_funcs or environment_factory or tools:
             raise ConfigError("tasks of ours are judged by `judge`; leave out reward_funcs, environment_factory, tools")
         else:
-            found = trl_inputs.given_tasks(tasks, eval_tasks, environments or {})
+            found = given_tasks(tasks, eval_tasks, environments or {})
         limits.require_tasks(found.train_dataset, args)
         super().__init__(
             model,
-            reward_funcs=[*found.functions] or [trl_inputs.placeholder(name) for name in found.columns],
+            reward_funcs=[*found.functions] or [placeholder(name) for name in found.columns],
             args=args,
             train_dataset=found.train_dataset,
             eval_dataset=found.eval_dataset,

@@ -19,8 +19,8 @@ from fission_grpo.algorithm.groups import Member
 from fission_grpo.algorithm.judge import SiblingsJudge, fault_of_ours
 from fission_grpo.algorithm.rewards import Reward, RewardTerm
 from fission_grpo.engines.coroutines import all_awaited
-from fission_grpo.engines.trl_environment import LiveVerdict, reward_verdict
-from fission_grpo.engines.trl_inputs import Inputs, placeholder
+from fission_grpo.engines.trl.environment import LiveVerdict, reward_verdict
+from fission_grpo.engines.trl.inputs import Inputs, placeholder
 from fission_grpo.errors import ConfigError
 from fission_grpo.rollout import Horizon, Trajectory
 from fission_grpo.types import Turn

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.source import FissionSource
-from fission_grpo.engines.trl_rows import by_name
+from fission_grpo.engines.trl.rows import by_name
 from fission_grpo.run.metrics import fission_metrics, group_metrics, prefixed, rescued_groups
 from fission_grpo.types import EndReason
 

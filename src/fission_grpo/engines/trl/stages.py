@@ -9,7 +9,7 @@ from typing import Any
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.algorithm.stages import Stages
-from fission_grpo.engines.trl_tasks import Row, TaskReader
+from fission_grpo.engines.trl.tasks import Row, TaskReader
 from fission_grpo.errors import EnvironmentFault
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.seeds import derive

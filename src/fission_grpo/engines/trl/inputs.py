@@ -13,8 +13,8 @@ from transformers import AutoProcessor, PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 from fission_grpo.chat.format import ChatFormat
-from fission_grpo.engines.trl_rows import TOTAL
-from fission_grpo.engines.trl_tasks import NO_PROMPT, EnvironmentRows, KnownTasks, TaskReader, rows_naming
+from fission_grpo.engines.trl.rows import TOTAL
+from fission_grpo.engines.trl.tasks import NO_PROMPT, EnvironmentRows, KnownTasks, TaskReader, rows_naming
 from fission_grpo.environments.functions.imported import environments_of
 from fission_grpo.errors import ConfigError
 from fission_grpo.types import Task

@@ -7,7 +7,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
-from fission_grpo.engines.trl_environment import Factory, ReplayedEnvironment, Stateless, WorldPool
+from fission_grpo.engines.trl.environment import Factory, ReplayedEnvironment, Stateless, WorldPool
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.seeds import derive
