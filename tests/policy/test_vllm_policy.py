@@ -14,7 +14,7 @@ from math import log
 from typing import Any
 
 import pytest
-from scripted_server import Behaviour, Handler, Scripted, answer, hang, hang_up, html, serving
+from scripted_server import Behaviour, Handler, Scripted, answer, choice, hang, hang_up, html, serving
 from tiny_policies import chat, scripted, tasks
 
 from fission_grpo.client.endpoint import EndpointSettings
@@ -28,17 +28,6 @@ from fission_grpo.types import Completion, FinishReason
 WINDOW = 4096
 SAMPLING = Sampling(max_tokens=8)
 HELLO = chat().prompt(({"role": "user", "content": "hello"},), ())
-
-
-def choice(prompt: Any, ids: list[int], *, finish: str = "stop", **changes: Any) -> dict[str, Any]:
-    """The body of a completion as vLLM writes it."""
-    said = {
-        "finish_reason": finish,
-        "prompt_token_ids": list(prompt),
-        "token_ids": ids,
-        "logprobs": {"token_logprobs": [-0.25] * len(ids)},
-    }
-    return {"choices": [{**said, **changes}]}
 
 
 def probed(*logprobs: float) -> Behaviour:

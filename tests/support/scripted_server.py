@@ -28,6 +28,17 @@ def completion(content: str | None = "ok", *, finish: str = "stop", **message: A
     }
 
 
+def choice(prompt: Any, ids: list[int], *, finish: str = "stop", **changes: Any) -> dict[str, Any]:
+    """The body of a completion of token ids, as vLLM writes it."""
+    said = {
+        "finish_reason": finish,
+        "prompt_token_ids": list(prompt),
+        "token_ids": ids,
+        "logprobs": {"token_logprobs": [-0.25] * len(ids)},
+    }
+    return {"choices": [{**said, **changes}]}
+
+
 @dataclass(frozen=True)
 class Received:
     """One request as the server saw it."""

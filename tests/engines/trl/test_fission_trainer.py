@@ -9,6 +9,8 @@ import pandas
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 from tiny_trl import FISSION, OFF, Counter, Notes, call, config, model, rows, scripted, tiny_trainer, tokenizer, weights
 from trl import GRPOTrainer
 
@@ -17,7 +19,7 @@ from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.losses import ObjectiveName
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.engines.trl import FissionGRPOTrainer, contract
-from fission_grpo.engines.trl.limits import require_exact, share_of
+from fission_grpo.engines.trl.limits import require_exact, require_whole_weights, share_of
 from fission_grpo.errors import ConfigError
 from fission_grpo.policy.base import Sampling
 from fission_grpo.training.learner import Learner
@@ -275,6 +277,26 @@ def test_kinds_of_fission_that_trl_has_no_place_for_are_refused(
     tmp_path: Path, fission: dict[str, Any], sentence: str
 ) -> None:
     assert sentence in refused(tmp_path, FISSION.model_copy(update=fission))
+
+
+def test_the_model_is_not_sampled_from_under_fsdp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate offers FSDP on accelerators only: its plugin is put where the trainer finds it there."""
+    monkeypatch.setattr(AcceleratorState, "fsdp_plugin", FullyShardedDataParallelPlugin(fsdp_version=2), raising=False)
+    assert "FSDP spreads the weights over processes" in refused(tmp_path)
+    assert tiny_trainer(tmp_path, given={"policy": scripted("Done.")}).is_fsdp_enabled
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_model_is_sampled_from_under_zero_2_and_not_under_zero_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int
+) -> None:
+    trainer = tiny_trainer(tmp_path)
+    monkeypatch.setattr(AcceleratorState, "deepspeed_plugin", DeepSpeedPlugin(zero_stage=stage))
+    if stage == 2:
+        require_whole_weights(trainer)
+        return
+    with pytest.raises(ConfigError, match="DeepSpeed ZeRO-3 spreads .*; set use_vllm=True, or use DDP or ZeRO-2"):
+        require_whole_weights(trainer)
 
 
 def test_another_release_of_trl_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
-"""Processes: each with its own buffer and the same weights; killed ones go on bit for bit; a full disk says so."""
+"""Processes: each with its own buffer and the same weights; killed ones go on bit for bit, and so do runs whose server
+was killed; a full disk says so."""
 
 from __future__ import annotations
 
@@ -16,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_trl import STEPS, buffer_of, fingerprint, run_steps, tiny_trainer
+from mortal_server import Mortal, mortal_server
+from tiny_trl import STEPS, buffer_of, call, fingerprint, run_steps, tiny_trainer
 
-from fission_grpo.engines.trl.state import read_state
-from fission_grpo.errors import ConfigError, FissionError
+from fission_grpo.engines.trl import FissionGRPOTrainer
+from fission_grpo.engines.trl.state import latest_checkpoint, read_state
+from fission_grpo.errors import ConfigError, FissionError, PolicyError
+from fission_grpo.policy.vllm import VLLMPolicy
 
 SAVED = {"save_strategy": "steps", "save_steps": 2, "max_steps": STEPS}
 
@@ -29,7 +33,7 @@ def server() -> None:
     """A process that imports everything; from it others start at once, with clean threads."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # Python 3.11 forgets to pass it on
-        forkserver.set_forkserver_preload(["tiny_trl"])
+        forkserver.set_forkserver_preload(["tiny_trl", "mortal_server"])
         forkserver.ensure_running()
 
 
@@ -53,6 +57,33 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "killed").glob("checkpoint-*")) == ["checkpoint-2"]
     resumed = tiny_trainer(tmp_path / "killed", **SAVED)
     resumed.train(resume_from_checkpoint=True)
+    assert len(buffer_of(resumed)) > 0
+    assert (resumed.state.global_step, fingerprint(resumed)) == (STEPS, fingerprint(whole))
+
+
+def asking(server: Mortal, folder: Path, **given: Any) -> FissionGRPOTrainer:
+    """A trainer whose policy is behind a server; it saves after every second step."""
+    given["policy"] = lambda trainer: VLLMPolicy(server.settings, chat=trainer.chat)
+    return tiny_trainer(folder, given={**given, "reward_funcs": None}, max_completion_length=40, **SAVED)
+
+
+def test_a_server_that_dies_in_the_middle_of_a_step_loses_nothing(tmp_path: Path) -> None:
+    """Killed at the fifth request of the third step, with others under way; a living one leads to the same weights."""
+    answers = [call(1), call(2), call(-1), "Done."]
+    with mortal_server(answers) as server:
+        whole = asking(server, tmp_path / "whole")
+        whole.train()
+    with mortal_server(answers) as server:
+        victim = asking(server, tmp_path / "run", on_step=lambda step, _: server.die_at(5) if step == 1 else None)
+        with pytest.raises(PolicyError, match=r"gives no sampled token ids: .*; start the server") as caught:
+            victim.train()
+        assert server.exit_code() == -signal.SIGKILL
+    assert "\n" not in str(caught.value)
+    assert victim.state.global_step == 2
+    assert latest_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoint-2"
+    with mortal_server(answers) as server:
+        resumed = asking(server, tmp_path / "run")
+        resumed.train(resume_from_checkpoint=True)
     assert len(buffer_of(resumed)) > 0
     assert (resumed.state.global_step, fingerprint(resumed)) == (STEPS, fingerprint(whole))
 
