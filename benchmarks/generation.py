@@ -59,9 +59,13 @@ class Case:
     prompt: int
     completion: int
 
-    def play(self, generate: Generate, vocabulary: int) -> list[Ids]:
-        """Every sequence that was made, finished or continued."""
-        generator = torch.Generator().manual_seed(1)
+    def play(self, generate: Generate, vocabulary: int, *, seed: int = 1) -> list[Ids]:
+        """Every sequence that was made, finished or continued.
+
+        Args:
+            seed: of the prompts, and of what answers.
+        """
+        generator = torch.Generator().manual_seed(seed)
 
         def tokens(count: int) -> Ids:
             return tuple(torch.randint(vocabulary, (count,), generator=generator).tolist())
