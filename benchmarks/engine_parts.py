@@ -1,4 +1,4 @@
-"""The training pass inside TRL with the tree and without it; and sampling, by us, `model.generate` and a vLLM server."""
+"""The training pass inside TRL with the tree and without; and sampling, by us, `model.generate` and a vLLM server."""
 
 from __future__ import annotations
 

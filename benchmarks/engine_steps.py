@@ -20,7 +20,7 @@ from typing import Any
 import trl.trainer.utils as trl_utils
 from accelerate import Accelerator
 from datasets import Dataset
-from engine_worlds import SEED, StepWork, mean_id
+from engine_worlds import SEED, HelpDesk, StepWork, mean_id
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.chat_template_utils import qwen3_template
@@ -71,7 +71,8 @@ def own(seat: Seat, work: StepWork, *, fission: bool) -> None:
         tasks=reader.read(work.rows, seed=SEED, name="task"),
         environments=reader.environments,
         source=FissionSource(_fission(work, on=fission), simulator=RulesSimulator(), chat=work.chat),
-        judge=RewardFunctionsJudge([RewardFunction(name="mean_id", weight=1.0, call=mean_id)], context=dict),  # type: ignore[arg-type]
+        # `Stages` takes any judge of siblings.
+        judge=RewardFunctionsJudge([RewardFunction(name="mean_id", weight=1.0, call=mean_id)], context=dict),
         settings=TrainerSettings(
             seed=SEED,
             steps=work.steps,
@@ -95,9 +96,12 @@ def own(seat: Seat, work: StepWork, *, fission: bool) -> None:
         done["rows"] = len(members)
         done["prompt_tokens"] = sum(member.trajectory.prompt for member in members)
         done["sampled_tokens"] = sum(sum(member.trajectory.sampled) for member in members)
+        if work.environment is not None:
+            first = [member for group in groups if group.context is None for member in group.members]
+            done["solved"] = sum(member.success for member in first) / len(first)
         return update(groups)
 
-    trainer.learner.update = counted  # type: ignore[method-assign]
+    trainer.learner.update = counted
     seat.clock.watch(trainer.policy, "converse", Phase.SAMPLING)
     seat.clock.watch(trainer.learner, "update", Phase.LOSS)
     seat.clock.watch(trainer.learner.optimizer, "step", Phase.OPTIMIZER)
@@ -163,6 +167,8 @@ def _train(trainer: Any, seat: Seat) -> None:
     def counted(inputs: Any) -> Any:
         batch = generate_and_score(inputs)
         done.update(_count(batch))
+        if solved := trainer._metrics["train"].get(f"rewards/{HelpDesk.__name__}/mean"):
+            done["solved"] = solved[-1]
         return batch
 
     trainer._generate_and_score_completions = counted

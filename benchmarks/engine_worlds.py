@@ -141,7 +141,7 @@ def never_ending(model: Any, eos_id: int) -> Any:
 
 
 def prompt_of(tokens: int, chat: ChatFormat, *, seed: int) -> list[dict[str, str]]:
-    """A user's message of numbers, of so many tokens with all that the template writes around it, or one or two more."""
+    """A user's message of numbers: so many tokens with what the template writes around it, or one or two more."""
     draw = random.Random(seed)
     numbers: list[str] = []
 

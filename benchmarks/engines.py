@@ -1,24 +1,24 @@
 """Plain TRL 1.16, TRL with our engine, our own trainer and a vLLM server, side by side in one run.
 
     step       a whole training step at long prompts: one message, no tools; every side samples and updates on as much
-    tools      a whole training step of `nano` in a TRL `environment_factory`: several messages, tools, errors. Plain TRL
+    tools      a whole training step of `nano` in an `environment_factory`: several messages, tools, errors; plain TRL
                has its own tool loop. How much is sampled follows from what is said, so it is counted
-    pass       the training pass alone inside TRL, with our prefix tree and without: a group, and one with recoveries.
-               Loss and gradient are compared
-    sampling   the same prompts and numbers of tokens, by our sampler, `model.generate`, and a vLLM server if there is one
+    pass       the training pass alone inside TRL, with our prefix tree and without: a group, and one with recoveries;
+               loss and gradient are compared
+    sampling   the same prompts and as many tokens, by our sampler, `model.generate`, and a vLLM server if there is one
 
     python benchmarks/engines.py --rounds 3 --steps 3 --json engines.json
     python benchmarks/engines.py --parts step --prompt 200 --completion 16      # a look in a minute
 
-What each side is, and what is fair, stands in `engine_steps.py`. Needs `pip install 'fission-grpo[trl]'`. Each side is a
-process of its own, and they take turns step by step (`turns.py`), on a CPU. The model of all parts but `tools` is a random
-Qwen3. For vLLM, write it down and serve it:
+What each side is, and what is fair, stands in `engine_steps.py`. Needs `pip install 'fission-grpo[trl]'`. Each side is
+a process of its own, and they take turns step by step (`turns.py`), on a CPU. The model of all parts but `tools` is a
+random Qwen3. For vLLM, write it down and serve it:
 
     python benchmarks/engines.py --write-model random-qwen3
     vllm serve random-qwen3 --served-model-name random-qwen3 --dtype float32 --logprobs-mode processed_logprobs
     python benchmarks/engines.py --parts sampling --server http://localhost:8000
 
-A table shows medians [fastest, slowest]; seconds are those of the wall, and nothing else should run.
+A table shows medians [fastest, slowest]; seconds are those of the wall, so nothing else should run.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _by_case(cases: Sequence[str], turns: Turns) -> dict[str, Turns]:
 
 
 def table(found: Mapping[str, Turns], baseline: str) -> str:
-    columns = ["", "side", "s", f"times {baseline}", *Phase, "peak MiB", "sampled", "s for 1000", "rows"]
+    columns = ["", "side", "s", f"times {baseline}", *Phase, "peak MiB", "sampled", "s for 1000", "rows", "solved"]
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for case, turns in found.items():
         compared = median(turn.seconds for turn in turns[baseline])
@@ -140,6 +140,7 @@ def table(found: Mapping[str, Turns], baseline: str) -> str:
             shares = [sum(turn.phases.get(phase, 0.0) for turn in taken) / total for phase in Phase]
             tokens = sum(turn.noted.get("sampled_tokens", 0) for turn in taken)
             rows = sum(turn.noted.get("rows", 0) for turn in taken)
+            solved = [turn.noted["solved"] for turn in taken if "solved" in turn.noted]
             cells = [
                 case,
                 side,
@@ -150,6 +151,7 @@ def table(found: Mapping[str, Turns], baseline: str) -> str:
                 f"{tokens:.0f}" if tokens else "",
                 f"{1000 * total / tokens:.2f}" if tokens else "",
                 f"{rows:.0f}" if rows else "",
+                f"{sum(solved) / len(solved):.0%}" if solved else "",
             ]
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)

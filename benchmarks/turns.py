@@ -131,7 +131,9 @@ Work: TypeAlias = Callable[[Seat], None]
 """What a side does, one turn after the other; it has to be picklable."""
 
 
-def take_turns(sides: Mapping[str, Work], *, turns: int, threads: int, told: Callable[[str], None]) -> dict[str, Any]:
+def take_turns(
+    sides: Mapping[str, Work], *, turns: int, threads: int, told: Callable[[str], None]
+) -> dict[str, list[Turn]]:
     """Let every side take a turn, then every side another one.
 
     Args:

@@ -295,7 +295,7 @@ def test_the_model_is_sampled_from_under_zero_2_and_not_under_zero_3(
     if stage == 2:
         require_whole_weights(trainer)
         return
-    with pytest.raises(ConfigError, match="DeepSpeed ZeRO-3 spreads .*; set use_vllm=True, or use DDP or ZeRO-2"):
+    with pytest.raises(ConfigError, match=r"DeepSpeed ZeRO-3 spreads .*; set use_vllm=True, or use DDP or ZeRO-2"):
         require_whole_weights(trainer)
 
 
