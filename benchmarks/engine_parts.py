@@ -6,6 +6,7 @@ import argparse
 import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import trl.trainer.utils as trl_utils
 from datasets import Dataset
 from engine_worlds import mean_id
-from generation import NEVER, Case, Ids, OfPackage, OfTransformers, Workload
+from generation import Case, Generate, Ids, OfPackage, OfTransformers, Workload
 from shapes import build_model
 from torch import Tensor
 from tree import Case as PassCase
@@ -124,8 +125,8 @@ class OfServer:
     """A vLLM server that serves the same model: see `--write-model`."""
 
     def __init__(self, url: str, model: str) -> None:
-        chat = copy.copy(load_chat("nano"))
-        chat.eos_id = NEVER
+        chat: Any = copy.copy(load_chat("nano"))
+        chat.eos_id = None  # no token ends a completion; vLLM refuses one that is not in the vocabulary
         self.policy = VLLMPolicy(EndpointSettings(url=url, model=model, concurrency=64), chat=chat)
 
     def __call__(self, contexts: Sequence[Ids], completion: int) -> list[Ids]:
@@ -133,7 +134,7 @@ class OfServer:
         return [ids + one.ids for ids, one in zip(contexts, told, strict=True)]
 
 
-SAMPLERS: Mapping[str, Callable[[argparse.Namespace, Any], Callable[[Sequence[Ids], int], list[Ids]]]] = {
+SAMPLERS: Mapping[str, Callable[[argparse.Namespace, Any], Generate]] = {
     "own": lambda options, model: OfPackage(model, share=True),
     "generate": lambda options, model: OfTransformers(model),
     "vllm": lambda options, model: OfServer(options.server, options.served_name),
@@ -149,6 +150,14 @@ def sampling(seat: Seat, options: argparse.Namespace, *, sampler: str) -> None:
             generate = SAMPLERS[sampler](options, model)  # afresh: its cache would hold what it said before
             with seat.turn() as noted:
                 seat.clock.enter(Phase.SAMPLING)
-                made = case.play(generate, options.vocabulary, seed=number)
+                made = case.play(partial(_full_length, generate), options.vocabulary, seed=number)
                 seat.clock.leave()
                 noted["sampled_tokens"] = len(made) * options.completion
+
+
+def _full_length(generate: Generate, contexts: Sequence[Ids], completion: int) -> list[Ids]:
+    """What was sampled, once it is sure that nothing ended early."""
+    said = generate(contexts, completion)
+    if any(len(after) != len(before) + completion for before, after in zip(contexts, said, strict=True)):
+        raise SystemExit(f"a completion has not {completion} tokens")
+    return said

@@ -151,13 +151,18 @@ def take_turns(
         processes[-1].start()
         theirs.close()
     taken: dict[str, list[Turn]] = {name: [] for name in sides}
-    for _ in range(turns):
-        for name, seat in seats.items():
-            _received(seat, name)  # nobody begins while another one still prepares
-        for name, seat in seats.items():
-            seat.send("go")
-            taken[name].append(_received(seat, name))
-            told(f"{name}: {taken[name][-1].seconds:.2f} s")
+    try:
+        for _ in range(turns):
+            for name, seat in seats.items():
+                _received(seat, name)  # nobody begins while another one still prepares
+            for name, seat in seats.items():
+                seat.send("go")
+                taken[name].append(_received(seat, name))
+                told(f"{name}: {taken[name][-1].seconds:.2f} s")
+    except SystemExit:
+        for process in processes:
+            process.kill()
+        raise
     for process in processes:
         process.join()
     return taken
