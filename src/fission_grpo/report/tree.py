@@ -92,7 +92,7 @@ def _call(block: str) -> str:
         return " ".join(block.split())
 
 
-def _request(prompt: str) -> str:
+def request_of(prompt: str) -> str:
     """The last words of the user; the end of the prompt where the template is not ChatML."""
     users = _USER.findall(prompt)
     return " ".join((users[-1] if users else _SPECIAL.sub(" ", prompt)[-200:]).split())
@@ -115,7 +115,7 @@ def _tree(group: Mapping[str, Any], fission_group: Mapping[str, Any]) -> Fission
         task=str(group["task"]),
         step=group["step"],
         fission_step=fission_group["step"],
-        request=_request(group["prompt"]),
+        request=request_of(group["prompt"]),
         branches=tuple(map(_branch, group["trajectories"])),
         failed=parent["trajectory"],
         failed_turn=parent["turn"],
