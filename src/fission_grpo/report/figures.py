@@ -224,7 +224,7 @@ def _arm_lines(panel: Any, name: str, colour: str, runs: Sequence[tuple[Series, 
 
 
 def on_one_grid(runs: Sequence[tuple[Series, Series]]) -> tuple[Series, Series]:
-    """The steps that all runs cover, and each run there. Shapes [T] and [S, T]; at least one run, none of them empty."""
+    """The steps that all runs cover, and each run there, shapes [T] and [S, T]; of at least one run, none is empty."""
     grid_T = np.unique(np.concatenate([steps_T for steps_T, _ in runs]))
     grid_T = grid_T[(grid_T >= max(s[0] for s, _ in runs)) & (grid_T <= min(s[-1] for s, _ in runs))]
     return grid_T, np.stack([np.interp(grid_T, steps_T, values_T) for steps_T, values_T in runs])

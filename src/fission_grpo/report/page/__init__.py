@@ -1,1 +1,1 @@
-"""One self-contained HTML page for runs, evaluations, comparisons and quickstarts: numbers in Python, life in a script."""
+"""One HTML file for runs, evaluations, comparisons and quickstarts: numbers in Python, what moves in a script."""

@@ -17,7 +17,7 @@ from fission_grpo.evaluation.metrics import (
     Quantity,
     fates,
 )
-from fission_grpo.evaluation.paired import estimate
+from fission_grpo.evaluation.paired import EvaluatedArm, estimate
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.statistics import Interval, Share, unpaired_interval
 from fission_grpo.report.figures import WINDOW
@@ -62,11 +62,13 @@ class RunChange:
     window: int
     """Steps at either end."""
     single_messages: bool
-    """Exploration is single messages: no trajectory goes on after its error, so recovery shows in fission groups only."""
+    """Exploration is single messages: no trajectory goes on after its error; only recoveries show what follows one."""
     own: tuple[Shift, ...]
     """Of what the policy did by itself."""
     recoveries: Shift
     """Right recoveries from explicit errors, over those sampled."""
+    ends: tuple[EvaluatedArm, EvaluatedArm]
+    """What was explored in the first and in the last steps."""
     fates: Mapping[str, Fates]
     """By title: what became of the policy's errors, or of those that recoveries were given, before and after."""
 
@@ -93,8 +95,13 @@ def run_change(run: PageRun) -> RunChange | None:
         single_messages=single,
         own=tuple(_shift(metric, before, after) for metric in metrics),
         recoveries=_shift(FINAL, early, late),
+        ends=(_end("first", window, before), _end("last", window, after)),
         fates=_fates(single, window, (before, after), (early, late)),
     )
+
+
+def _end(when: str, window: int, records: Sequence[EpisodeRecord]) -> EvaluatedArm:
+    return EvaluatedArm(name=f"{when} {window} steps", runs={0: tuple(records)})
 
 
 def _explored(trace: Trace) -> Sequence[Mapping[str, object]]:

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines, stacked bars and ribbons. Every name is escaped; colours are CSS variables of the page."""
+"""Charts as inline SVG: lines, stacked bars, shares and ribbons. Every name is escaped; the page mixes the colours."""
 
 from __future__ import annotations
 
@@ -90,6 +90,13 @@ def short(value: float) -> float:
     return float(f"{value:.{_DIGITS}g}")
 
 
+def tick_text(value: float) -> str:
+    """A round value in few letters: `60 k`, `0.2`, `5e-5`."""
+    if abs(value) >= 10_000:
+        return f"{value / 1000:g} k"
+    return f"{value:.4g}".replace("e-0", "e-")
+
+
 def tick_size(extent: float) -> float:
     """A step of 1, 2 or 5 times a power of ten that gives about four ticks."""
     rough = extent / _TICKS
@@ -121,7 +128,7 @@ def _axes(frame: Frame) -> Markup:
         value = low + place * tick
         lines.append(
             Markup('<line class="grid" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/><text x="{3}" y="{4}">{5}</text>').format(
-                _LEFT, WIDTH - _RIGHT, frame.y(value), _LEFT - 6, frame.y(value) + 3.5, f"{value:.4g}"
+                _LEFT, WIDTH - _RIGHT, frame.y(value), _LEFT - 6, frame.y(value) + 3.5, tick_text(value)
             )
         )
     between = tick_size(last - first)
@@ -160,9 +167,9 @@ class Stack:
     """One for each bar."""
 
 
-def stacked_bars(stacks: Sequence[Stack], *, steps: Sequence[int], title: str, width: int = 660) -> Markup:
+def stacked_bars(stacks: Sequence[Stack], *, steps: Sequence[int], title: str, width: int = 1100) -> Markup:
     """Bars over steps, the first stack at the bottom."""
-    height, bars = 150, max(len(steps), 1)
+    height, bars = 190, max(len(steps), 1)
     tallest = max((sum(column) for column in zip(*(one.counts for one in stacks), strict=True)), default=0) or 1
     room, wide = height - _TOP - _BOTTOM, (width - _LEFT - _RIGHT) / bars
     filled = [0.0] * bars
@@ -228,7 +235,7 @@ class Estimated:
     share: Share
 
 
-_RATE_WIDTH, _RATE_LEFT, _RATE_RIGHT, _RATE_ROW = 480, 150, 150, 26
+_RATE_WIDTH, _RATE_LEFT, _RATE_RIGHT, _RATE_ROW = 420, 152, 128, 25
 
 
 def rates_chart(rows: Sequence[Estimated], *, title: str) -> Markup:
@@ -240,11 +247,11 @@ def rates_chart(rows: Sequence[Estimated], *, title: str) -> Markup:
         return round(_RATE_LEFT + wide * share, 1)
 
     parts = [
-        Markup('<line class="grid" x1="{0}" x2="{0}" y1="2" y2="{1}"/><text class="step" x="{0}" y="{2}">{3}</text>').format(
-            x(tick / 100), height - 20, height - 6, tick
-        )
+        Markup(
+            '<line class="grid" x1="{0}" x2="{0}" y1="2" y2="{1}"/><text class="step" x="{0}" y="{2}">{3}</text>'
+        ).format(x(tick / 100), height - 20, height - 6, tick)
         for tick in (0, 50, 100)
-    ]  # fmt: skip
+    ]
     for place, row in enumerate(rows):
         middle = _RATE_ROW * (place + 0.5)
         parts.append(Markup('<text class="name" x="{}" y="{}">{}</text>').format(_RATE_LEFT - 10, middle + 4, row.name))
@@ -258,20 +265,33 @@ def rates_chart(rows: Sequence[Estimated], *, title: str) -> Markup:
             Markup(
                 '<g style="--c:{}"><rect class="bar" x="{}" y="{}" width="{}" height="14" rx="2"/>'
                 '<path class="whisker" d="M{} {}H{}M{} {}v8M{} {}v8"/></g>'
-                '<text class="value" x="{}" y="{}"><tspan class="strong">{}</tspan><tspan class="quiet" dx="6">{}</tspan></text>'
+                '<text class="value" x="{}" y="{}"><tspan class="strong">{}</tspan>'
+                '<tspan class="quiet" dx="6">{}</tspan></text>'
             ).format(
-                row.colour, x(0), middle - 7, max(x(row.share.value) - x(0), 1), low, middle, high, low, middle - 4,
-                high, middle - 4, max(high, x(1)) + 8, middle + 4, f"{100 * row.share.value:.1f} %",
+                row.colour,
+                x(0),
+                middle - 7,
+                max(x(row.share.value) - x(0), 1),
+                low,
+                middle,
+                high,
+                low,
+                middle - 4,
+                high,
+                middle - 4,
+                max(high, x(1)) + 8,
+                middle + 4,
+                f"{100 * row.share.value:.1f} %",
                 f"{row.share.successes:,} of {row.share.total:,}",
             )
-        )  # fmt: skip
+        )
     return Markup('<svg class="rates" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         _RATE_WIDTH, height, title, Markup("").join(parts)
     )
 
 
-_FLOW_WIDTH, _FLOW_LEFT, _FLOW_RIGHT, _FLOW_BAR = 640, 200, 130, 10
-_ROW = 34
+_FLOW_WIDTH, _FLOW_LEFT, _FLOW_RIGHT, _FLOW_BAR = 660, 232, 152, 10
+_ROW, _LOWEST = 34, 236
 
 
 def flow_chart(counts: Fates, *, title: str) -> Markup:
@@ -282,7 +302,7 @@ def flow_chart(counts: Fates, *, title: str) -> Markup:
     ends = {fate: sum(row[fate] for row in counts.values()) for fate in Fate}
     left = flow_bars({error: sum(row.values()) for error, row in counts.items()})
     right = flow_bars({fate: count for fate, count in ends.items() if count})
-    height = _ROW * max(len(left), len(right)) + 12
+    height = max(_ROW * max(len(left), len(right)) + 12, _LOWEST)
     begin, end = _FLOW_LEFT, _FLOW_WIDTH - _FLOW_RIGHT
 
     def down(place: float) -> float:
@@ -314,12 +334,20 @@ def flow_chart(counts: Fates, *, title: str) -> Markup:
         parts.append(
             Markup(
                 '<rect style="--c:{}" x="{}" y="{}" width="{}" height="{}"/>'
-                '<text text-anchor="{}" x="{}" y="{}">{}<tspan class="quiet" x="{}" dy="12">{}</tspan></text>'
+                '<text text-anchor="{}" x="{}" y="{}">{}<tspan class="quiet" dx="6">{}</tspan></text>'
             ).format(
-                colour, x, down(bar.top), _FLOW_BAR, tall, anchor, at, middle - 2, name, at,
+                colour,
+                x,
+                down(bar.top),
+                _FLOW_BAR,
+                tall,
+                anchor,
+                at,
+                middle + 4,
+                name,
                 f"{bar.count:,} · {100 * bar.count / total:.0f} %",
             )
-        )  # fmt: skip
+        )
     return Markup('<svg class="flow" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         _FLOW_WIDTH, height, title, Markup("").join(parts)
     )

@@ -17,6 +17,8 @@ from fission_grpo.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE
 from fission_grpo.report.tables import effort_table
 from fission_grpo.types import GroupKind
 
+SEEN = 0.005
+"""Share of the time below which a phase is not shown."""
 PHASE_COLOURS = dict(zip(PHASES, (GREY, BLUE, PURPLE, ORANGE, GREEN), strict=True))
 
 
@@ -37,7 +39,13 @@ def spending(run: PageRun) -> Spending:
     return Spending(
         name=run.name,
         seconds=sum(seconds.values()),
-        phases=slices({phase: (spent, PHASE_COLOURS[phase]) for phase, spent in seconds.items()}),
+        phases=slices(
+            {
+                phase: (spent, PHASE_COLOURS[phase])
+                for phase, spent in seconds.items()
+                if spent >= SEEN * sum(seconds.values())
+            }
+        ),
         sentence=" ".join(filter(None, (_tokens(sums), _simulator(run)))),
     )
 

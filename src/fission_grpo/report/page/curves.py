@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fission_grpo.report.figures import WINDOW, Curve, Series, on_one_grid, recorded, trailing_mean
+from fission_grpo.report.figures import Curve, Series, on_one_grid, recorded, trailing_mean
 from fission_grpo.report.page.charts import Chart, ChartLine
 from fission_grpo.report.results import MetricsRows
 from fission_grpo.report.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
@@ -40,19 +40,25 @@ PANELS = (
         share=True,
         note="errors that rise say: it errs because recovery pays",
     ),
-    _panel("Groups with a gradient", "%", {"exploration": "groups/alive", "fission": "fission/groups/alive"}, share=True),
+    _panel(
+        "Groups with a gradient", "%", {"exploration": "groups/alive", "fission": "fission/groups/alive"}, share=True
+    ),
     _panel("Reward by term", "unweighted", {}),
     _panel("Token entropy", "nats a token", {"entropy": "update/entropy"}, note="near 0: nothing new is sampled"),
     _panel("KL from the reference", "nats a token", {"KL": "update/kl"}),
     _panel("Gradient norm", "", {"norm": "update/grad_norm"}),
+    _panel("Log-probability gap", "nats a token", {"gap": "update/logprob_gap"}, note="between sampling and training"),
     _panel(
-        "Log-probability gap", "nats a token", {"gap": "update/logprob_gap"}, note="between sampling and training"
+        "Length of a message",
+        "tokens",
+        {"exploration": "completions/mean_length", "recoveries": "fission/completions/mean_length"},
     ),
-    _panel("Length of a message", "tokens", {"exploration": "completions/mean_length", "recoveries": "fission/completions/mean_length"}),
     _panel("Messages of a trajectory", "", {"exploration": "turns", "recoveries": "fission/turns"}),
     _panel("Trained tokens of a step", "", {"unique": "update/unique_tokens", "as separate rows": "update/raw_tokens"}),
-    _panel("Age of a corrective context", "steps", {"age": "fission/age"}, note="between its failure and its recoveries"),
-)  # fmt: skip
+    _panel(
+        "Age of a corrective context", "steps", {"age": "fission/age"}, note="between its failure and its recoveries"
+    ),
+)
 TERMS = "rewards/"
 
 
@@ -63,7 +69,7 @@ def charts_of_run(rows: MetricsRows) -> list[Chart]:
 
 
 def charts_of_arms(arms: RunsByName, colours: Mapping[str, str]) -> list[Chart]:
-    """Several runs or arms: one panel a curve, one line an arm, the mean of its runs in a band from lowest to highest."""
+    """Several runs or arms: one panel a curve, one line an arm: the mean of its runs in a band from low to high."""
     runs = [rows for found in arms.values() for rows in found]
     charts = (
         Chart(
@@ -90,7 +96,7 @@ def _with_terms(panels: Iterable[Panel], runs: Sequence[MetricsRows]) -> Iterato
 
 
 def _subtitle(curve: Curve) -> str:
-    return ", ".join(filter(None, ("%" if curve.share else curve.unit, f"mean of the last {WINDOW} steps")))
+    return "%" if curve.share else curve.unit
 
 
 def _chart_of_run(panel: Panel, rows: MetricsRows) -> Chart:

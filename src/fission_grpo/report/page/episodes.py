@@ -49,9 +49,11 @@ def _recoveries(traces: Iterable[Trace], known: Mapping[str, Trace]) -> Iterator
     for trace in traces:
         if trace["kind"] == GroupKind.FISSION and trace["error"] and trace["error"] not in UNSEEN:
             probe = Probe(
-                kind=GroupKind.FISSION, error=ErrorClass(trace["error"]), call=_failed_call(trace, known),
+                kind=GroupKind.FISSION,
+                error=ErrorClass(trace["error"]),
+                call=_failed_call(trace, known),
                 next_call_right=False,
-            )  # fmt: skip
+            )
             for trajectory in trace["trajectories"]:
                 yield episode_of(trace, trajectory, probe=probe)
 

@@ -33,9 +33,13 @@ def flow_panel(title: str, counts: Fates) -> FlowPanel:
     return FlowPanel(title=title, total=total, slices=fate_slices(counts), chart=flow_chart(counts, title=title))
 
 
-def flow_panels(arms: Sequence[EvaluatedArm]) -> list[FlowPanel]:
-    """One for each arm, its runs together."""
-    return [flow_panel(arm.name, fates(arm.records)) for arm in arms]
+def flow_panels(arms: Sequence[EvaluatedArm], *, titled: str = "") -> list[FlowPanel]:
+    """One for each arm, its runs together.
+
+    Args:
+        titled: what stands before the name of the arm, where other panels stand beside them.
+    """
+    return [flow_panel(f"{titled}, {arm.name}" if titled else arm.name, fates(arm.records)) for arm in arms]
 
 
 def recovery_tables(arms: Sequence[EvaluatedArm], *, costs: Mapping[str, str] | None = None) -> list[Markup]:

@@ -1,4 +1,4 @@
-"""The page: everything is read and counted first, then one template writes it with its style, its script and its data."""
+"""The page: all is read and counted first, then one template writes it with its style, its script and its data."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fission_grpo.report import style
+from fission_grpo.report.figures import WINDOW
 from fission_grpo.report.flow import FATE_COLOURS, FATE_NAMES
 from fission_grpo.report.page.charts import Chart, line_chart
 from fission_grpo.report.page.cost import Spending, duration
 from fission_grpo.report.page.errors import FlowPanel
+from fission_grpo.report.page.markdown import inline
 from fission_grpo.report.page.provenance import Provenance, versions
 from fission_grpo.report.page.samples import Payload, embedded
 from fission_grpo.report.page.signal import STACKS
@@ -32,6 +34,9 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+
+
+NOTHING = Markup("")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,8 @@ class Page:
     about: str
     """One line: what was trained, and how."""
     verdict: str
+    details: str = ""
+    """What else there is to say of it."""
     tiles: Sequence[Tile] = ()
     cautions: Sequence[Caution] = ()
     outcomes: Sequence[Table] = ()
@@ -65,7 +72,7 @@ class Page:
     signal_sentence: str = ""
     flows: Sequence[FlowPanel] = ()
     errors: Sequence[Table] = ()
-    glossary: Markup = Markup("")
+    glossary: Markup = NOTHING
     spending: Sequence[Spending] = ()
     costs: Sequence[Table] = ()
     sources: Sequence[Provenance] = ()
@@ -100,6 +107,8 @@ def render(page: Page, *, command: str, seed: int) -> str:
         points=embedded([chart.points for chart in page.charts]),
         words=embedded(_words()),
         duration=duration,
+        inline=inline,
+        window=WINDOW,
     )
 
 

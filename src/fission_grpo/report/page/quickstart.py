@@ -53,7 +53,7 @@ from fission_grpo.report.summary import (
     glance_table,
     load_evaluations,
 )
-from fission_grpo.report.tables import comparisons_table, groups_table, metrics_table, points
+from fission_grpo.report.tables import Costs, comparisons_table, groups_table, metrics_table, points
 
 PART_TITLES: Mapping[str, str] = {
     "mixed": "Fixed-error probe, all kinds of errors",
@@ -84,19 +84,11 @@ def page_of_quickstart(results: Results, *, samples: int, seed: int) -> Page:
         outcomes=[
             Table(title="On the held-out episodes", body=rates_of(arms, (FINAL, ERR, FIRST_ATTEMPT))),
             Table(title="At a glance", body=html_of(glance_table(arms, probes, macros.by_tool, costs))),
-            Table(title="What the arms are", body=html_of(arms_glossary(arm.name for arm in arms)), folded=True),
-            Table(title="How far runs lie apart", body=html_of(spread_table(run_values(arms, probes), costs=costs)), folded=True),
-            *(
-                Table(title=f"Paired differences: {part}", body=html_of(comparisons_table(ones, costs=costs)), folded=True)
-                for part, ones in comparisons.items()
-                if ones
-            ),
-            Table(title="All metrics: held-out episodes", body=html_of(metrics_table(arms, EPISODE_METRICS)), folded=True),
-            *(
-                Table(title=f"All metrics: {title}", body=html_of(metrics_table(probes[part], PROBE_METRICS)), folded=True)
-                for part, title in PART_TITLES.items()
-                if any(arm.records for arm in probes[part])
-            ),
+            *_folded("What the arms are", arms_glossary(arm.name for arm in arms)),
+            *_folded("How far runs lie apart", spread_table(run_values(arms, probes), costs=costs)),
+            *_paired_tables(comparisons, costs),
+            *_folded("All metrics: held-out episodes", metrics_table(arms, EPISODE_METRICS)),
+            *_probe_tables(probes),
         ],
         charts=charts_of_arms(curves, arm_colours(curves)),
         legend=arm_colours(curves),
@@ -115,9 +107,29 @@ def page_of_quickstart(results: Results, *, samples: int, seed: int) -> Page:
         ],
         sources=[provenance(run) for run in runs],
         payload=payload_of(
-            [run for run in runs if run.traces], list(_episodes(runs, comparisons[EPISODES], pair)), samples=samples, seed=seed
+            [run for run in runs if run.traces],
+            list(_episodes(runs, comparisons[EPISODES], pair)),
+            samples=samples,
+            seed=seed,
         ),
-    )  # fmt: skip
+    )
+
+
+def _folded(title: str, markdown: str) -> Iterator[Table]:
+    yield Table(title=title, body=html_of(markdown), folded=True)
+
+
+def _paired_tables(comparisons: Mapping[str, Sequence[Comparison]], costs: Costs) -> Iterator[Table]:
+    for part, ones in comparisons.items():
+        if ones:
+            yield from _folded(f"Paired differences: {part}", comparisons_table(ones, costs=costs))
+
+
+def _probe_tables(probes: Mapping[str, Sequence[EvaluatedArm]]) -> Iterator[Table]:
+    for part, title in PART_TITLES.items():
+        if any(arm.records for arm in probes[part]):
+            metrics = EPISODE_METRICS if part == "transfer" else PROBE_METRICS
+            yield from _folded(f"All metrics: {title}", metrics_table(probes[part], metrics))
 
 
 def headline_pair(episodes: Sequence[Comparison]) -> tuple[str, ...]:

@@ -23,7 +23,6 @@ from fission_grpo.report.page.change import RunChange, Shift, run_change
 from fission_grpo.report.page.charts import Estimated, rates_chart
 from fission_grpo.report.page.cost import budget, effort, spending
 from fission_grpo.report.page.curves import charts_of_arms, charts_of_run
-from fission_grpo.report.page.episodes import exploration_episodes
 from fission_grpo.report.page.errors import FlowPanel, flow_panel, flow_panels, glossary, recovery_tables
 from fission_grpo.report.page.markdown import html_of
 from fission_grpo.report.page.page import Page, Table
@@ -34,13 +33,13 @@ from fission_grpo.report.page.sources import PageRun
 from fission_grpo.report.page.verdict import (
     Caution,
     Tile,
-    comparison_sentence,
+    comparison_sentences,
     comparison_tiles,
+    difference_text,
     evaluation_cautions,
     evaluation_sentence,
     evaluation_tiles,
     few_runs,
-    interval_text,
     main_part,
     ordered,
     settings_text,
@@ -66,13 +65,16 @@ def page_of_runs(runs: Sequence[PageRun], *, samples: int, seed: int) -> Page:
     trained = [run for run in runs if run.rows]
     comparison = _comparison(evaluated) if len(evaluated) > 1 else None
     arms = _arms(evaluated)
-    sentence, tiles = _verdict(runs, evaluated, changes, comparison)
-    training_records = [record for run in trained for record in exploration_episodes(run.traces)]
+    sentences, tiles = _verdict(runs, evaluated, changes, comparison)
+    explored = [record for change in changes.values() if change for end in change.ends for record in end.records]
     return Page(
         title=" · ".join(run.name for run in runs),
         kind=_kind(runs, trained),
-        about="; ".join(f"{run.name}: {words}" for run in runs if (words := settings_text(run.settings))),
-        verdict=sentence,
+        about="; ".join(
+            f"{run.name}: {words}" if len(runs) > 1 else words for run in runs if (words := settings_text(run.settings))
+        ),
+        verdict=sentences[0],
+        details=" ".join(sentences[1:]),
         tiles=tiles,
         cautions=_cautions(runs, evaluated, changes),
         outcomes=[*_shifts(changes), *_outcomes(evaluated, arms, comparison)],
@@ -84,14 +86,16 @@ def page_of_runs(runs: Sequence[PageRun], *, samples: int, seed: int) -> Page:
             for run in trained
             if run.traces
         ),
-        flows=[*_training_flows(changes), *flow_panels(arms)],
-        errors=_error_tables(arms, trained),
-        glossary=glossary([*(record for arm in arms for record in arm.records), *training_records]),
+        flows=[*_training_flows(changes), *flow_panels(arms, titled="Evaluation" if trained else "")],
+        errors=_error_tables(arms, changes),
+        glossary=glossary([*(record for arm in arms for record in arm.records), *explored]),
         spending=[spending(run) for run in trained],
         costs=_cost_tables(arms, trained),
         sources=[provenance(run) for run in runs],
-        payload=payload_of([run for run in trained if run.traces], _episodes(evaluated, comparison), samples=samples, seed=seed),
-    )  # fmt: skip
+        payload=payload_of(
+            [run for run in trained if run.traces], _episodes(evaluated, comparison), samples=samples, seed=seed
+        ),
+    )
 
 
 def _kind(runs: Sequence[PageRun], trained: Sequence[PageRun]) -> str:
@@ -110,10 +114,11 @@ def _verdict(
     evaluated: Sequence[PageRun],
     changes: Mapping[str, RunChange | None],
     comparison: RunComparison | None,
-) -> tuple[str, list[Tile]]:
-    if comparison is not None:
-        return comparison_sentence(comparison), comparison_tiles(comparison)
+) -> tuple[list[str], list[Tile]]:
+    """The headline, and what follows it."""
     sentences, tiles = [], []
+    if comparison is not None:
+        sentences, tiles, evaluated = comparison_sentences(comparison), comparison_tiles(comparison), ()
     for run in evaluated:
         records = run.parts[main_part(run.parts)]
         sentences.append(evaluation_sentence(run.name, records))
@@ -124,7 +129,7 @@ def _verdict(
             tiles += [] if tiles else training_tiles(run, change)
     if not sentences:
         sentences = [f"{run.name} has made {run.steps} steps; there are no traces to judge it by." for run in runs]
-    return " ".join(sentences), tiles
+    return sentences, tiles
 
 
 def _cautions(
@@ -151,6 +156,9 @@ def _arms(evaluated: Sequence[PageRun]) -> list[EvaluatedArm]:
     return [EvaluatedArm(name=run.name, runs={0: run.parts[part]}) for run in evaluated if run.parts.get(part)]
 
 
+FIRST_TO_LAST = "from the first steps to the last"
+
+
 def _shifts(changes: Mapping[str, RunChange | None]) -> Iterator[Table]:
     for name, change in changes.items():
         if change is not None:
@@ -159,21 +167,21 @@ def _shifts(changes: Mapping[str, RunChange | None]) -> Iterator[Table]:
             rows += [_shift_row(f"{recoveries} ↑", change.recoveries)] if change.recoveries.counted else []
             header = ["While training", f"first {change.window} steps", f"last {change.window} steps", "difference"]
             yield Table(
-                title=f"{name}: from the first steps to the last" if len(changes) > 1 else "From the first steps to the last",
+                title=f"{name}: {FIRST_TO_LAST}" if len(changes) > 1 else FIRST_TO_LAST.capitalize(),
                 body=html_of(markdown_table(header, rows)),
-                note="On the trajectories that training explored, with sampling; intervals by bootstrap over groups, of a "
-                "difference by Newcombe's hybrid. First and last steps meet different tasks.",
-            )  # fmt: skip
+                note="On the trajectories that training explored, with sampling; intervals by bootstrap over groups, of "
+                "a difference by Newcombe's hybrid. First and last steps meet different tasks.",
+            )
 
 
 def _shift_row(heading: str, one: Shift) -> list[str]:
-    return [heading, str(one.before), str(one.after), interval_text(one) if one.counted else "-"]
+    return [heading, str(one.before), str(one.after), difference_text(one) if one.counted else "-"]
 
 
 def _outcomes(
     evaluated: Sequence[PageRun], arms: Sequence[EvaluatedArm], comparison: RunComparison | None
 ) -> Iterator[Table]:
-    if arms:
+    if len(arms) > 1:
         yield Table(title="In the evaluation", body=rates_of(arms, (FINAL, ERR, FIRST_ATTEMPT)))
     for one in comparison.contrasts if comparison else ():
         title = PART_TITLES.get(one.part, one.part)
@@ -237,21 +245,23 @@ def _training_flows(changes: Mapping[str, RunChange | None]) -> Iterator[FlowPan
             yield flow_panel(f"{name}: {title}" if len(changes) > 1 else f"Training, {title}", counts)
 
 
-def _error_tables(arms: Sequence[EvaluatedArm], trained: Sequence[PageRun]) -> list[Table]:
+def _error_tables(arms: Sequence[EvaluatedArm], changes: Mapping[str, RunChange | None]) -> list[Table]:
     found = []
     if arms:
-        for title, body in zip(("by class of error", "by tool"), recovery_tables(arms), strict=True):
+        for title, body in zip(BY, recovery_tables(arms), strict=True):
             found.append(Table(title=f"Evaluation: recovery {title}", body=body))
-    ends = [
-        EvaluatedArm(name=run.name, runs={0: tuple(exploration_episodes(run.traces))}) for run in trained if run.traces
-    ]
-    if ends and any(record.erred for arm in ends for record in arm.records):
-        for title, body in zip(("by class of error", "by tool"), recovery_tables(ends), strict=True):
-            note = "Over all steps; trajectories of one group share a task, so intervals are somewhat narrow."
-            found.append(
-                Table(title=f"Training: solved after an error, {title}", body=body, note=note, folded=bool(arms))
-            )
+    for name, change in changes.items():
+        if change is not None and not change.single_messages:
+            note = "Trajectories of one group share a task, so these intervals are somewhat narrow."
+            where = f"{name}, training" if len(changes) > 1 else "Training"
+            for way, body in zip(BY, recovery_tables(change.ends), strict=True):
+                title = f"{where}: solved after an error, {way}"
+                found.append(Table(title=title, body=body, note=note, folded=bool(arms)))
     return found
+
+
+BY = ("by class of error", "by tool")
+"""What recovery is split by, in the order of `recovery_tables`."""
 
 
 def _cost_tables(arms: Sequence[EvaluatedArm], trained: Sequence[PageRun]) -> list[Table]:
@@ -269,15 +279,10 @@ def _episodes(evaluated: Sequence[PageRun], comparison: RunComparison | None) ->
     for run in evaluated:
         for part, records in run.parts.items():
             if records:
-                contrasts = [
-                    one
-                    for one in (comparison.contrasts if comparison else ())
-                    if (one.part, one.treatment) == (part, run.name)
-                ]
-                sides = next(
-                    (each for one in contrasts for each in one.contrasts if each.metric.name == FINAL.name), None
-                )
-                headline = sides or (contrasts[0].headline if contrasts else None)
+                told = comparison.contrasts if comparison else ()
+                contrasts = [one for one in told if (one.part, one.treatment) == (part, run.name)]
+                each = [each for one in contrasts for each in one.contrasts if each.metric.name == FINAL.name]
+                headline = next(iter([*each, *(one.headline for one in contrasts)]), None)
                 found.append(
                     Episodes(
                         run=run.name,

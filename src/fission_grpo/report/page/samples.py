@@ -337,8 +337,9 @@ def _mark(
 ) -> None:
     """Tag the best, the worst and some by lot; of equal ones the later, which a riper policy made."""
     judged = [item for item in items if sound(item)]
-    ranked, lowest = sorted(judged, key=score), sorted(reversed(judged), key=score)
+    ranked = sorted(judged, key=score)
+    lowest = sorted(judged, key=lambda item: -score(item))[-PICKED:]
     lot = random.Random(seed).sample(judged, min(PICKED, len(judged)))
-    for tag, picked in (("best", ranked[-PICKED:]), ("worst", lowest[:PICKED]), ("random", lot)):
+    for tag, picked in (("best", ranked[-PICKED:]), ("worst", lowest), ("random", lot)):
         for item in picked:
             item["tags"].append(tag)

@@ -52,8 +52,8 @@ def group_bars(run: PageRun) -> Markup:
 def gradient_share(traces: Iterable[Trace], objective: str) -> float:
     """Share of fission groups in the advantages of all updates; NaN where there are none.
 
-    Each trajectory counts with |advantage|, times its sampled tokens where the objective weighs tokens, times the weight
-    of its group where the trace has one. What it pulled, not where: directions may cancel.
+    Each trajectory counts with |advantage|, times its sampled tokens where the objective weighs tokens, times the
+    weight of its group where the trace has one. What it pulled, not where: directions may cancel.
     """
     pull: Counter[str] = Counter()
     for trace in traces:
@@ -79,8 +79,11 @@ def signal_sentence(run: PageRun) -> str:
         return "No fission group was trained on."
     words = [f"Fission groups made up {100 * share:.0f} % of the advantage (|A|, weighed as the loss weighs it)"]
     if ages:
+        mean, oldest = sum(ages) / len(ages), max(ages)
         words.append(
-            f"their contexts were {sum(ages) / len(ages):.1f} steps old on average and {max(ages):.0f} at most"
+            f"their contexts were {mean:.1f} steps old on average, and {oldest:.1f} in the step with the oldest"
+            if oldest
+            else "their contexts were all of the same step"
         )
     observed, used = (last.get(f"fission/{name}_total") for name in ("observed", "used"))
     if observed:

@@ -82,12 +82,12 @@ def _read_run(path: Path, name: str) -> PageRun:
 
 
 def _require_something(path: Path) -> None:
-    if path.is_dir() and not any(path.glob(COMPLETE)) and not any(path.glob(f"*/{COMPLETE}")):
-        if not (path / TRACES).is_file():
-            raise ConfigError(
-                f"{path} holds nothing to report on: no metrics.jsonl of a training run, no finished evaluation, no "
-                f"{PLAN} of a quickstart; give the --output of one of them"
-            )
+    evaluated = any(path.glob(COMPLETE)) or any(path.glob(f"*/{COMPLETE}")) or (path / TRACES).is_file()
+    if path.is_dir() and not evaluated:
+        raise ConfigError(
+            f"{path} holds nothing to report on: no metrics.jsonl of a training run, no finished evaluation, no "
+            f"{PLAN} of a quickstart; give the --output of one of them"
+        )
 
 
 def _evaluation_inside(run: Path) -> Path | None:

@@ -66,7 +66,7 @@ class Caution:
 
 def percent(share: Share) -> str:
     """`42.1 %`, or a dash where nothing was counted."""
-    return f"{100 * share.value:.1f} %" if share.total else "–"
+    return f"{100 * share.value:.1f} %" if share.total else "-"
 
 
 def counted(share: Share) -> str:
@@ -106,6 +106,12 @@ def interval_text(one: Shift) -> str:
     """The difference with its interval and what that settles."""
     low, high = 100 * one.interval.low, 100 * one.interval.high
     return f"{100 * one.difference:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}, {one.judgement}"
+
+
+def difference_text(one: Shift) -> str:
+    """The same for a cell of a table."""
+    low, high = 100 * one.interval.low, 100 * one.interval.high
+    return f"{100 * one.difference:+.1f} [{low:+.1f}, {high:+.1f}] points, {one.judgement}"
 
 
 def training_tiles(run: PageRun, change: RunChange | None) -> list[Tile]:
@@ -180,7 +186,7 @@ def _feedback(run: PageRun) -> Iterator[Caution]:
     if leaked := leaks[Leakage.LEAKED]:
         yield Caution(
             title="Leaks",
-            text=f"{leaked:,} of {len(given):,} feedback texts gave the answer away; each was replaced before training.",
+            text=f"{leaked:,} of {len(given):,} feedback texts gave the answer away and were replaced.",
         )
     elif given and leaks[Leakage.BLIND] + leaks[Leakage.CLEAN] == len(given):
         seen = f"{leaks[Leakage.CLEAN]:,} were checked against the reference" if leaks[Leakage.CLEAN] else ""
@@ -253,15 +259,13 @@ def main_part(parts: Mapping[str, Sequence[EpisodeRecord]]) -> str:
 
 def evaluation_sentence(name: str, records: Sequence[EpisodeRecord]) -> str:
     """Success, and what follows an error."""
-    final, recovery, next_call = (estimate(metric, records) for metric in (FINAL, ERR, NCR))
-    repeat = estimate(REPEAT, records)
+    final, recovery = (estimate(metric, records) for metric in (FINAL, ERR))
     solved = f"{name} solved {percent(final)} of {final.total:,} episodes (95 % interval {_interval(final)})"
     if not recovery.total:
         return f"{solved}; none of its messages failed, so nothing can be said of recovery."
     return (
         f"{solved}, and {percent(recovery)} of the {recovery.total:,} in which one of its messages had failed "
-        f"({_interval(recovery)}); the next step after an error was clean in {percent(next_call)} of the cases, and "
-        f"the same call again, word for word, in {percent(repeat)}."
+        f"({_interval(recovery)})."
     )
 
 
@@ -297,9 +301,9 @@ def evaluation_cautions(name: str, records: Sequence[EpisodeRecord]) -> list[Cau
 # Comparisons
 
 
-def comparison_sentence(comparison: RunComparison) -> str:
-    """Each run against the first, on the part that a headline is about."""
-    return " ".join(_contrast_sentence(one) for one in _headline_parts(comparison))
+def comparison_sentences(comparison: RunComparison) -> list[str]:
+    """Each run against the first, on the part that a headline is about; the last run's comes first."""
+    return [_contrast_sentence(one) for one in reversed([*_headline_parts(comparison)])]
 
 
 def _headline_parts(comparison: RunComparison) -> Iterator[PartContrast]:

@@ -88,7 +88,10 @@ const tone = (item) => (void_(item) ? "void" : item.ok ? "ok" : "bad");
 const mark = (item) => (void_(item) ? "–" : item.ok ? "✓" : "✗");
 const callsOf = (item) => item.turns.map((turn) => strings[turn[1]]).join(" → ") || "(nothing)";
 const className = (error) => words.classes[error] || error;
-const signed = (value) => (value > 0 ? "+" : value < 0 ? "−" : "±") + Math.abs(value).toFixed(2);
+function signed(value) {
+  const size = Math.abs(value).toFixed(2);
+  return (size === "0.00" ? "±" : value > 0 ? "+" : "−") + size;
+}
 const isReward = (item) => item.reward !== undefined && item.reward !== null;
 
 // One trajectory, to be read
@@ -480,6 +483,7 @@ if (list) {
     }
   });
   sift();
+  if (found.length) select(0);
 
   // `report.html#item-12` opens a sample, so that a line in a mail can point at one.
   const linked = () => {
