@@ -154,7 +154,7 @@ def _line(frame: Frame, one: ChartLine) -> Markup:
     if one.faint:
         parts.append(Markup('<polyline class="faint" points="{}"/>').format(_points(frame, one.steps, one.faint)))
     parts.append(Markup('<polyline class="line" points="{}"/>').format(_points(frame, one.steps, one.values)))
-    return Markup('<g style="--c:{}">{}</g>').format(one.colour, Markup("").join(parts))
+    return Markup('<g data-name="{}" style="--c:{}">{}</g>').format(one.name, one.colour, Markup("").join(parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +235,7 @@ class Estimated:
     share: Share
 
 
-_RATE_WIDTH, _RATE_LEFT, _RATE_RIGHT, _RATE_ROW = 420, 152, 128, 25
+_RATE_WIDTH, _RATE_LEFT, _RATE_RIGHT, _RATE_ROW = 440, 152, 148, 25
 
 
 def rates_chart(rows: Sequence[Estimated], *, title: str) -> Markup:
@@ -290,7 +290,7 @@ def rates_chart(rows: Sequence[Estimated], *, title: str) -> Markup:
     )
 
 
-_FLOW_WIDTH, _FLOW_LEFT, _FLOW_RIGHT, _FLOW_BAR = 660, 232, 152, 10
+_FLOW_WIDTH, _FLOW_LEFT, _FLOW_RIGHT, _FLOW_BAR = 700, 268, 152, 10
 _ROW, _LOWEST = 34, 236
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -42,16 +42,15 @@ def flow_panels(arms: Sequence[EvaluatedArm], *, titled: str = "") -> list[FlowP
     return [flow_panel(f"{titled}, {arm.name}" if titled else arm.name, fates(arm.records)) for arm in arms]
 
 
-def recovery_tables(arms: Sequence[EvaluatedArm], *, costs: Mapping[str, str] | None = None) -> list[Markup]:
-    """Recovery by class and by tool, as in `summary.md`."""
+def recovery_tables(arms: Sequence[EvaluatedArm]) -> list[Markup]:
+    """Recovery by class and by tool, as in `summary.md`; what was spent stands elsewhere on the page."""
     runs: list[Sequence[EpisodeRecord]] = [run for arm in arms for run in arm.runs.values()]
-    by_class = macro_table(recovery_by_class(runs), arms, error_name, costs=costs or {})
-    by_tool = macro_table(recovery_by_tool(runs), arms, lambda tool: f"`{tool}`", costs=costs or {})
-    return [html_of(_without_costs(table) if costs is None else table) for table in (by_class, by_tool)]
+    by_class = macro_table(recovery_by_class(runs), arms, error_name, costs={})
+    by_tool = macro_table(recovery_by_tool(runs), arms, lambda tool: f"`{tool}`", costs={})
+    return [html_of(_without_costs(table)) for table in (by_class, by_tool)]
 
 
 def _without_costs(table: str) -> str:
-    """Where nothing is known of costs, the row that would say so is left out."""
     return "\n".join(line for line in table.split("\n") if not line.startswith("| *Spent by a run*"))
 
 

@@ -68,6 +68,8 @@ class Page:
     charts: Sequence[Chart] = ()
     legend: Mapping[str, str] = field(default_factory=dict)
     """Colour by name, where all panels share one."""
+    shown: Sequence[str] = ()
+    """Names in the legend whose lines are shown at first; all of them, unless given."""
     signal: Sequence[Table] = ()
     signal_sentence: str = ""
     flows: Sequence[FlowPanel] = ()

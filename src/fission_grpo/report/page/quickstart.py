@@ -72,7 +72,7 @@ def page_of_quickstart(results: Results, *, samples: int, seed: int) -> Page:
     comparisons = arm_comparisons(arms, probes, macros)
     curves = {arm: [read_metrics(results.run(arm, one).metrics) for one in results.seeds] for arm in results.arms}
     costs = arm_costs(results, curves)
-    pair = headline_pair(comparisons[EPISODES])
+    pair, colours = headline_pair(comparisons[EPISODES]), arm_colours(arm.name for arm in arms)
     runs = [_run(results, arm, evaluations[arm][results.seeds[0]]) for arm in pair]
     return Page(
         title=results.folder.resolve().name,
@@ -82,7 +82,7 @@ def page_of_quickstart(results: Results, *, samples: int, seed: int) -> Page:
         tiles=list(_tiles(comparisons[EPISODES], pair)),
         cautions=_cautions(results, runs, arms),
         outcomes=[
-            Table(title="On the held-out episodes", body=rates_of(arms, (FINAL, ERR, FIRST_ATTEMPT))),
+            Table(title="On the held-out episodes", body=rates_of(arms, (FINAL, ERR, FIRST_ATTEMPT), colours)),
             Table(title="At a glance", body=html_of(glance_table(arms, probes, macros.by_tool, costs))),
             *_folded("What the arms are", arms_glossary(arm.name for arm in arms)),
             *_folded("How far runs lie apart", spread_table(run_values(arms, probes), costs=costs)),
@@ -90,14 +90,15 @@ def page_of_quickstart(results: Results, *, samples: int, seed: int) -> Page:
             *_folded("All metrics: held-out episodes", metrics_table(arms, EPISODE_METRICS)),
             *_probe_tables(probes),
         ],
-        charts=charts_of_arms(curves, arm_colours(curves)),
-        legend=arm_colours(curves),
+        charts=charts_of_arms(curves, colours),
+        legend={arm: colours[arm] for arm in curves},
+        shown=pair,
         signal=list(_signal(results, runs)),
         signal_sentence=" ".join(f"{run.name}: {signal_sentence(run)}" for run in runs if run.traces),
         flows=flow_panels([arm for arm in arms if not pair or arm.name in (pair[0], pair[1], arms[0].name)]),
         errors=[
-            Table(title=f"Recovery {title}", body=body)
-            for title, body in zip(("by class of error", "by tool"), recovery_tables(arms, costs=costs), strict=True)
+            Table(title=f"Recovery {title}", body=body, folded=title == "by tool")
+            for title, body in zip(("by class of error", "by tool"), recovery_tables(arms), strict=True)
         ],
         glossary=glossary([record for arm in arms for record in arm.records]),
         spending=[spending(run) for run in runs],

@@ -169,8 +169,8 @@ def _shifts(changes: Mapping[str, RunChange | None]) -> Iterator[Table]:
             yield Table(
                 title=f"{name}: {FIRST_TO_LAST}" if len(changes) > 1 else FIRST_TO_LAST.capitalize(),
                 body=html_of(markdown_table(header, rows)),
-                note="On the trajectories that training explored, with sampling; intervals by bootstrap over groups, of "
-                "a difference by Newcombe's hybrid. First and last steps meet different tasks.",
+                note="On the trajectories that training explored, with sampling; intervals by bootstrap over groups, "
+                "of a difference by Newcombe's hybrid. First and last steps meet different tasks.",
             )
 
 
@@ -182,7 +182,8 @@ def _outcomes(
     evaluated: Sequence[PageRun], arms: Sequence[EvaluatedArm], comparison: RunComparison | None
 ) -> Iterator[Table]:
     if len(arms) > 1:
-        yield Table(title="In the evaluation", body=rates_of(arms, (FINAL, ERR, FIRST_ATTEMPT)))
+        colours = arm_colours(arm.name for arm in arms)
+        yield Table(title="In the evaluation", body=rates_of(arms, (FINAL, ERR, FIRST_ATTEMPT), colours))
     for one in comparison.contrasts if comparison else ():
         title = PART_TITLES.get(one.part, one.part)
         yield Table(
@@ -208,9 +209,8 @@ def metrics_for(records: Sequence[EpisodeRecord]) -> Sequence[Metric]:
     return BENCHMARK_METRICS if category_of(records[0]) else EPISODE_METRICS
 
 
-def rates_of(arms: Sequence[EvaluatedArm], metrics: Sequence[Metric]) -> Markup:
+def rates_of(arms: Sequence[EvaluatedArm], metrics: Sequence[Metric], colours: Mapping[str, str]) -> Markup:
     """One chart a metric, one row an arm."""
-    colours = arm_colours(arm.name for arm in arms)
     charts = [
         Markup('<figure class="rate"><figcaption>{}</figcaption>{}</figure>').format(
             metric.heading,

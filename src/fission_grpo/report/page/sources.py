@@ -17,6 +17,7 @@ from fission_grpo.evaluation.records import TRACES
 from fission_grpo.files import read_json, read_jsonl
 from fission_grpo.report.arms import ARM_WORDS
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, MetricsRows, Results
+from fission_grpo.report.summary import ALIKE
 from fission_grpo.run.folder import RunFolder
 
 Trace = Mapping[str, Any]
@@ -125,7 +126,7 @@ def is_quickstart(path: Path) -> bool:
 
 
 def read_quickstart(folder: Path) -> Results:
-    """The arms of a quickstart that have been evaluated, in the order of the glossary, and the seeds that all have.
+    """The arms of a quickstart that have been evaluated, the compared ones first, and the seeds that all have.
 
     Raises:
         ConfigError: no arm, or not the warm start, has been evaluated yet.
@@ -142,7 +143,8 @@ def read_quickstart(folder: Path) -> Results:
             f"{folder} holds a quickstart that is not finished: "
             f"{', '.join(sorted(seeds)) or 'no arm'} evaluated; go on with: fission quickstart --output {folder}"
         )
-    words = list(ARM_WORDS)
+    compared = next((pair for pair in ALIKE if set(pair) <= seeds.keys()), ())
+    words = [*compared, *ARM_WORDS]
     ordered = sorted(seeds, key=lambda arm: (words.index(arm) if arm in words else len(words), arm))
     shared = sorted(set.intersection(*seeds.values()))
     if not shared:

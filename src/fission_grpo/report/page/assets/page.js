@@ -68,7 +68,8 @@ for (const figure of document.querySelectorAll("figure[data-chart]")) {
     cursor.setAttribute("x1", at);
     cursor.setAttribute("x2", at);
     cursor.removeAttribute("hidden");
-    const told = lines.map((line) => [line.name, line.y[line.x.indexOf(step)]]).filter(([, value]) => value !== undefined);
+    const seen = (line) => !svg.querySelector(`g[data-name="${CSS.escape(line.name)}"]`)?.hasAttribute("hidden");
+    const told = lines.filter(seen).map((line) => [line.name, line.y[line.x.indexOf(step)]]).filter(([, value]) => value !== undefined);
     reading.textContent = `step ${step}: ` + told.map(([name, value]) => (lines.length > 1 ? `${name} ${value}` : value)).join(", ");
   });
   svg.addEventListener("pointerleave", () => {
@@ -76,6 +77,20 @@ for (const figure of document.querySelectorAll("figure[data-chart]")) {
     reading.textContent = "";
   });
 }
+
+const switches = [...document.querySelectorAll("[data-line]")];
+function showLines() {
+  const off = new Set(switches.filter((one) => one.getAttribute("aria-pressed") === "false").map((one) => one.dataset.line));
+  for (const line of document.querySelectorAll("g[data-name]")) line.toggleAttribute("hidden", off.has(line.dataset.name));
+  return off;
+}
+for (const one of switches) {
+  one.addEventListener("click", () => {
+    one.setAttribute("aria-pressed", String(one.getAttribute("aria-pressed") === "false"));
+    showLines();
+  });
+}
+if (switches.length) showLines();
 
 // What a trajectory or an episode is called, and how it looks in a line
 
