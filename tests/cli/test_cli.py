@@ -95,7 +95,7 @@ def test_fission_alone_shows_what_is_needed_first_and_how_to_see_the_rest() -> N
     result = fission()
     assert result.exit_code == 0
     shown = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("  fission ")]
-    assert shown == ["quickstart", "train", "eval", "compare", "doctor"]
+    assert shown == ["quickstart", "train", "eval", "compare", "report", "doctor"]
     assert "fission --help shows all commands" in result.stdout
     assert "..." not in result.stdout  # no description is cut off
 
