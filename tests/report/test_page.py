@@ -336,8 +336,13 @@ def test_a_comparison_names_what_was_fixed_and_what_was_broken(tmp_path: Path) -
         Evaluation(episodes=episodes(letters)).save(tmp_path / name)
     done, page = written(tmp_path / "before", tmp_path / "after")
     assert done.kind == "Comparison of 2"
-    assert "error recovery" in done.verdict.lower()
-    assert " of after is 50.0 % and of before 0.0 %: +50.0 " in done.verdict
+    assert done.verdict.startswith(
+        "On the 12 entries that both played, after solved 25.0 % and before 25.0 %: +0.0 points "
+    )
+    assert (
+        "; of those in which one of its own messages had failed, after got 50.0 % right and before 0.0 %: +50.0 "
+        in (done.verdict)
+    )
     data = payload(page)
     tags = {tag: sum(tag in item["tags"] for item in data["items"]) for tag in ("fixed", "broken")}
     assert tags == {"fixed": 3, "broken": 3}

@@ -92,10 +92,16 @@ def _call(block: str) -> str:
         return " ".join(block.split())
 
 
-def request_of(prompt: str) -> str:
-    """The last words of the user; the end of the prompt where the template is not ChatML."""
+def last_words(prompt: str) -> str:
+    """What the user said last; the whole prompt where the template is not ChatML, or no template is in it."""
     users = _USER.findall(prompt)
-    return " ".join((users[-1] if users else _SPECIAL.sub(" ", prompt)[-200:]).split())
+    return str(users[-1]) if users else prompt
+
+
+def _request(prompt: str) -> str:
+    """On one line; only its end where there is more than the user's words."""
+    words = last_words(prompt)
+    return " ".join((words if words is not prompt else _SPECIAL.sub(" ", prompt)[-200:]).split())
 
 
 def _branch(trajectory: Mapping[str, Any]) -> Branch:
@@ -115,7 +121,7 @@ def _tree(group: Mapping[str, Any], fission_group: Mapping[str, Any]) -> Fission
         task=str(group["task"]),
         step=group["step"],
         fission_step=fission_group["step"],
-        request=request_of(group["prompt"]),
+        request=_request(group["prompt"]),
         branches=tuple(map(_branch, group["trajectories"])),
         failed=parent["trajectory"],
         failed_turn=parent["turn"],

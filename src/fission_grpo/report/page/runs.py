@@ -77,7 +77,7 @@ def page_of_runs(runs: Sequence[PageRun], *, samples: int, seed: int) -> Page:
         details=" ".join(sentences[1:]),
         tiles=tiles,
         cautions=_cautions(runs, evaluated, changes),
-        outcomes=[*_shifts(changes), *_outcomes(evaluated, arms, comparison)],
+        outcomes=[*_contrasts(arms, comparison), *_shifts(changes), *_all_metrics(evaluated)],
         charts=charts_of_run(trained[0].rows) if len(trained) == 1 else charts_of_arms(*_curves(trained)),
         legend={} if len(trained) < 2 else arm_colours(run.name for run in trained),
         signal=list(_signal(trained)),
@@ -123,9 +123,10 @@ def _verdict(
         records = run.parts[main_part(run.parts)]
         sentences.append(evaluation_sentence(run.name, records))
         tiles += evaluation_tiles(records)
-    for run in runs:
+    for run in runs if comparison is None else ():
         if change := changes[run.name]:
-            sentences.append(training_sentence(run, change))
+            told = training_sentence(run, change)
+            sentences.append(f"{run.name}: {told[0].lower()}{told[1:]}" if len(runs) > 1 else told)
             tiles += [] if tiles else training_tiles(run, change)
     if not sentences:
         sentences = [f"{run.name} has made {run.steps} steps; there are no traces to judge it by." for run in runs]
@@ -136,7 +137,7 @@ def _cautions(
     runs: Sequence[PageRun], evaluated: Sequence[PageRun], changes: Mapping[str, RunChange | None]
 ) -> list[Caution]:
     several = len(runs) > 1
-    found = few_runs(1) if several else []
+    found = few_runs(1) if several and any(run.rows for run in runs) else []
     for run in runs:
         if run.rows:
             for one in training_cautions(run, changes[run.name]):
@@ -178,9 +179,7 @@ def _shift_row(heading: str, one: Shift) -> list[str]:
     return [heading, str(one.before), str(one.after), difference_text(one) if one.counted else "-"]
 
 
-def _outcomes(
-    evaluated: Sequence[PageRun], arms: Sequence[EvaluatedArm], comparison: RunComparison | None
-) -> Iterator[Table]:
+def _contrasts(arms: Sequence[EvaluatedArm], comparison: RunComparison | None) -> Iterator[Table]:
     if len(arms) > 1:
         colours = arm_colours(arm.name for arm in arms)
         yield Table(title="In the evaluation", body=rates_of(arms, (FINAL, ERR, FIRST_ATTEMPT), colours))
@@ -192,6 +191,9 @@ def _outcomes(
             note=f"{verdict_of(one.headline)} {noise_statement(one.headline, one.paired)}",
             folded=one.part not in ("episodes", "benchmark"),
         )
+
+
+def _all_metrics(evaluated: Sequence[PageRun]) -> Iterator[Table]:
     parts = dict.fromkeys(part for run in evaluated for part, records in run.parts.items() if records)
     for part in parts:
         named = [EvaluatedArm(name=run.name, runs={0: run.parts[part]}) for run in evaluated if run.parts.get(part)]

@@ -18,7 +18,7 @@ from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.report.page.episodes import episode_of
 from fission_grpo.report.page.sources import PageRun, Trace
 from fission_grpo.report.page.vocabulary import Vocabulary
-from fission_grpo.report.tree import fission_trees, most_telling, readable, request_of
+from fission_grpo.report.tree import fission_trees, last_words, most_telling, readable
 from fission_grpo.types import GroupKind
 
 SAMPLES = 2000
@@ -195,7 +195,7 @@ def _group(
         "step": trace["step"],
         "kind": str(trace["kind"]),
         "task": payload.text(str(trace["task"])),
-        "request": payload.text(request_of(trace["prompt"])),
+        "request": payload.text(last_words(trace["prompt"])),
         "prompt": vocabulary.places(trace["prompt_ids"]) if vocabulary else [],
         "parent": None
         if parent is None or str(parent["group"]) not in places

@@ -314,22 +314,27 @@ def _headline_parts(comparison: RunComparison) -> Iterator[PartContrast]:
 
 
 def _contrast_sentence(one: PartContrast) -> str:
+    """The headline of the part, and recovery where that is another."""
     by_name = {each.metric.name: each for each in one.contrasts}
-    told = [
-        one.headline,
-        *(by_name[name] for name in ("err",) if name in by_name and by_name[name] is not one.headline),
-    ]
+    recovery = by_name.get(ERR.name)
+    told = [one.headline, *([recovery] if recovery and recovery is not one.headline else [])]
     words = "; ".join(_told(each, one) for each in told)
     return f"On the {one.paired.entries} entries that both played, {words}."
 
 
 def _told(each: Contrast, one: PartContrast) -> str:
     settled = each.p_value is not None and each.p_value < 0.05 and each.interval.excludes_zero
-    return (
-        f"{each.title.lower() if each.metric.name == 'final' else each.title} of {one.treatment} is "
-        f"{percent(each.after)} and of {one.baseline} {percent(each.before)}: {points(each)} points, "
-        f"{judgement(each, settled=settled)}"
-    )
+    after, before = percent(each.after), percent(each.before)
+    sides = {
+        FINAL.name: f"{one.treatment} solved {after} and {one.baseline} {before}",
+        ERR.name: f"of those in which one of its own messages had failed, {one.treatment} got {after} right and "
+        f"{one.baseline} {before}",
+    }.get(each.metric.name, f"{each.title} of {one.treatment} is {after} and of {one.baseline} {before}")
+    if math.isnan(each.difference):
+        return f"{sides}: nothing to compare"
+    low, high = 100 * each.interval.low, 100 * each.interval.high
+    change = f"{100 * each.difference:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+    return f"{sides}: {change}, {judgement(each, settled=settled)}"
 
 
 def comparison_tiles(comparison: RunComparison) -> list[Tile]:

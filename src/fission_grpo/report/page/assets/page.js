@@ -145,7 +145,7 @@ function prefix(group, raw) {
 function talk(item, raw) {
   const group = groupOf(item);
   const made = element("div", { class: "talk" });
-  if (group) made.append(message("user", strings[group.request], "user"), ...prefix(group, raw));
+  if (group) made.append(message("prompt", strings[group.request], "user"), ...prefix(group, raw));
   else if (item.probe) {
     made.append(message("injected error", strings[item.probe[1]], "policy failed context", badge(className(item.probe[0]), "bad")), element("div", { class: "divider" }, "the policy goes on from here"));
   }
@@ -205,7 +205,7 @@ function reader(item, index) {
   };
   views.forEach(([name], place) => tabs.append(element("button", { type: "button", onclick: () => show(place) }, name)));
   show(0);
-  const why = item.failure ? element("p", { class: "notes" }, `Failed in message ${item.failure[1] + 1}`, item.failure[0] ? ` (${className(item.failure[0])})` : "", `: ${strings[item.failure[3]]}`) : null;
+  const why = item.failure ? element("p", { class: "notes" }, `${item.ok ? "Its first error, in" : "Failed in"} message ${item.failure[1] + 1}`, item.failure[0] ? ` (${className(item.failure[0])})` : "", `: ${strings[item.failure[3]]}`) : null;
   return element("article", { class: `reader ${tone(item)}`, "data-item": index },
     element("h3", {}, element("span", { class: `badge ${item.ok ? "ok" : "bad"}` }, void_(item) ? "not judged" : item.ok ? "right" : "wrong"), taskOf(item), badge(kindOf(item)), runs.length > 1 ? badge(runOf(item)) : null, ...(item.tags || []).map((tag) => badge(tagNames[tag] || tag))),
     facts(item), why, tabs, body, sameTask(item, index));
