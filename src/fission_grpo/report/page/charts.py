@@ -13,7 +13,7 @@ from fission_grpo.evaluation.statistics import Share
 from fission_grpo.report.flow import FATE_COLOURS, FATE_NAMES, Fates, flow_bars
 from fission_grpo.report.tables import error_name
 
-WIDTH, HEIGHT = 320, 168
+CHART_WIDTH, CHART_HEIGHT = 320, 168
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 8, 22
 _TICKS = 4
 _DIGITS = 4
@@ -78,11 +78,11 @@ class Frame:
 
     def x(self, step: float) -> float:
         first, last = self.steps
-        return round(_LEFT + (step - first) / (last - first) * (WIDTH - _LEFT - _RIGHT), 1)
+        return round(_LEFT + (step - first) / (last - first) * (CHART_WIDTH - _LEFT - _RIGHT), 1)
 
     def y(self, value: float) -> float:
         low, high = self.values
-        return round(HEIGHT - _BOTTOM - (value - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM), 1)
+        return round(CHART_HEIGHT - _BOTTOM - (value - low) / (high - low) * (CHART_HEIGHT - _TOP - _BOTTOM), 1)
 
 
 def short(value: float) -> float:
@@ -108,11 +108,20 @@ def line_chart(chart: Chart) -> Markup:
     """The panel; `data-frame` lets the page translate the pointer back into a step."""
     frame = Frame.around(chart.lines)
     drawn = Markup("").join(_line(frame, one) for one in chart.lines)
-    plot = f"{_LEFT},{WIDTH - _RIGHT},{frame.steps[0]:g},{frame.steps[1]:g}"
+    plot = f"{_LEFT},{CHART_WIDTH - _RIGHT},{frame.steps[0]:g},{frame.steps[1]:g}"
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}" data-frame="{}">{}{}'
         '<line class="cursor" y1="{}" y2="{}" hidden/></svg>'
-    ).format(WIDTH, HEIGHT, f"{chart.title}: {_spoken(chart)}", plot, _axes(frame), drawn, _TOP, HEIGHT - _BOTTOM)
+    ).format(
+        CHART_WIDTH,
+        CHART_HEIGHT,
+        f"{chart.title}: {_spoken(chart)}",
+        plot,
+        _axes(frame),
+        drawn,
+        _TOP,
+        CHART_HEIGHT - _BOTTOM,
+    )
 
 
 def _spoken(chart: Chart) -> str:
@@ -128,7 +137,7 @@ def _axes(frame: Frame) -> Markup:
         value = low + place * tick
         lines.append(
             Markup('<line class="grid" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/><text x="{3}" y="{4}">{5}</text>').format(
-                _LEFT, WIDTH - _RIGHT, frame.y(value), _LEFT - 6, frame.y(value) + 3.5, tick_text(value)
+                _LEFT, CHART_WIDTH - _RIGHT, frame.y(value), _LEFT - 6, frame.y(value) + 3.5, tick_text(value)
             )
         )
     between = tick_size(last - first)
@@ -136,7 +145,7 @@ def _axes(frame: Frame) -> Markup:
     step = math.ceil(first / whole) * whole
     while step <= last:
         lines.append(
-            Markup('<text class="step" x="{}" y="{}">{}</text>').format(frame.x(step), HEIGHT - 7, f"{step:g}")
+            Markup('<text class="step" x="{}" y="{}">{}</text>').format(frame.x(step), CHART_HEIGHT - 7, f"{step:g}")
         )
         step += whole
     return Markup("").join(lines)

@@ -25,7 +25,7 @@ from fission_grpo.report.page.errors import flow_panels, glossary, recovery_tabl
 from fission_grpo.report.page.markdown import html_of
 from fission_grpo.report.page.page import Page, Table
 from fission_grpo.report.page.provenance import provenance
-from fission_grpo.report.page.runs import rates_of
+from fission_grpo.report.page.runs import PART_TITLES, rates_of
 from fission_grpo.report.page.samples import Episodes, payload_of
 from fission_grpo.report.page.signal import group_bars, signal_sentence
 from fission_grpo.report.page.sources import PageRun, read_settings_file
@@ -54,12 +54,6 @@ from fission_grpo.report.summary import (
     load_evaluations,
 )
 from fission_grpo.report.tables import Costs, comparisons_table, groups_table, metrics_table, points
-
-PART_TITLES: Mapping[str, str] = {
-    "mixed": "Fixed-error probe, all kinds of errors",
-    "precondition": "Fixed-error probe, unmet preconditions only",
-    "transfer": "An API never trained on",
-}
 
 
 def page_of_quickstart(results: Results, *, samples: int, seed: int) -> Page:
@@ -127,10 +121,10 @@ def _paired_tables(comparisons: Mapping[str, Sequence[Comparison]], costs: Costs
 
 
 def _probe_tables(probes: Mapping[str, Sequence[EvaluatedArm]]) -> Iterator[Table]:
-    for part, title in PART_TITLES.items():
-        if any(arm.records for arm in probes[part]):
+    for part, arms in probes.items():
+        if any(arm.records for arm in arms):
             metrics = EPISODE_METRICS if part == "transfer" else PROBE_METRICS
-            yield from _folded(f"All metrics: {title}", metrics_table(probes[part], metrics))
+            yield from _folded(f"All metrics: {PART_TITLES[part]}", metrics_table(arms, metrics))
 
 
 def headline_pair(episodes: Sequence[Comparison]) -> tuple[str, ...]:
