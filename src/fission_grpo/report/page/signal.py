@@ -89,7 +89,7 @@ def signal_sentence(run: PageRun) -> str:
     if observed:
         words.append(
             f"of {observed:,.0f} failures with feedback {used:,.0f} were practised, "
-            f"{last.get('fission/dropped_total', 0):,.0f} dropped as too old and "
+            f"{last.get('fission/dropped_total', 0):,.0f} pushed out of the full buffer and "
             f"{last.get('fission/duplicates_total', 0):,.0f} were duplicates"
         )
     return "; ".join(words) + "."

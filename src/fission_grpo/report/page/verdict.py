@@ -85,12 +85,11 @@ def training_sentence(run: PageRun, change: RunChange) -> str:
     own = change.shift(FINAL)
     if own is None:
         return f"In {run.steps} steps no trajectory could be judged."
-    what = "single messages of its training tasks right" if change.single_messages else "its training tasks"
+    what = "of the single messages right" if change.single_messages else "of its training tasks"
     verb = "got" if change.single_messages else "solved"
     first = (
-        f"After {run.steps} steps the policy {verb} {percent(own.after)} of {what}, up from {percent(own.before)}"
-        if own.difference > 0
-        else f"After {run.steps} steps the policy {verb} {percent(own.after)} of {what}, from {percent(own.before)}"
+        f"In the last {change.window} of its {run.steps} steps the policy {verb} {percent(own.after)} {what}, "
+        f"in the first {change.window} {percent(own.before)}"
     )
     recovery = change.shift(ERR) or (change.recoveries if change.recoveries.counted else None)
     if recovery is None:
@@ -98,7 +97,7 @@ def training_sentence(run: PageRun, change: RunChange) -> str:
     whose = "when one of its messages had failed it still got there" if change.shift(ERR) else "recoveries were right"
     return (
         f"{first} ({interval_text(own)}); {whose} in {percent(recovery.after)} of the cases, "
-        f"from {percent(recovery.before)} ({interval_text(recovery)})."
+        f"at first in {percent(recovery.before)} ({interval_text(recovery)})."
     )
 
 
