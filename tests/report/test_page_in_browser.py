@@ -126,6 +126,19 @@ def test_trees_turn_by_keys_and_show_which_tokens_are_in_the_loss(browser: Brows
     assert browser.console() == []
 
 
+def test_names_switch_lines_on_and_off(browser: Browser, tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, [one for step in range(3) for one in family(step)]) for name in ("one", "two")]
+    browser.open(write_report(runs, tmp_path / "report.html", samples=10, seed=0).path)
+    charts, lines = count(browser, "figure[data-chart]"), count(browser, "g[data-name=one]")
+    assert charts == lines > 0  # each run has a line in every chart
+    click(browser, "[data-line=one]")
+    assert count(browser, "g[data-name=one]:not([hidden])") == 0
+    assert count(browser, "figure[data-chart]:not([hidden])") == charts
+    click(browser, "[data-line=two]")
+    assert count(browser, "figure[data-chart]:not([hidden])") == 0  # nothing is left in any chart
+    assert browser.console() == []
+
+
 @pytest.mark.parametrize("width", [390, 768, 1280])
 def test_nothing_is_wider_than_the_window(browser: Browser, page: Path, width: int) -> None:
     browser.devtools(

@@ -82,7 +82,7 @@ const switches = [...document.querySelectorAll("[data-line]")];
 function showLines() {
   const off = new Set(switches.filter((one) => one.getAttribute("aria-pressed") === "false").map((one) => one.dataset.line));
   for (const line of document.querySelectorAll("g[data-name]")) line.toggleAttribute("hidden", off.has(line.dataset.name));
-  return off;
+  for (const figure of document.querySelectorAll("figure[data-chart]")) figure.hidden = !figure.querySelector("g[data-name]:not([hidden])");
 }
 for (const one of switches) {
   one.addEventListener("click", () => {
