@@ -112,7 +112,7 @@ NOT_HERE: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("use_vllm", "vllm_mode", "tensor_model_parallel_size", "gpu_memory_utilization", "deepspeed", "fsdp"),
-        "sampling and training share one process for each GPU; in a script of yours TRL itself takes them, "
+        "sampling and training share one process for each GPU; in a script of yours, TRL's GRPOConfig takes them: "
         "see the page on engines",
     ),
     **dict.fromkeys(
