@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from episodes import CALL, OTHER, episode, message
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from page_runs import HOSTILE, family, fission_group, group, hostile_run, row, trajectory, write_run
 from tiny_runs import finish, tiny_run
@@ -113,11 +113,11 @@ def test_what_a_model_writes_never_becomes_markup_or_script(tmp_path: Path) -> N
         assert not re.search("[<>&\u2028\u2029]", found.scripts[data])
 
 
-@given(
-    st.recursive(
-        st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
-    )
-)
+TEXTS = st.text(max_size=12) | st.sampled_from(HOSTILE)
+
+
+@settings(max_examples=60)
+@given(st.recursive(TEXTS, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=5))
 def test_embedded_data_is_read_back_and_holds_no_markup(value: Any) -> None:
     text = embedded(value)
     assert json.loads(text) == value
