@@ -114,7 +114,8 @@ def render(page: Page, *, command: str, seed: int) -> str:
     )
 
 
-_SHARED = ("INK", "QUIET", "HAIRLINE", "PAPER", "RIGHT", "WRONG", "RIGHT_TINT", "WRONG_TINT", "ORANGE", "GREY")
+_SHARED = ("INK", "QUIET", "RIGHT", "WRONG", "ORANGE")
+"""Of the palette of our pictures, what the style mixes its own colours from."""
 
 
 def _asset(name: str) -> str:

@@ -69,10 +69,10 @@ def _facts(run: PageRun) -> Iterator[FileFact]:
         places += sorted(run.evaluation.glob("*.json*")) if run.evaluation.is_dir() else [run.evaluation]
     for place in places:
         if place.is_file():
-            yield file_fact(place, place.relative_to(run.path) if run.path in place.parents else place)
+            yield _file_fact(place, place.relative_to(run.path) if run.path in place.parents else place)
 
 
-def file_fact(place: Path, name: Path) -> FileFact:
+def _file_fact(place: Path, name: Path) -> FileFact:
     """Size and hash of a file."""
     size = place.stat().st_size
     digest = ""

@@ -21,8 +21,6 @@ from fission_grpo.report.page.vocabulary import Vocabulary
 from fission_grpo.report.tree import fission_trees, last_words, most_telling, readable
 from fission_grpo.types import GroupKind
 
-SAMPLES = 2000
-"""Trajectories and episodes on a page, unless asked for more or less."""
 PICKED = 20
 """How many are called best, worst or random."""
 TELLING = 4

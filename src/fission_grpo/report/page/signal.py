@@ -81,7 +81,7 @@ def signal_sentence(run: PageRun) -> str:
     if ages:
         mean, oldest = sum(ages) / len(ages), max(ages)
         words.append(
-            f"their contexts were {mean:.1f} steps old on average, and {oldest:.1f} in the step with the oldest"
+            f"their contexts were {mean:.2f} steps old on average, and {oldest:.2f} in the step with the oldest"
             if oldest
             else "their contexts were all of the same step"
         )
