@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +14,7 @@ from fission_grpo.errors import ConfigError, DataError
 
 ESCAPED = "backslashreplace"
 """Half a surrogate pair, which UTF-8 cannot hold, becomes the JSON escape that reads back as itself."""
+_UNFINISHED = ".unfinished"
 _QUOTED = 60
 """Most characters of a damaged line that a message repeats."""
 
@@ -71,6 +74,17 @@ def read_json(path: Path, *keys: str, remedy: str) -> dict[str, Any]:
     return found
 
 
+def unfinished_beside(path: Path) -> Path:
+    """Where a file or folder is written before it gets its name: each time elsewhere, so that no two writers meet."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_UNFINISHED}")
+
+
+def remove_halves(folder: Path) -> None:
+    """Remove what a crash left half-written in a folder; to be called when nobody writes there."""
+    for half in folder.glob(f".*{_UNFINISHED}"):
+        shutil.rmtree(half) if half.is_dir() else half.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one step: readers see the old text or the new one, never half of it."""
     write_pieces(path, (text,))
@@ -78,7 +92,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_pieces(path: Path, pieces: Iterable[str]) -> None:
     """The same for a text that need not stand in memory as a whole; what breaks in `pieces` leaves the old file."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = unfinished_beside(path)
     with ExitStack() as on_failure:
         on_failure.callback(unfinished.unlink, missing_ok=True)
         with unfinished.open("w", encoding="utf-8", errors=ESCAPED) as file:

@@ -30,6 +30,7 @@ from fission_grpo.policy.scripted import ScriptedPolicy
 from fission_grpo.rollout import RolloutSettings
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.interruption import Interruption
+from fission_grpo.run.lock import writing_into
 from fission_grpo.tasks.jsonl import read_tasks, write_tasks
 from fission_grpo.tasks.synthesis.generator import synthesise
 
@@ -162,6 +163,28 @@ def test_the_same_command_gives_the_same_numbers_with_adapters_too(model: Path) 
     assert train(model, "--output", "three", "--lora.rank", "2", "--seed", "1").exit_code == 0
     assert numbers(Path("one")) != numbers(Path("three"))
     assert Path("one/policy/adapter_config.json").exists()
+
+
+def test_a_run_has_one_writer(model: Path) -> None:
+    """Two that went on with one run once wrote their steps among each other."""
+    train(model, "--output", "run", steps=1)
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    with writing_into(Path("run")):
+        again = train(model, "--output", "run", "--resume", steps=3)
+        assert again.exit_code == 2
+        assert f"run is being written by process {os.getpid()} of" in again.stderr
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+    assert train(model, "--output", "run", "--resume", steps=3).exit_code == 0
+    assert [row["step"] for row in numbers(Path("run"))] == [0, 1, 2]
+
+
+def test_a_policy_takes_no_folder_of_something_else(model: Path) -> None:
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("years of work")
+    refused = fission("supervise", "--model", str(model), "--output", "mine", "--steps", "1")
+    assert refused.exit_code == 2
+    assert "mine holds something else than a model, which would be lost; choose another --output" in refused.stderr
+    assert Path("mine/thesis.tex").read_text() == "years of work"
 
 
 def test_the_run_folder_is_named_after_what_was_asked_for(model: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from fission_grpo.files import read_jsonl
 from fission_grpo.progress import progress
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.interruption import Interruption
+from fission_grpo.run.lock import writing_into
 from fission_grpo.tasks.jsonl import Given, record_of, write_tasks
 from fission_grpo.tasks.training_set import GIVEN
 from fission_grpo.training.trainer import StepReport, Trainer
@@ -93,7 +94,7 @@ def train(
 
     Raises:
         ConfigError: settings, tasks, environments or model cannot work or do not fit each other, or the folder cannot
-            be used; nothing has been trained then.
+            be used, or is being written by another process; nothing has been trained then.
         FissionError, OSError: something broke later; a note says where the rest is safe.
     """
     run = RunFolder(settings.folder)
@@ -103,14 +104,15 @@ def train(
     trainer = assemble(settings, environments={**ENVIRONMENTS, **environments_of(environments or {})}, tasks=tasks)
     if tasks is not None:
         _require_same_tasks(run, trainer.tasks)
-    open_run(trainer, settings, resume=resume)
-    if tasks is not None and trainer.accelerator.is_main_process:
-        write_tasks(run.tasks, trainer.tasks)
-    done = TrainedRun(settings=settings, environments=trainer.stages.environments, step=trainer.state.step)
-    with _errors_name_the_run(done), Interruption() as interruption, _reports(trainer) as report:
-        trainer.train(stop=agreed(interruption, trainer.accelerator), report=report)
-        if trainer.finished:  # whoever finds `policy/` must be able to take it for the trained one
-            save_policy(trainer)
+    with writing_into(run.path) if trainer.accelerator.is_main_process else nullcontext():
+        open_run(trainer, settings, resume=resume)
+        if tasks is not None and trainer.accelerator.is_main_process:
+            write_tasks(run.tasks, trainer.tasks)
+        done = TrainedRun(settings=settings, environments=trainer.stages.environments, step=trainer.state.step)
+        with _errors_name_the_run(done), Interruption() as interruption, _reports(trainer) as report:
+            trainer.train(stop=agreed(interruption, trainer.accelerator), report=report)
+            if trainer.finished:  # whoever finds `policy/` must be able to take it for the trained one
+                save_policy(trainer)
     return replace(done, step=trainer.state.step)
 
 

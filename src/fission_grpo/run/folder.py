@@ -23,7 +23,7 @@ import yaml
 from safetensors import SafetensorError
 
 from fission_grpo.errors import ConfigError, FissionError
-from fission_grpo.files import ESCAPED, read_jsonl, write_pieces, write_text
+from fission_grpo.files import ESCAPED, read_jsonl, remove_halves, write_pieces, write_text
 from fission_grpo.settings import with_current_names
 
 KEPT_CHECKPOINTS = 2
@@ -72,6 +72,7 @@ class RunFolder:
         """
         self.check(settings, resume=resume)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        remove_halves(self.checkpoints)
         write_text(self.config, yaml.safe_dump(dict(settings), sort_keys=False))
 
     def _same_settings(self, settings: Mapping[str, Any]) -> None:
@@ -121,7 +122,7 @@ class RunFolder:
 
     def unfinished(self, step: int) -> Path:
         """Where a checkpoint is written before it has its name."""
-        return self.checkpoints / f".unfinished-{step}"
+        return self.checkpoints / f".step-{step}.unfinished"
 
     def write_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
         """Let `write` fill a folder, then give it its name: a crash leaves the last checkpoint whole.
