@@ -153,6 +153,21 @@ def test_a_damaged_line_in_the_middle_is_named_and_the_file_kept(tmp_path: Path,
     assert not list(run.path.glob(".*"))
 
 
+@pytest.mark.parametrize("steps", [[], [0], [0, 2], [0, 1, 1], [0, 1, 2, 2, 1]])
+def test_metrics_of_other_steps_than_the_run_has_made_are_told(tmp_path: Path, steps: list[int]) -> None:
+    run = folder(tmp_path)
+    run.append(run.metrics, [{"step": step} for step in steps])
+    with pytest.warns(UserWarning, match=rf"holds {len(steps)} line\(s\) of the 3 step\(s\) so far"):
+        run.compare_metrics(3)
+
+
+def test_metrics_of_every_step_are_no_reason_to_warn(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    run.compare_metrics(0)
+    run.append(run.metrics, [{"step": 0}, {"step": 1}])
+    run.compare_metrics(2)
+
+
 def test_a_line_without_a_step_is_named_and_the_file_kept(tmp_path: Path) -> None:
     run = folder(tmp_path)
     run.metrics.write_text('{"step": 0}\n{"loss": 1}\n')

@@ -332,8 +332,7 @@ def subject(run: Path | None, model: str | None, output: Path | None, *, folder:
     from fission_grpo.run.folder import RunFolder
 
     found = RunFolder(run)
-    if not found.config.exists():
-        raise ConfigError(f"{run} is no run folder: it holds no config.yaml; give the --output of `fission train`")
+    found.require_settings()
     return Subject(model=model or str(found.trained_policy()), output=output or run / folder, config=found.config)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +75,18 @@ class RunFolder:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         remove_halves(self.checkpoints)
         write_text(self.config, yaml.safe_dump(dict(settings), sort_keys=False))
+
+    def require_settings(self) -> None:
+        """Refuse a folder whose `config.yaml` holds none.
+
+        Raises:
+            ConfigError: it is not there, cannot be read, or is empty.
+        """
+        if not self.config.exists():
+            raise ConfigError(
+                f"{self.path} is no run folder: it holds no config.yaml; give the --output of `fission train`"
+            )
+        self._saved_settings()
 
     def _same_settings(self, settings: Mapping[str, Any]) -> None:
         saved = dict(_dotted(with_current_names(self._saved_settings())))
@@ -149,6 +162,20 @@ class RunFolder:
         for path in (self.metrics, self.traces):
             if path.exists():
                 write_pieces(path, (_line(record) for record in read_jsonl(path, "step") if record["step"] < step))
+
+    def compare_metrics(self, step: int) -> None:
+        """Warn where the metrics of the steps so far are not one line each: nobody can write them again.
+
+        Raises:
+            DataError: a line of theirs is damaged, or names no step.
+        """
+        kept = [record["step"] for record in read_jsonl(self.metrics, "step")] if self.metrics.exists() else []
+        if kept != list(range(step)):
+            warnings.warn(
+                f"{self.metrics} holds {len(kept)} line(s) of the {step} step(s) so far, expected one each; the run "
+                "goes on, and what is lost stays lost: restore the file if you have a copy",
+                stacklevel=3,
+            )
 
     def append(self, path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """Add lines to a JSONL file, whole lines only.
