@@ -255,6 +255,20 @@ def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
     assert "once more to quit at once" in found.stderr
 
 
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_both_signals_leave_a_command_through_its_with_blocks(tmp_path: Path, number: str) -> None:
+    """A world of the user's stops the process while it is imported: nothing has been written by then."""
+    (tmp_path / "own.py").write_text(f"import os, signal\nos.kill(os.getpid(), signal.{number})\nsignal.pause()\n")
+    command = ["train", "--model", "nano", "environments.own=own:World", "--output", "run"]
+    found = subprocess.run(
+        [sys.executable, "-m", "fission_grpo.cli", *command], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 130
+    assert found.stderr.splitlines()[-1] == "fission: stopped; what is finished is kept"
+    assert "Traceback" not in found.stderr
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == ["own.py"]
+
+
 def test_after_a_run_ctrl_c_is_what_it_was_before() -> None:
     before = signal.getsignal(signal.SIGINT)
     with Interruption() as asked:

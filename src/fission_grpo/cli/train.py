@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fission_grpo.cli.options import (
-    INTERRUPTED,
     ConfigFile,
     Json,
     ModelName,
@@ -23,6 +22,7 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.recipes import Recipe
 from fission_grpo.recipes.arms import Arm
 from fission_grpo.recipes.demonstrations import DIALOGUES, LEARNING_RATE, UPDATES
+from fission_grpo.run.interruption import INTERRUPTED
 
 if TYPE_CHECKING:
     from fission_grpo.commands.train import TrainedRun

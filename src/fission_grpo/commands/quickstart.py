@@ -20,8 +20,8 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.files import read_json, read_jsonl, write_text
 from fission_grpo.recipes import Recipe
 from fission_grpo.recipes.arms import Arm
-from fission_grpo.run.lock import writing_into
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
+from fission_grpo.run.lock import writing_into
 
 if TYPE_CHECKING:
     from fission_grpo.config import RunSettings
@@ -74,7 +74,8 @@ def run_quickstart(plan: Quickstart, *, workers: int, report: Callable[[str], No
     Returns:
         The path of `summary.md`.
     Raises:
-        ConfigError: the folder holds another experiment or is being written by another process, or an arm is missing that another one is matched with.
+        ConfigError: the folder holds another experiment or is being written by another process, or an arm is missing
+            that another one is matched with.
         FissionError: a job failed; its log is named. What the others finished is kept.
     """
     _require_whoever_pays(plan)

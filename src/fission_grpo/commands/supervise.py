@@ -60,8 +60,8 @@ def demonstrate(
         seed: of errors, batches and adapters.
 
     Raises:
-        ConfigError: a folder that holds something else, values that cannot be, no dialogue at all, tasks or environments of the user's own, no such model,
-            or tasks that cannot be drawn.
+        ConfigError: a folder that holds something else, values that cannot be, no dialogue at all, tasks or
+            environments of the user's own, no such model, or tasks that cannot be drawn.
     """
     if not (count or clean):
         raise ConfigError("there is nothing to learn: 0 demonstrations and no clean dialogues; ask for --clean 3000")
