@@ -604,7 +604,7 @@ def test_bad_schemas_and_accepted_mistakes_are_found_out() -> None:
     problems = check_environment(Accepting(Library, name="w"), task([call("hours")]))
     assert [problem for problem in problems if problem.startswith("tools")] == [
         "tools: f: parameters have type 'text'; expected 'object'",
-        "tools: f: 'text' is not valid under any of the given schemas",
+        "tools: f: type: 'text' is not valid under any of the given schemas",
     ]
     assert any("expected an error" in problem for problem in problems)
 

@@ -186,6 +186,21 @@ def test_a_long_damaged_line_is_not_repeated_as_a_whole(tmp_path: Path) -> None:
     assert len(str(error.value)) < 300
 
 
+def test_a_line_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fission_grpo.files.MAX_LINE", 20)
+    (tmp_path / "traces.jsonl").write_text('{"step": 0}\n' + " " * 30)
+    lines = read_jsonl(tmp_path / "traces.jsonl")
+    assert next(lines) == {"step": 0}
+    with pytest.raises(DataError, match="line 2: has more than 20 bytes"):
+        next(lines)
+
+
+def test_a_line_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    (tmp_path / "traces.jsonl").write_text("[" * 100_000 + "\n")
+    with pytest.raises(DataError, match="line 1: found .*, expected a JSON object"):
+        list(read_jsonl(tmp_path / "traces.jsonl"))
+
+
 def test_forgetting_needs_no_files(tmp_path: Path) -> None:
     folder(tmp_path).truncate_after(0)
 

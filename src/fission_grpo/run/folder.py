@@ -24,7 +24,16 @@ import yaml
 from safetensors import SafetensorError
 
 from fission_grpo.errors import ConfigError, FissionError
-from fission_grpo.files import ESCAPED, read_jsonl, remove_halves, write_pieces, write_text
+from fission_grpo.files import (
+    ESCAPED,
+    parse_yaml,
+    read_jsonl,
+    read_text,
+    remove_halves,
+    write_pieces,
+    write_text,
+    yaml_value,
+)
 from fission_grpo.settings import with_current_names
 
 KEPT_CHECKPOINTS = 2
@@ -100,7 +109,8 @@ class RunFolder:
 
     def _saved_settings(self) -> dict[str, Any]:
         try:
-            loaded = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            root = parse_yaml(read_text(self.config))
+            loaded = None if root is None else yaml_value(root)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise self._no_settings(" ".join(str(error).split())) from error
         if not isinstance(loaded, dict):
