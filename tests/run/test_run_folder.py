@@ -197,7 +197,7 @@ def test_a_line_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest
 
 def test_a_line_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
     (tmp_path / "traces.jsonl").write_text("[" * 100_000 + "\n")
-    with pytest.raises(DataError, match="line 1: found .*, expected a JSON object"):
+    with pytest.raises(DataError, match=r"line 1: found .*, expected a JSON object"):
         list(read_jsonl(tmp_path / "traces.jsonl"))
 
 

@@ -83,6 +83,7 @@ def heldout(
     validation: Annotated[
         bool, typer.Option("--validation", help="Use the validation split: to choose settings.")
     ] = False,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Play our own held-out episodes and fixed-error probes, as in the quickstart."""
@@ -92,7 +93,9 @@ def heldout(
     from fission_grpo.tasks.synthesis.generator import Split
 
     split = Split.VALIDATION if validation else Split.HELDOUT
-    found = evaluate_heldout(settings, output=what.output, split=split, seed=seed, size=size, server=server)
+    found = evaluate_heldout(
+        settings, output=what.output, split=split, seed=seed, size=size, server=server, resume=resume
+    )
     typer.echo(json_text(rates(found)) if as_json else tables(found, name=what.name))
 
 

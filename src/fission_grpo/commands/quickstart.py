@@ -203,7 +203,8 @@ def _evaluate(plan: Quickstart, model: str, folder: Path) -> None:
     from fission_grpo.tasks.synthesis.generator import Split
 
     settings = _settings(plan, {"model": model})
-    found = evaluate_heldout(settings, output=folder, split=Split.HELDOUT, seed=HELDOUT_SEED, size=plan.size)
+    asked: dict[str, Any] = {"split": Split.HELDOUT, "seed": HELDOUT_SEED, "size": plan.size}
+    found = evaluate_heldout(settings, output=folder, resume=True, **asked)
     _say(tables(found, name=Path(model).name))
 
 
