@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from yaml.composer import ComposerError
 
 from fission_grpo.errors import ConfigError, DataError
 
@@ -128,12 +127,12 @@ class _PlainLoader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
-            raise ComposerError(None, None, "aliases are not read; write the value out", event.start_mark)
+            raise yaml.YAMLError(f"aliases are not read; write the value out ({event.start_mark})")
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise ComposerError(None, None, f"nested deeper than {MAX_DEPTH} levels", event.start_mark)
+            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels ({event.start_mark})")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -215,11 +214,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_pieces(path: Path, pieces: Iterable[str]) -> None:
-    """The same for a text that need not stand in memory as a whole; what breaks in `pieces` leaves the old file."""
+    """The same for a text that need not stand in memory as a whole; what breaks in `pieces` leaves the old file.
+
+    Raises:
+        OSError: the disk refused it; the file is named.
+    """
     unfinished = unfinished_beside(path)
     with ExitStack() as on_failure:
         on_failure.callback(unfinished.unlink, missing_ok=True)
-        with unfinished.open("w", encoding="utf-8", errors=ESCAPED) as file:
-            file.writelines(pieces)
+        try:
+            with unfinished.open("w", encoding="utf-8", errors=ESCAPED) as file:
+                file.writelines(pieces)
+        except OSError as error:  # a full disk does not say which file it was
+            raise OSError(error.errno, error.strerror, str(path)) from error
         unfinished.replace(path)
         on_failure.pop_all()

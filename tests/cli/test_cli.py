@@ -187,6 +187,13 @@ def test_a_policy_takes_no_folder_of_something_else(model: Path) -> None:
     assert Path("mine/thesis.tex").read_text() == "years of work"
 
 
+def test_commands_that_are_printed_can_be_pasted_whatever_a_folder_is_called(model: Path) -> None:
+    train(model, "--output", "my run; echo", steps=1)
+    Path("my run; echo/policy").rename("elsewhere")
+    refused = fission("eval", "heldout", "--run", "my run; echo")
+    assert "finish it with: fission train --resume --output 'my run; echo'" in refused.stderr
+
+
 def test_the_run_folder_is_named_after_what_was_asked_for(model: Path) -> None:
     assert train(model, "--arm", "grpo", "--seed", "5", steps=1).exit_code == 0
     assert RunFolder(Path("runs/run-grpo-seed5")).config.exists()
@@ -588,6 +595,10 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_nothing, ("train", "--outptu", "x"), "unknown setting outptu", "the nearest is output"),
     (_nothing, ("train", "trainer.lerning_rate=1"), "unknown setting", "trainer.learning_rate"),
     (_nothing, ("train", "--trainer.steps", "ten"), "got 'ten'", "expected a valid integer"),
+    (_nothing, ("train", "--seed", "-1"), "-1", "x>=0"),
+    (_nothing, ("train", "trainer.seed=-1"), "got -1", "greater than or equal to 0"),
+    (_nothing, ("train", "trainer.learning_rate=.inf"), "got inf", "a finite number"),
+    (_nothing, ("train", "trainer.beta=.nan"), "got nan", "a finite number"),
     (_nothing, ("train", "--trainer.steps"), "has no value", "expected trainer.steps=VALUE"),
     (_nothing, ("train", "--simulator", "oracle"), "got 'oracle'", "expected 'passthrough', 'static', 'rules'"),
     (_nothing, ("train", "--precision", "bf16"), "rounds small updates", "lora.rank=16"),

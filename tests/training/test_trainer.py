@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -569,6 +570,25 @@ def test_steps_that_the_metrics_lack_are_told(tmp_path: Path, stopped: Path) -> 
     run.metrics.unlink()
     with pytest.warns(UserWarning, match=r"metrics\.jsonl holds 0 line\(s\) of the 3 step\(s\) so far"):
         tiny_run(run.path, resume=True)
+
+
+def test_what_diverges_stops_before_it_is_saved(tmp_path: Path) -> None:
+    trainer = tiny_run(tmp_path, checkpoint_every=1)
+    finish(trainer, stop_after=1)
+    with torch.no_grad():
+        next(iter(trainer.learner.parameters)).fill_(math.nan)
+    before = weights(trainer)
+    with pytest.raises(FissionError, match=r"training has diverged: the norm of the gradient is nan") as error:
+        finish(trainer)
+    assert error.value.__notes__ == [f"that was step 1 ({trainer.run.checkpoints / 'step-1'} is whole)"]
+    assert [path.name for path in trainer.run.complete_checkpoints()] == ["step-1"]
+    assert fingerprint(weights(trainer)) == fingerprint(before)  # no update was made of it
+
+
+def test_weights_that_overflow_stop_the_run(tmp_path: Path) -> None:
+    with pytest.raises(FissionError, match=r"training has diverged: the norm of the weights is (inf|nan)"):
+        finish(tiny_run(tmp_path, learning_rate=1e38))
+    assert RunFolder(tmp_path).complete_checkpoints() == []
 
 
 def test_weights_of_another_model_are_no_checkpoint_of_this_one(tmp_path: Path) -> None:

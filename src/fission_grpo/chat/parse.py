@@ -84,10 +84,10 @@ class _Text(str):
 
     __slots__ = ()
 
-    def count(self, *_: object) -> int:  # type: ignore[override]
+    def count(self, *_: object) -> int:
         return 0
 
-    def rfind(self, *_: object) -> int:  # type: ignore[override]
+    def rfind(self, *_: object) -> int:
         return -1
 
 

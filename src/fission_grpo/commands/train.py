@@ -16,7 +16,7 @@ from fission_grpo.environments.functions.imported import environments_of
 from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.files import read_jsonl
 from fission_grpo.progress import progress
-from fission_grpo.run.folder import RunFolder
+from fission_grpo.run.folder import RunFolder, quoted
 from fission_grpo.run.interruption import Interruption
 from fission_grpo.run.lock import writing_into
 from fission_grpo.tasks.jsonl import Given, record_of, write_tasks
@@ -64,7 +64,7 @@ class TrainedRun:
         """For a run that has not finished; a program's own environments are not known to the command line."""
         if self.environments.keys() - ENVIRONMENTS.keys() - self.settings.environments.keys():
             return "continue with: train(..., resume=True)"
-        return f"continue with: fission train --resume --output {self.folder}"
+        return f"continue with: fission train --resume --output {quoted(self.folder)}"
 
     def __str__(self) -> str:
         """One line for a person: where the policy is, or how to go on."""

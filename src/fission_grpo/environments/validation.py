@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 import re2
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.protocols import Validator
 from jsonschema.validators import extend
@@ -27,6 +27,7 @@ from fission_grpo.errors import ConfigError
 
 MOST_PATTERN = 1000
 """Characters of a pattern; ours: no argument of a tool needs more, and it bounds the memory of its automaton."""
+_NO_FORMATS = FormatChecker(formats=())
 _NOTHING_ELSE: Registry[Any] = Registry()
 """Knows the schema at hand alone, and retrieves nothing."""
 MOST_REFERENCES = 10_000
@@ -67,7 +68,8 @@ def _checked(text: str) -> Validator:
     schema = json.loads(text)
     if problems := schema_problems(schema):
         raise ConfigError(f"a schema that cannot be used: {'; '.join(problems)}")
-    return _BoundedValidator(schema, registry=_NOTHING_ELSE)
+    validator: Validator = _BoundedValidator(schema, registry=_NOTHING_ELSE)
+    return validator
 
 
 def breaches(validator: Validator, value: Any) -> list[ValidationError]:
@@ -97,7 +99,7 @@ def schema_problems(schema: Any) -> list[str]:
         return [f"expected an object, got {_short(schema)}"]
     try:
         # Formats are not asked for: theirs of a pattern is Python's own engine.
-        Draft202012Validator.check_schema(schema, format_checker=None)
+        Draft202012Validator.check_schema(schema, format_checker=_NO_FORMATS)
         return [*_reference_problems(schema), *_pattern_problems(schema)]
     except SchemaError as error:
         place = ".".join(map(str, error.absolute_path))
@@ -254,7 +256,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-_BoundedValidator = extend(
+_BoundedValidator = extend(  # type: ignore[no-untyped-call]
     Draft202012Validator,
     {
         "$ref": _ref,

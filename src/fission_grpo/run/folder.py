@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -128,7 +129,8 @@ class RunFolder:
         """
         if not self.policy.is_dir():
             raise ConfigError(
-                f"{self.path} has no trained policy yet; finish it with: fission train --resume --output {self.path}"
+                f"{self.path} has no trained policy yet; finish it with: fission train --resume --output "
+                f"{quoted(self.path)}"
             )
         return self.policy
 
@@ -207,11 +209,27 @@ class RunFolder:
         try:
             yield
         except WRITE_ERRORS as error:
-            latest = self.latest_checkpoint()
-            safe = f"{latest} is whole" if latest else f"{self.checkpoints} holds no earlier one"
             raise FissionError(
-                f"cannot write {path}: {_reason(error)}; free some space, then continue with --resume ({safe})"
+                f"cannot write {path}: {_reason(error)}; free some space, then continue with --resume ({self._safe()})"
             ) from error
+
+    @contextmanager
+    def step_named(self, step: int) -> Iterator[None]:
+        """Whatever breaks in a step is told with its number, and with what is safe."""
+        try:
+            yield
+        except FissionError as error:
+            error.add_note(f"that was step {step} ({self._safe()})")
+            raise
+
+    def _safe(self) -> str:
+        latest = self.latest_checkpoint()
+        return f"{latest} is whole" if latest else f"{self.checkpoints} holds no earlier one"
+
+
+def quoted(path: Path) -> str:
+    """A path as a shell takes it, for a command that is printed."""
+    return shlex.quote(str(path))
 
 
 @contextmanager
