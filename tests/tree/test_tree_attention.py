@@ -256,6 +256,20 @@ def test_a_model_reads_other_text_as_before() -> None:
     assert torch.equal(model(ids).logits, before)
 
 
+def test_under_autocast_a_forest_is_attended_in_the_narrow_type_as_other_text_is() -> None:
+    """Rotated in float32, queries and keys are wider than the values; 8 bits of bfloat16 leave about a percent."""
+    model = tiny_model("qwen3")
+    ids = list(range(12))
+    read: list[torch.dtype] = []
+    attention = model.model.layers[0].self_attn.o_proj
+    attention.register_forward_pre_hook(lambda _, given: read.append(given[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = model.model(torch.tensor([ids])).last_hidden_state[0]
+        found = read_forest(model.model, build_forest([ids, ids[:5]]), dtype=model.dtype, device=CPU)
+    assert read == [torch.bfloat16, torch.bfloat16]
+    assert (found - expected).norm() / expected.norm() < 2e-2
+
+
 # Models that cannot share, and models whose head is not the last word.
 
 

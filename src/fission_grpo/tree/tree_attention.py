@@ -19,7 +19,7 @@ Shapes: H query heads, K key/value heads, L nodes, D head dimension.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cache
 from types import MappingProxyType
@@ -293,12 +293,40 @@ def tree_attention(forest: Forest, *, dtype: torch.dtype, device: torch.device) 
     return _BY_DEVICE.get(device.type, DenseAttention)(forest, dtype=dtype, device=device)
 
 
-@dataclass(slots=True)
-class _Layers:
-    """Passed down to every attention layer of one forward pass; counts who used it."""
+class ForestPass:
+    """A forest on its way through a decoder: it reaches every attention layer, and counts who used it.
 
-    attention: TreeAttention
-    used: int = field(default=0)
+    No dataclass: what spreads a model over devices copies those field by field, and the count would be the copy's.
+    """
+
+    __slots__ = ("_device", "_dtype", "attention", "row", "used")
+
+    def __init__(self, forest: Forest, *, dtype: torch.dtype, device: torch.device) -> None:
+        self.row = whole_blocks(forest) if device.type == "cuda" else forest
+        self.attention = tree_attention(self.row, dtype=dtype, device=device)
+        self.used = 0
+        self._dtype, self._device = dtype, device
+
+    def arguments(self) -> dict[str, Any]:
+        """What a decoder that calls our attention is called with; its hidden states are those of the row's nodes."""
+        return {
+            "input_ids": torch.from_numpy(self.row.ids_N).to(self._device)[None],
+            "position_ids": torch.from_numpy(self.row.position_N).to(self._device)[None],
+            # Four dimensions are taken as they are: nobody guesses a mask from the positions.
+            "attention_mask": torch.zeros(1, 1, 1, 1, dtype=self._dtype, device=self._device),
+            "use_cache": False,
+            "forest": self,
+        }
+
+    def check(self, decoder: Any) -> None:
+        """After the pass.
+
+        Raises:
+            ValueError: some layer did not attend through the function it was given.
+        """
+        expected = decoder.config.num_hidden_layers
+        if self.used != expected:
+            raise ValueError(f"{self.used} of {expected} layers of {type(decoder).__name__} attended along the tree")
 
 
 def _attend(
@@ -309,7 +337,7 @@ def _attend(
     attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
-    forest: _Layers | None = None,
+    forest: ForestPass | None = None,
     **others: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """What transformers calls in each layer: tree attention where a forest was passed, its own SDPA elsewhere."""
@@ -321,6 +349,9 @@ def _attend(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if forest is not None:
         forest.used += 1
+        if torch.is_autocast_enabled(query.device.type):  # as it does for SDPA: rotated in float32, they may differ
+            narrow = torch.get_autocast_dtype(query.device.type)
+            query, key, value = query.to(narrow), key.to(narrow), value.to(narrow)
         return forest.attention(query, key, value, scale).transpose(1, 2), None
     folds = key.shape[1] < query.shape[1] and query.shape[2] <= _FEW and not extras
     if folds and attention_mask is not None and attention_mask.shape[1] == 1:
@@ -367,19 +398,9 @@ def read_forest(decoder: Any, forest: Forest, *, dtype: torch.dtype, device: tor
         ValueError: some layer did not attend through the function it was given.
     """
     install_attention(decoder)
-    row = whole_blocks(forest) if device.type == "cuda" else forest
-    layers = _Layers(tree_attention(row, dtype=dtype, device=device))
-    hidden: Tensor = decoder(
-        input_ids=torch.from_numpy(row.ids_N).to(device)[None],
-        position_ids=torch.from_numpy(row.position_N).to(device)[None],
-        # Four dimensions are taken as they are: nobody guesses a mask from the positions.
-        attention_mask=torch.zeros(1, 1, 1, 1, dtype=dtype, device=device),
-        use_cache=False,
-        forest=layers,
-    ).last_hidden_state
-    expected = decoder.config.num_hidden_layers
-    if layers.used != expected:
-        raise ValueError(f"{layers.used} of {expected} layers of {type(decoder).__name__} attended along the tree")
+    reading = ForestPass(forest, dtype=dtype, device=device)
+    hidden: Tensor = decoder(**reading.arguments()).last_hidden_state
+    reading.check(decoder)
     return hidden[0, : len(forest)]
 
 
