@@ -45,12 +45,12 @@ def read_jsonl(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: any other line is no JSON object, or lacks a key.
     """
-    for number, line in read_lines(path):
+    for number, line in raw_lines(path):
         if line.endswith(b"\n"):
             yield _object_of(line, keys, path, number)
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Each line with its number, its end included: bytes, because a crash may cut a character in two.
 
     Raises:

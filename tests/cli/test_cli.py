@@ -595,7 +595,7 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_nothing, ("train", "--outptu", "x"), "unknown setting outptu", "the nearest is output"),
     (_nothing, ("train", "trainer.lerning_rate=1"), "unknown setting", "trainer.learning_rate"),
     (_nothing, ("train", "--trainer.steps", "ten"), "got 'ten'", "expected a valid integer"),
-    (_nothing, ("train", "--seed", "-1"), "-1", "x>=0"),
+    (_nothing, ("train", "--seed", "-1"), "Invalid value for '--seed'", "0"),
     (_nothing, ("train", "trainer.seed=-1"), "got -1", "greater than or equal to 0"),
     (_nothing, ("train", "trainer.learning_rate=.inf"), "got inf", "a finite number"),
     (_nothing, ("train", "trainer.beta=.nan"), "got nan", "a finite number"),

@@ -29,7 +29,7 @@ from fission_grpo.types import Message, ParseFailure, ParseFailureKind, Tool, To
 
 LANGUAGE_HINT = " Note that the provided function is in Python 3 syntax."
 """What the official loader appends to the description of every function that is on offer from the start."""
-MAX_DEPTH = 100
+DEEPEST_CALL = 100
 """Deeper nesting is read as a broken call: no record could hold it."""
 MOST_FAILURES = 100
 """Malformed blocks of one answer that are recorded."""
@@ -213,7 +213,7 @@ def _call(item: Any) -> ToolCall:
         arguments = json.loads(arguments)
     if type(arguments) is not dict:
         raise TypeError(f"expected `arguments` to be an object, got {arguments!r:.40}")
-    unknown = _no_literal(arguments, MAX_DEPTH)
+    unknown = _no_literal(arguments, DEEPEST_CALL)
     return ToolCall(name=unknown, arguments={}) if unknown else ToolCall(name=str(name), arguments=arguments)
 
 
@@ -225,7 +225,7 @@ def _no_literal(value: Any, depth: int) -> str | None:
     if not isinstance(value, dict | list):
         return None
     if depth == 0:
-        raise ValueError(f"arguments are nested deeper than {MAX_DEPTH} levels")
+        raise ValueError(f"arguments are nested deeper than {DEEPEST_CALL} levels")
     inner = value.values() if isinstance(value, Mapping) else value
     return next((found for item in inner if (found := _no_literal(item, depth - 1))), None)
 

@@ -26,7 +26,7 @@ from fission_grpo.environments.dialogue import call_record
 from fission_grpo.environments.schema import explain_problems
 from fission_grpo.environments.validation import schema_problems
 from fission_grpo.errors import DataError
-from fission_grpo.files import parse_json, read_lines, write_pieces
+from fission_grpo.files import parse_json, raw_lines, write_pieces
 from fission_grpo.simulator.base import Case, FailedCall
 from fission_grpo.simulator.fault_fields import NAME, names_field
 from fission_grpo.simulator.leak import Known, Leak, find_leaks
@@ -214,7 +214,7 @@ def _scan(path: Path) -> tuple[list[SimulatorRecord], list[str]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    return ((number, line) for number, line in read_lines(path) if line.strip())
+    return ((number, line) for number, line in raw_lines(path) if line.strip())
 
 
 def _read(line: bytes) -> tuple[SimulatorRecord | None, list[str]]:

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from fission_grpo.environments.base import Environments
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.errors import DataError
-from fission_grpo.files import MAX_DEPTH, is_shallow, parse_json, read_lines, write_pieces
+from fission_grpo.files import MAX_DEPTH, is_shallow, parse_json, raw_lines, write_pieces
 from fission_grpo.tasks.inspection import inspect_record
 from fission_grpo.types import Message, Task, ToolCall, World
 
@@ -135,7 +135,7 @@ def _inspected(records: Iterable[_Placed], environments: Environments | None) ->
 
 def _lines(path: Path) -> Iterator[_Placed]:
     try:
-        for number, line in read_lines(path):
+        for number, line in raw_lines(path):
             if line.strip():
                 yield (f"line {number}", *_parsed(line))
     except DataError as error:
