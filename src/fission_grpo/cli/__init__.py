@@ -19,6 +19,7 @@ from fission_grpo.cli.report import report
 from fission_grpo.cli.simulator import simulator
 from fission_grpo.cli.train import quickstart, supervise, train
 from fission_grpo.errors import ConfigError, FissionError, message_lines
+from fission_grpo.run.interruption import INTERRUPTED, heed_termination
 
 
 class _Commands(TyperGroup):
@@ -27,6 +28,9 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("fission: stopped; what is finished is kept", err=True)
+            raise typer.Exit(INTERRUPTED) from None
         except (FissionError, OSError) as error:
             for line in message_lines(error):
                 typer.echo(f"fission: {line}", err=True)
@@ -90,4 +94,5 @@ app.add_typer(simulator, name="simulator")
 
 def main() -> None:
     """Entry point of the command."""
+    heed_termination()
     app()

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fission_grpo.files import parse_json
+
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
 _USER = re.compile(r"<\|im_start\|>user\n(?!<tool_response>)(.*?)<\|im_end\|>", re.DOTALL)
 _SPECIAL = re.compile(r"<\|[^|>]*\|>")
@@ -85,7 +87,7 @@ def readable(message: str) -> str:
 
 def _call(block: str) -> str:
     try:
-        call = json.loads(block)
+        call = parse_json(block)
         arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in call["arguments"].items())
         return f"{call['name']}({arguments})"
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -7,7 +7,6 @@ voice; a hint follows only where the schema knows more.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
@@ -15,6 +14,7 @@ from typing import Any, TypeAlias
 
 from fission_grpo.environments.schema import argument_schemas, describe_arguments, explain_problems, find_tool
 from fission_grpo.errors import SimulatorError, boundary
+from fission_grpo.files import parse_json
 from fission_grpo.simulator.base import ErrorSimulator, FailedCall, Feedback
 from fission_grpo.types import ErrorClass, Message, OutcomeKind, ParseFailure, ParseFailureKind, ToolCall, ToolOutcome
 
@@ -177,7 +177,7 @@ def _same(call: ToolCall, function: Mapping[str, Any]) -> bool:
 
 def _as_object(text: str) -> Mapping[str, Any]:
     try:
-        parsed = json.loads(text)
+        parsed = parse_json(text)
     except ValueError:
         return {}
     return parsed if isinstance(parsed, dict) else {}
