@@ -17,7 +17,7 @@ from tiny_policies import tiny_model
 from transformers import TrainerCallback
 from trl import GRPOConfig
 
-from fission_grpo.algorithm.context import CorrectiveContext
+from fission_grpo.algorithm.context import context_from
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.chat.parse import render_call
@@ -171,7 +171,8 @@ def fingerprint(trainer: Any) -> tuple[str, str]:
 
 def buffer_of(trainer: Any) -> list[tuple[Any, ...]]:
     """The fission buffer, top last."""
-    contexts: list[CorrectiveContext] = trainer.fission.source.state_dict()["buffer"]["contexts"]
+    saved = trainer.fission.source.state_dict()["buffer"]["contexts"]
+    contexts = [context_from(one) for one in saved]
     return [(one.key, one.ids, one.policy_version, one.parent) for one in contexts]
 
 
