@@ -21,8 +21,14 @@ keeps its input alone, and one layer at a time keeps the rest.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from math import ceil
 from typing import Any
 
+import torch
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM
+
+from fission_grpo.models.lora import LoraSettings, lora_config
 from fission_grpo.policy.local.cost_model import cached_numbers
 
 LOGITS = 3
@@ -43,17 +49,100 @@ class Memory:
     """Keys and values while sampling."""
     activations: int
     """Of one training micro-batch, logits included."""
+    at_work: int = 0
+    """Weights as the pass takes them, where that is not how they are kept: gathered from other devices, or cast."""
+    exchange: int = 0
+    """Buckets in which replicas exchange gradients."""
+    generator: int = 0
+    """What another engine reserves on this device to sample with (vLLM's share)."""
 
     @property
     def total(self) -> int:
-        """Sampling and updating take turns: their shares are not added."""
-        kept = self.weights + self.gradients + self.optimizer + self.reference
-        return kept + max(self.cache, self.activations)
+        """Sampling and updating take turns: their shares are not added. Another engine keeps its own."""
+        kept = self.weights + self.gradients + self.optimizer + self.reference + self.exchange + self.generator
+        return kept + max(self.cache, self.activations + self.at_work)
 
     def parts(self) -> str:
         """For a person: what is not nothing."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return ", ".join(f"{name} {size_text(count)}" for name, count in named.items() if count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """How many numbers a model has."""
+
+    whole: int
+    trained: int
+    largest: int
+    """Of the module that is gathered at once under sharding: the embedding, the head, or a layer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """How a model is kept and trained on one of some equal devices."""
+
+    devices: int = 1
+    sharded: bool = False
+    """Weights, gradients and moments are spread over the devices (FSDP2, ZeRO-3), not on each of them."""
+    weight_size: int = 4
+    """Bytes of a number that is kept."""
+    pass_size: int = 4
+    """Bytes of a number in the passes: 2 under autocast to bfloat16."""
+    recompute: bool = False
+    reference: bool = False
+    """A frozen copy for the KL penalty; LoRA needs none."""
+    tokens: int
+    """Of one training micro-batch, each shared prefix once."""
+    scored: int
+    """Of these, whose distribution is read."""
+    logits_at_once: int
+    generator: int = 0
+    """Bytes that another engine reserves on each device."""
+
+
+def count_parameters(config: Any, lora: LoraSettings | None = None) -> Parameters:
+    """Of a model that is never made: its shapes alone are."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+        layer = sum(p.numel() for p in model.get_decoder().layers[0].parameters())
+        embedding = model.get_input_embeddings().weight.numel()
+        trained: Any = model if lora is None else get_peft_model(model, lora_config(lora))
+    return Parameters(
+        whole=sum(p.numel() for p in trained.parameters()),
+        trained=sum(p.numel() for p in trained.parameters() if p.requires_grad),
+        largest=max(layer, embedding),
+    )
+
+
+def memory_of(config: Any, parameters: Parameters, placement: Placement) -> Memory:
+    """Bytes on one device.
+
+    Args:
+        config: of the text model, as transformers writes it.
+    """
+    part = placement.devices if placement.sharded else 1
+    casts = placement.pass_size != placement.weight_size
+    replicated = placement.devices > 1 and not placement.sharded
+    # Two layers are there at a time: one computes while the next one comes. Autocast keeps what it has cast.
+    gathered = 2 * parameters.largest if placement.sharded else casts * parameters.whole
+    weights = ceil(parameters.whole * placement.weight_size / part)
+    adapters = parameters.trained < parameters.whole  # peft keeps those in single precision
+    trained = ceil(parameters.trained * (4 if adapters else placement.weight_size) / part)
+    return Memory(
+        weights=weights,
+        gradients=trained,
+        optimizer=2 * trained,
+        reference=weights * (placement.reference and not adapters),
+        cache=0,
+        activations=activation_bytes(
+            config, tokens=placement.tokens, size=placement.pass_size, recompute=placement.recompute
+        )
+        + logit_bytes(config, scored=placement.scored, at_once=placement.logits_at_once),
+        at_work=gathered * placement.pass_size,
+        exchange=trained * replicated,
+        generator=placement.generator,
+    )
 
 
 def activation_bytes(config: Any, *, tokens: int, size: int, recompute: bool) -> int:
