@@ -6,6 +6,7 @@
 #   make wheel-check   build the wheel, install it in an environment of its own, use it
 #   make test-newest   all tests on the newest releases that pyproject.toml admits
 #   make test-oldest   all tests on the oldest ones
+#   make test-trl      the tests of the engine TRL, in an environment of its own
 #   make test-vllm     the tests against a real vLLM server, for CPUs, in an environment of its own
 #   make lock          write requirements/ anew, changing as little as possible    (ARGS=--upgrade: the newest of all)
 
@@ -28,7 +29,8 @@ INSTALL := -m pip --disable-pip-version-check install $(RELEASES)
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 torch_for = $(if $(TORCH_INDEX),$(1)/python $(INSTALL) --no-deps --index-url $(TORCH_INDEX) $(TORCH))
 
-.PHONY: install quickstart test test-all test-newest test-oldest install-vllm test-vllm lint types check wheel-check lock format clean
+.PHONY: install quickstart test test-all test-newest test-oldest install-trl test-trl install-vllm test-vllm lint types \
+	check wheel-check lock format clean
 
 install: $(READY)
 
@@ -56,6 +58,22 @@ test-newest:
 
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest LOCK=requirements/oldest.txt
+
+# An engine has an environment of its own. What it shares with the core, torch above all, is lent to it and not installed
+# a second time; what it wants otherwise is installed in front of that.
+TRL := .venv-trl
+SITE = -c 'import site; print(site.getsitepackages()[0])'
+
+install-trl: $(TRL)/.installed
+
+$(TRL)/.installed: $(READY) requirements/trl.txt
+	test -x $(TRL)/bin/python || $(BIN)/python -m venv $(TRL)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" >"$$($(TRL)/bin/python $(SITE))/core.pth"
+	$(TRL)/bin/python -m pip --disable-pip-version-check install -c requirements/trl.txt "fission-grpo[trl,test]"
+	@touch $@
+
+test-trl: install-trl
+	$(TRL)/bin/python -m pytest $(PARALLEL) tests/engines/trl $(ARGS)
 
 # The server alone: what asks it, and its tests, stay in the ordinary environment.
 install-vllm: $(VLLM)/.installed

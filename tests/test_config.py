@@ -171,7 +171,7 @@ def test_a_mistake_gets_its_cause_and_its_remedy(written: str, expected: str) ->
         ("num_train_epochs=3", "trainer.steps"),
         ("trainer.total_epochs=3", "trainer.steps"),
         ("--bf16", "precision=bf16 with lora.rank=16"),
-        ("--use_vllm", "no other engine is wired up"),
+        ("--use_vllm", "TRL's GRPOConfig takes them"),
         ("trainer.save_freq=3", "the nearest by meaning is trainer.checkpoint_every"),
         ("rollouts.max_new_tokens=8", "the nearest by meaning is rollouts.max_tokens"),
         ("simulator_model.path=x", "the nearest is simulator_model."),

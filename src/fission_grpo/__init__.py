@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fission_grpo.commands.own_tasks import Evaluated, evaluate
-    from fission_grpo.commands.train import TrainedRun, train
+    from fission_grpo.commands.train import train
+    from fission_grpo.commands.trained_run import TrainedRun
     from fission_grpo.config import RunSettings
     from fission_grpo.environments.check import check_environment
     from fission_grpo.errors import ConfigError, FissionError, ToolError
@@ -51,7 +52,7 @@ _HOME = {
     "Task": "types",
     "ToolCall": "types",
     "ToolError": "errors",
-    "TrainedRun": "commands.train",
+    "TrainedRun": "commands.trained_run",
     "Verdict": "types",
     "World": "types",
     "check_environment": "environments.check",

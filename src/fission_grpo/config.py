@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
+from fission_grpo.engines import Engine
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import Precision
 from fission_grpo.models.lora import LoraSettings
@@ -111,7 +112,8 @@ NOT_HERE: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("use_vllm", "vllm_mode", "tensor_model_parallel_size", "gpu_memory_utilization", "deepspeed", "fsdp"),
-        "sampling and training share one process for each GPU; no other engine is wired up",
+        "sampling and training share one process for each GPU; in a script of yours, TRL's GRPOConfig takes them "
+        "(docs/engines.md)",
     ),
     **dict.fromkeys(
         ("reward_funcs", "reward_weights", "reward_fn", "reward_model"),
@@ -163,6 +165,8 @@ class RunSettings(Settings):
     environment."""
     output: str | None = None
     """The run folder; the command line names it after recipe, arm and seed if it has no name."""
+    engine: Engine = Engine.OWN
+    """Who makes the updates: our own loop, or TRL's."""
     simulator: SimulatorName = SimulatorName.RULES
     """Who writes the feedback of corrective contexts."""
     simulator_model: ModelSimulatorSettings = Field(default_factory=ModelSimulatorSettings)
@@ -202,8 +206,11 @@ class RunSettings(Settings):
         return Path(self.output or "runs/run").expanduser()
 
     def saved(self) -> dict[str, Any]:
-        """Plain values for `config.yaml`; a run folder does not name itself, so that it can be moved."""
-        return self.model_dump(mode="json", exclude={"output"})
+        """Plain values for `config.yaml`; a run folder does not name itself, so that it can be moved.
+
+        Our own engine goes without saying, as in folders that are older than the choice.
+        """
+        return self.model_dump(mode="json", exclude={"output", *(["engine"] if self.engine is Engine.OWN else [])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

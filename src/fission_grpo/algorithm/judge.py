@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Protocol
 
 from fission_grpo.algorithm.failures import Failure, Fault, find_failure
 from fission_grpo.algorithm.groups import Member
@@ -17,6 +18,16 @@ from fission_grpo.types import EndReason, Task, ToolCall, Turn
 
 ANSWER_TOKENS = 3
 """Reference length of an answer in words, where no call is wanted; ours."""
+
+
+class SiblingsJudge(Protocol):
+    """Scores what was sampled from one context, all of it at once: some rewards compare, or ask a server."""
+
+    def siblings(
+        self, trajectories: Sequence[Trajectory], *, horizon: Horizon, progress: float, before: Sequence[Turn] = ()
+    ) -> list[Member]:
+        """One member for each trajectory, in order; see `Judge.__call__`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +52,16 @@ class Judge:
             before: the turns of the corrective context that it recovers from.
         """
         if not trajectory.valid or not trajectory.turns:
-            return Member(trajectory=trajectory, reward=None, success=False, failure=_fault_of_ours(trajectory))
+            return Member(trajectory=trajectory, reward=None, success=False, failure=fault_of_ours(trajectory))
         if horizon is Horizon.CALL:
             return self._by_target(trajectory, progress)
         return self._by_environment(trajectory, gold_ahead(trajectory.task, horizon, before), before)
+
+    def siblings(
+        self, trajectories: Sequence[Trajectory], *, horizon: Horizon, progress: float, before: Sequence[Turn] = ()
+    ) -> list[Member]:
+        """Judge all that was sampled from one context, each by itself; see `__call__`."""
+        return [self(each, horizon=horizon, progress=progress, before=before) for each in trajectories]
 
     def _by_target(self, trajectory: Trajectory, progress: float) -> Member:
         turn, target = trajectory.turns[0], trajectory.task.target
@@ -77,7 +94,7 @@ class Judge:
         return 1 + sum(self.chat.length(render_call(call)) for call in target)
 
 
-def _fault_of_ours(trajectory: Trajectory) -> Failure | None:
+def fault_of_ours(trajectory: Trajectory) -> Failure | None:
     """A fault of ours taints the whole trajectory: not even the model's own errors before it are fissioned."""
     if trajectory.valid:
         return None

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from fission_grpo.algorithm.context import CorrectiveContext
 from fission_grpo.algorithm.groups import Group
-from fission_grpo.algorithm.judge import Judge
+from fission_grpo.algorithm.judge import SiblingsJudge
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.environments.base import Environments
@@ -40,7 +40,7 @@ class Stages:
     policy: Policy
     chat: ChatFormat
     environments: Environments
-    judge: Judge
+    judge: SiblingsJudge
     source: FissionSource
     sampling: Sampling
     group_size: int
@@ -168,7 +168,7 @@ class Stages:
         for index, (horizon, context) in enumerate(zip(horizons, contexts, strict=True)):
             siblings = trajectories[index * size : (index + 1) * size]
             before = context.before if context else ()
-            judged = [self.judge(each, horizon=horizon, progress=progress, before=before) for each in siblings]
+            judged = self.judge.siblings(siblings, horizon=horizon, progress=progress, before=before)
             groups.append(
                 Group(
                     id=f"{step}/{kind.value}/{self.rank}.{index}",

@@ -19,13 +19,16 @@ from fission_grpo.cli.options import (
     json_text,
     read_settings,
 )
+from fission_grpo.engines import Engine
 from fission_grpo.errors import ConfigError
 from fission_grpo.recipes import Recipe
 from fission_grpo.recipes.arms import Arm
 from fission_grpo.recipes.demonstrations import DIALOGUES, LEARNING_RATE, UPDATES
 
 if TYPE_CHECKING:
-    from fission_grpo.commands.train import TrainedRun
+    from fission_grpo.commands.dry_run import RunPlan
+    from fission_grpo.commands.train_trl import TrlPlan
+    from fission_grpo.commands.trained_run import TrainedRun
     from fission_grpo.config import RunSettings
 
 
@@ -37,6 +40,7 @@ def train(
     model: ModelName = None,
     output: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run; the tasks stay the same.")] = None,
+    engine: Annotated[Engine | None, typer.Option(help="Who makes the updates: our own loop, or TRL's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Rehearse, print the plan, write nothing.")] = False,
     no_tree: NoTree = False,
@@ -45,6 +49,7 @@ def train(
     """Train a policy with GRPO and fission. Ctrl-C saves. Without --recipe and --config, `nano` takes its own one."""
     tree = False if no_tree else None
     flags = {"model": model, "output": output and str(output), "trainer.seed": seed, "trainer.tree": tree}
+    flags |= {"engine": engine and engine.value}
     if resume and not (config or recipe):
         config = _config_of(output)
     if not (config or recipe):
@@ -172,8 +177,15 @@ def _say_once(line: str) -> None:
 
 def _show_plan(settings: RunSettings, as_json: bool) -> None:
     from fission_grpo.commands.dry_run import make_plan
+    from fission_grpo.commands.train import require_trl
 
-    plan = make_plan(settings)
+    if settings.engine is Engine.TRL:
+        require_trl()
+        from fission_grpo.commands.train_trl import make_trl_plan
+
+        plan: RunPlan | TrlPlan = make_trl_plan(settings)
+    else:
+        plan = make_plan(settings)
     if as_json:
         typer.echo(json_text({"plan": asdict(plan), "settings": settings.saved()}))
     else:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fission_grpo.assembly import ENVIRONMENTS, with_own_environments
 from fission_grpo.commands.heldout import episodes_shown, load_player, on_server, rates_by_key
-from fission_grpo.commands.train import TrainedRun
+from fission_grpo.commands.trained_run import TrainedRun
 from fission_grpo.config import RunSettings, load_settings
 from fission_grpo.environments.base import Environments
 from fission_grpo.environments.functions.imported import environments_of

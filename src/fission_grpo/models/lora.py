@@ -33,10 +33,14 @@ def add_lora(model: Any, settings: LoraSettings, *, seed: int) -> Any:
         seed: of the random half of each adapter; without it two runs with one seed would differ.
     """
     torch.manual_seed(seed)
-    targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
-    shape = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, task_type="CAUSAL_LM")
     with _old_names():
-        return get_peft_model(model, shape)
+        return get_peft_model(model, lora_config(settings))
+
+
+def lora_config(settings: LoraSettings) -> LoraConfig:
+    """The same shape in peft's own words."""
+    targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
+    return LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, task_type="CAUSAL_LM")
 
 
 def merge_lora(model: Any, folder: Path) -> Any:

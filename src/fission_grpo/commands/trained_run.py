@@ -1,0 +1,100 @@
+"""A run that was trained, by whichever engine, and what every engine's run keeps to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fission_grpo.assembly import ENVIRONMENTS
+from fission_grpo.config import RunSettings
+from fission_grpo.environments.base import Environments
+from fission_grpo.errors import ConfigError, FissionError
+from fission_grpo.files import read_jsonl
+from fission_grpo.run.folder import RunFolder
+from fission_grpo.tasks.jsonl import record_of
+from fission_grpo.types import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedRun:
+    """A run that has come to its end, or to the first Ctrl-C. Everything else is in its folder."""
+
+    settings: RunSettings
+    environments: Environments
+    """Where its tasks live, by name."""
+    step: int
+    """Updates that have been made."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether every update has been made; if not, `train(settings, resume=True)` goes on."""
+        return self.step >= self.settings.trainer.steps
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.settings.folder
+
+    @property
+    def policy(self) -> Path:
+        """The trained model as an ordinary Hugging Face folder; there once the run has finished."""
+        return RunFolder(self.folder).policy
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One mapping of names to numbers for each update, read from `metrics.jsonl`.
+
+        Raises:
+            DataError: a line of the file is damaged.
+        """
+        return list(read_jsonl(RunFolder(self.folder).metrics))
+
+    @property
+    def how_to_go_on(self) -> str:
+        """For a run that has not finished; a program's own environments are not known to the command line."""
+        if self.environments.keys() - ENVIRONMENTS.keys() - self.settings.environments.keys():
+            return "continue with: train(..., resume=True)"
+        return f"continue with: fission train --resume --output {self.folder}"
+
+    def __str__(self) -> str:
+        """One line for a person: where the policy is, or how to go on."""
+        if self.finished:
+            return f"policy in {self.policy}"
+        return f"stopped after step {self.step} of {self.settings.trainer.steps}; {self.how_to_go_on}"
+
+
+def require_same_tasks(run: RunFolder, tasks: Sequence[Task]) -> None:
+    """A run goes on with the tasks it was begun with.
+
+    Raises:
+        ConfigError: it was begun with others.
+    """
+    asked = [json.loads(json.dumps(record_of(task))) for task in tasks]
+    if run.tasks.exists() and list(read_jsonl(run.tasks)) != asked:
+        raise ConfigError(
+            f"{run.path} was started with other tasks; resume with the same ones, or choose another output"
+        )
+
+
+@contextmanager
+def errors_name_the_run(run: TrainedRun) -> Iterator[None]:
+    """Whatever breaks is told with the place where the rest is safe."""
+    try:
+        yield
+    except (FissionError, OSError) as error:
+        error.add_note(f"the run so far is in {run.folder}; {run.how_to_go_on}")
+        raise
+
+
+def status_line(metrics: Mapping[str, float], *, entropy: str) -> str:
+    """What a progress display says of a step.
+
+    Args:
+        entropy: what the engine calls it.
+    """
+    shown = {"reward": "reward", "success": "success", "fission/success": "recovered", entropy: "entropy"}
+    return "  ".join(f"{word} {metrics[name]:.3f}" for name, word in shown.items() if name in metrics)
