@@ -112,8 +112,8 @@ NOT_HERE: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("use_vllm", "vllm_mode", "tensor_model_parallel_size", "gpu_memory_utilization", "deepspeed", "fsdp"),
-        "sampling and training share one process for each GPU; in a script of yours, TRL's GRPOConfig takes them "
-        "(docs/engines.md)",
+        "sampling and training share one process for each GPU; in a script of yours, TRL's GRPOConfig takes them: "
+        "see the page on engines",
     ),
     **dict.fromkeys(
         ("reward_funcs", "reward_weights", "reward_fn", "reward_model"),
