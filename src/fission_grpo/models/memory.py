@@ -21,7 +21,6 @@ keeps its input alone, and one layer at a time keeps the rest.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from math import ceil
 from typing import Any
 
 import torch
@@ -59,8 +58,8 @@ class Memory:
     @property
     def total(self) -> int:
         """Sampling and updating take turns: their shares are not added. Another engine keeps its own."""
-        kept = self.weights + self.gradients + self.optimizer + self.reference + self.exchange + self.generator
-        return kept + max(self.cache, self.activations + self.at_work)
+        kept = self.weights + self.gradients + self.optimizer + self.reference
+        return kept + self.at_work + self.exchange + self.generator + max(self.cache, self.activations)
 
     def parts(self) -> str:
         """For a person: what is not nothing."""
@@ -73,79 +72,41 @@ class Parameters:
     """How many numbers a model has."""
 
     whole: int
+    """Adapters included."""
     trained: int
-    largest: int
-    """Of the module that is gathered at once under sharding: the embedding, the head, or a layer."""
+    layer: int
+    """Of one layer, without adapters."""
+    root: int
+    """Outside of the layers: embedding, head, last norm."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """How a model is kept and trained on one of some equal devices."""
-
-    devices: int = 1
-    sharded: bool = False
-    """Weights, gradients and moments are spread over the devices (FSDP2, ZeRO-3), not on each of them."""
-    weight_size: int = 4
-    """Bytes of a number that is kept."""
-    pass_size: int = 4
-    """Bytes of a number in the passes: 2 under autocast to bfloat16."""
-    recompute: bool = False
-    reference: bool = False
-    """A frozen copy for the KL penalty; LoRA needs none."""
-    tokens: int
-    """Of one training micro-batch, each shared prefix once."""
-    scored: int
-    """Of these, whose distribution is read."""
-    logits_at_once: int
-    generator: int = 0
-    """Bytes that another engine reserves on each device."""
+    @property
+    def base(self) -> int:
+        """Without adapters."""
+        return self.whole - (self.trained if self.trained < self.whole else 0)
 
 
 def count_parameters(config: Any, lora: LoraSettings | None = None) -> Parameters:
-    """Of a model that is never made: its shapes alone are."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-        layer = sum(p.numel() for p in model.get_decoder().layers[0].parameters())
-        embedding = model.get_input_embeddings().weight.numel()
-        trained: Any = model if lora is None else get_peft_model(model, lora_config(lora))
-    return Parameters(
-        whole=sum(p.numel() for p in trained.parameters()),
-        trained=sum(p.numel() for p in trained.parameters() if p.requires_grad),
-        largest=max(layer, embedding),
-    )
-
-
-def memory_of(config: Any, parameters: Parameters, placement: Placement) -> Memory:
-    """Bytes on one device.
+    """Of a model that is never made: its shapes alone are.
 
     Args:
         config: of the text model, as transformers writes it.
     """
-    part = placement.devices if placement.sharded else 1
-    casts = placement.pass_size != placement.weight_size
-    replicated = placement.devices > 1 and not placement.sharded
-    # Two layers are there at a time: one computes while the next one comes. Autocast keeps what it has cast.
-    gathered = 2 * parameters.largest if placement.sharded else casts * parameters.whole
-    weights = ceil(parameters.whole * placement.weight_size / part)
-    adapters = parameters.trained < parameters.whole  # peft keeps those in single precision
-    trained = ceil(parameters.trained * (4 if adapters else placement.weight_size) / part)
-    return Memory(
-        weights=weights,
-        gradients=trained,
-        optimizer=2 * trained,
-        reference=weights * (placement.reference and not adapters),
-        cache=0,
-        activations=activation_bytes(
-            config, tokens=placement.tokens, size=placement.pass_size, recompute=placement.recompute
-        )
-        + logit_bytes(config, scored=placement.scored, at_once=placement.logits_at_once),
-        at_work=gathered * placement.pass_size,
-        exchange=trained * replicated,
-        generator=placement.generator,
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+        layers = [sum(p.numel() for p in layer.parameters()) for layer in model.get_decoder().layers]
+        base = sum(p.numel() for p in model.parameters())
+        trained: Any = model if lora is None else get_peft_model(model, lora_config(lora))
+    return Parameters(
+        whole=sum(p.numel() for p in trained.parameters()),
+        trained=sum(p.numel() for p in trained.parameters() if p.requires_grad),
+        layer=max(layers),
+        root=base - sum(layers),
     )
 
 
-def activation_bytes(config: Any, *, tokens: int, size: int, recompute: bool) -> int:
+def activation_bytes(
+    config: Any, *, tokens: int, size: int, recompute: bool, at_once: int | None = None, stream: int | None = None
+) -> int:
     """What the backward pass through all layers finds in memory.
 
     Args:
@@ -153,13 +114,19 @@ def activation_bytes(config: Any, *, tokens: int, size: int, recompute: bool) ->
         tokens: of one micro-batch, each shared prefix once.
         size: bytes of one number of the activations.
         recompute: every layer's activations are computed again (gradient checkpointing).
+        at_once: tokens of the largest pass, where a micro-batch is several of them and the graph of all waits for one
+            backward pass; none says that it is one.
+        stream: bytes of one number between the layers and in their norms; none takes `size`. Autocast leaves these as
+            wide as the weights are kept.
     """
-    hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
+    hidden, layers, stream = int(config.hidden_size), int(config.num_hidden_layers), stream or size
     keys = cached_numbers(config) // (2 * layers)
     heads = int(config.num_attention_heads)
     queries = keys * heads // int(getattr(config, "num_key_value_heads", None) or heads)
-    layer = 6 * hidden + 5 * queries + 4 * keys + 4 * int(config.intermediate_size)
-    return tokens * size * (layers * hidden + layer if recompute else layers * layer)
+    layer = stream * 6 * hidden + size * (5 * queries + 4 * keys + 4 * int(config.intermediate_size))
+    if not recompute:
+        return tokens * layers * layer
+    return tokens * stream * layers * hidden + (tokens if at_once is None else at_once) * layer
 
 
 def logit_bytes(config: Any, *, scored: int, at_once: int) -> int:

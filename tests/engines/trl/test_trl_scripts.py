@@ -178,7 +178,7 @@ def test_the_command_line_trains_in_a_run_folder_goes_on_and_evaluates() -> None
     said("train", "--resume", "--output", "runs/trl", "trainer.steps=3")
     assert [line["step"] for line in read_jsonl(run.metrics)] == [0, 1, 2]
     refused = CliRunner().invoke(app, ["train", "--resume", "--output", "runs/trl", "--engine", "own"])
-    assert "was started with other settings (engine)" in refused.output
+    assert "was started with other settings (engine.name)" in refused.output
     assert "Final success" in said("eval", "tasks", "examples/own_tools_heldout.jsonl", "--run", "runs/trl")
 
 
@@ -193,7 +193,7 @@ def test_ctrl_c_ends_after_the_step_and_the_run_goes_on() -> None:
                 os.kill(os.getpid(), signal.SIGINT)
             return super().score()
 
-    settings = recipe("nano", {**TINY, "engine": "trl", "output": "runs/trl", "environments": {}})
+    settings = recipe("nano", {**TINY, "engine.name": "trl", "output": "runs/trl", "environments": {}})
     tasks = list(read_jsonl(Path("examples/own_tools.jsonl")))
     stopped = train(settings, tasks=tasks, environments={"helpdesk": Impatient})
     assert (stopped.step, stopped.finished) == (1, False)
