@@ -38,7 +38,7 @@ TILE = (4096, 32768)
 """Tokens and entries of the vocabulary of which TRL's LM head makes logits at a time."""
 TILE_COPIES = 3
 """Of a tile, in single precision, at the peak."""
-FREE = 0.08
+HEADROOM = 0.08
 """Part of a GPU that the plan leaves to CUDA, NCCL, and what the allocator cannot use; ours."""
 VLLM_EXTRA = GIB
 """What a colocated vLLM takes of its share beside weights and cache; ours, a guess."""
@@ -89,11 +89,11 @@ class DeviceMemory:
 
     @property
     def fits(self) -> bool | None:
-        """With `FREE` to spare, and vLLM with room for a dialogue; None where the device is not known."""
+        """With `HEADROOM` to spare, and vLLM with room for a dialogue; None where the device is not known."""
         if self.room is None:
             return None
         sampled = self.sampler is None or self.sampler.tokens >= self.sampler.window
-        return sampled and self.memory.total <= (1 - FREE) * self.room
+        return sampled and self.memory.total <= (1 - HEADROOM) * self.room
 
     def lines(self) -> Iterator[str]:
         """For a person."""
@@ -111,28 +111,29 @@ class DeviceMemory:
             tokens = f"{max(self.sampler.tokens, 0):,} tokens of keys and values"
             yield f"  in vLLM's share: weights {size_text(self.sampler.weights)}, room for {tokens}"
         if self.fits is False:
-            yield f"  WARNING: {self._shortage()}; {', or '.join(self.remedies)}"
+            yield f"  WARNING: {self._shortage()}"
 
     def _shortage(self) -> str:
         if self.sampler and self.sampler.tokens < self.sampler.window:
             return (
-                f"vLLM has room for {max(self.sampler.tokens, 0):,} tokens and not for one dialogue of "
-                f"{self.sampler.window:,}: raise engine.vllm_share or lower engine.vllm_window; or"
-            ).removesuffix("; or")
-        return f"this does not fit with {FREE:.0%} to spare"
+                f"vLLM has room for {max(self.sampler.tokens, 0):,} tokens and not for a dialogue of "
+                f"{self.sampler.window:,}; raise engine.vllm_share or lower engine.vllm_window"
+            )
+        return f"this does not fit with {HEADROOM:.0%} to spare; {', or '.join(self.remedies)}"
 
 
-def device_memory(settings: RunSettings, config: Any, *, prompt: int) -> DeviceMemory:
+def device_memory(settings: RunSettings, config: Any, *, prompt: int, reply: int = REPLY) -> DeviceMemory:
     """The plan of one GPU.
 
     Args:
         config: of the text model, as transformers writes it.
         prompt: tokens of the longest prompt.
+        reply: tokens of a tool's reply, or of feedback.
     Raises:
         ConfigError: see `micro_batches`.
     """
     engine, parameters = settings.engine, count_parameters(config, settings.lora)
-    work = micro_batch(settings, prompt=prompt, window=context_window(config))
+    work = micro_batch(settings, prompt=prompt, reply=reply, window=context_window(config))
     room = None if engine.gpu_memory is None else int(engine.gpu_memory * GIB)
     share = int(engine.vllm_share * room) if room and engine.vllm is VllmMode.COLOCATE else 0
     return DeviceMemory(
@@ -160,11 +161,11 @@ def micro_batches(settings: RunSettings) -> int:
     return explored // size
 
 
-def micro_batch(settings: RunSettings, *, prompt: int, window: int) -> MicroBatch:
+def micro_batch(settings: RunSettings, *, prompt: int, reply: int, window: int) -> MicroBatch:
     """The largest micro-batch: every answer at its longest, recoveries from failures of other groups.
 
     Args:
-        prompt: tokens of the longest prompt.
+        prompt, reply: tokens of the longest ones.
         window: most tokens that the model holds.
     Raises:
         ConfigError: see `micro_batches`.
@@ -173,9 +174,9 @@ def micro_batch(settings: RunSettings, *, prompt: int, window: int) -> MicroBatc
     explored = trainer.queries * trainer.group_size // parts
     recovered = ceil((explored * parts + fission.contexts * fission.group_size) / parts) - explored
     contexts = min(ceil(fission.contexts / parts), recovered)
-    longest = min(window, prompt + _said(settings, trainer.horizon))
-    corrected = min(window, longest + REPLY)
-    recovery = min(window, corrected + _said(settings, fission.horizon or trainer.horizon)) if recovered else longest
+    longest = min(window, prompt + _said(settings, trainer.horizon, reply))
+    corrected = min(window, longest + reply)
+    recovery = min(window, corrected + _said(settings, fission.horizon, reply)) if recovered else longest
     answer, second = longest - prompt, recovery - corrected if recovered else 0
     scored = explored * answer + recovered * second
     if trainer.tree:
@@ -188,12 +189,11 @@ def micro_batch(settings: RunSettings, *, prompt: int, window: int) -> MicroBatc
     )
 
 
-def _said(settings: RunSettings, horizon: Horizon) -> int:
+def _said(settings: RunSettings, horizon: Horizon, reply: int) -> int:
     """Tokens of a trajectory behind its prompt."""
     rollouts = settings.rollouts
-    if horizon is Horizon.CALL:
-        return rollouts.max_tokens
-    return rollouts.max_turns * (rollouts.max_tokens + REPLY)
+    turns = 1 if horizon is Horizon.CALL else rollouts.max_turns
+    return turns * rollouts.max_tokens + (turns - 1) * reply
 
 
 def _memory(settings: RunSettings, config: Any, parameters: Parameters, work: MicroBatch, share: int) -> Memory:
