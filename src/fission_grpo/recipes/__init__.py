@@ -5,6 +5,7 @@ Importing this package costs nothing; a recipe is imported when it is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ def load_recipe(recipe: Recipe, exploration: Exploration = Exploration.EPISODES)
     """The settings of a recipe for one kind of exploration; that it is explored so is the arm's to say."""
     from fission_grpo.recipes import nano, paper  # torch is behind these
 
-    settings = {
+    settings: Mapping[Recipe, Callable[[Exploration], RunSettings]] = {
         Recipe.NANO: nano.nano_settings,
         Recipe.NANO_HARD: nano.nano_hard_settings,
         Recipe.PAPER: lambda _: paper.paper_settings(),
