@@ -110,6 +110,27 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     assert read_yaml(settings_file(tmp_path, "# nothing yet\n")) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a: &x [1]\ntrainer: *x", "aliases are not read; write the value out"),
+        ("trainer: " + "[" * 200 + "]" * 200, "nested deeper than 128 levels"),
+        ("trainer: " + "[" * 100_000, "nested deeper than 128 levels"),
+        ("trainer: !!python/object/apply:os.getpid []", "could not determine a constructor"),
+        ("trainer: {steps: 2020-99-01}", "month must be in 1..12"),
+    ],
+)
+def test_yaml_from_anybody_is_plain_and_shallow(tmp_path: Path, text: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=rf"run\.yaml is no YAML: .*{why}"):
+        read_yaml(settings_file(tmp_path, text))
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fission_grpo.files.MAX_FILE", 20)
+    with pytest.raises(ConfigError, match="it has more than 20 bytes"):
+        read_yaml(settings_file(tmp_path, "trainer: {steps: 3}  # as ever\n"))
+
+
 def test_an_error_names_the_line_of_the_file(tmp_path: Path) -> None:
     file = settings_file(tmp_path, "model: nano\ntrainer:\n  steps: 3\n  lerning_rate: 1.0\n")
     with pytest.raises(ConfigError) as caught:

@@ -16,6 +16,9 @@ SHIPPED = (
     "models/nano_weights/config.json",
     "models/nano_weights/model.safetensors",
     "models/nano_weights/tokenizer.json",
+    "report/page/assets/page.html.jinja",
+    "report/page/assets/page.css",
+    "report/page/assets/page.js",
 )
 TRAIN = ("train", "--recipe", "nano", "--output", "run", "trainer.steps=2", "synthetic.count=20")
 
@@ -55,6 +58,8 @@ def main() -> None:
         fission(folder, "install-benchmarks", "bfcl")
         fission(folder, *TRAIN)
         require((folder / "run" / "metrics.jsonl").read_text().count("\n") == 2, "expected metrics of two steps")
+        fission(folder, "report", "run")
+        require("</html>" in (folder / "report.html").read_text(), "expected a whole page")
     sys.stdout.write(f"the wheel of fission-grpo {release} works\n")
 
 

@@ -149,10 +149,10 @@ def assemble(
 
 
 def open_run(trainer: Trainer, settings: RunSettings, *, resume: bool) -> None:
-    """Make the run folder; with `resume`, continue from its newest checkpoint, or from the start if there is none.
+    """Make the run folder; with `resume`, continue from its newest checkpoint: see `Checkpoints.resume`.
 
     Raises:
-        ConfigError: the folder cannot be used: see `RunFolder.create`.
+        ConfigError: the folder cannot be used: see `RunFolder.create` and `Checkpoints.resume`.
     """
     run = trainer.run
     if trainer.accelerator.is_main_process:
@@ -161,13 +161,8 @@ def open_run(trainer: Trainer, settings: RunSettings, *, resume: bool) -> None:
         except OSError as error:
             raise ConfigError(f"cannot write {run.path}: {error.strerror}; choose another --output") from error
     trainer.accelerator.wait_for_everyone()
-    if not resume:
-        return
-    checkpoint = run.latest_checkpoint()
-    if checkpoint is not None:
-        trainer.checkpoints.load(checkpoint)
-    elif trainer.accelerator.is_main_process:
-        run.truncate_after(0)
+    if resume:
+        trainer.checkpoints.resume()
 
 
 def save_policy(trainer: Trainer) -> Path:

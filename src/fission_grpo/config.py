@@ -21,6 +21,7 @@ from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.engines.settings import EngineSettings
 from fission_grpo.errors import ConfigError
+from fission_grpo.files import parse_yaml, read_text, yaml_value
 from fission_grpo.models.catalog import Precision
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.rollout import Horizon, RolloutSettings
@@ -335,12 +336,11 @@ def read_yaml(path: Path) -> list[Setting]:
         ConfigError: no readable file, no YAML, or no mapping.
     """
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        root = loader.get_single_node()
+        root = parse_yaml(read_text(path))
         if root is None:
             return []
         if isinstance(root, yaml.MappingNode):
-            return list(_leaves(loader, root, (), path.name))
+            return list(_leaves(root, (), path.name))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the settings in {path}: {error}; give the path of a YAML file") from error
     except yaml.YAMLError as error:
@@ -406,19 +406,20 @@ def _section(annotation: Any) -> type[BaseModel] | None:
     return next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
-def _leaves(loader: yaml.SafeLoader, node: yaml.MappingNode, above: Key, name: str) -> Iterator[Setting]:
+def _leaves(node: yaml.MappingNode, above: Key, name: str) -> Iterator[Setting]:
     for key_node, value_node in node.value:
         key = (*above, str(key_node.value))
         if isinstance(value_node, yaml.MappingNode) and value_node.value:
-            yield from _leaves(loader, value_node, key, name)
+            yield from _leaves(value_node, key, name)
         else:
-            value = loader.construct_object(value_node, deep=True)
+            value = yaml_value(value_node)
             yield Setting(key=key, value=value, origin=f"{name} line {key_node.start_mark.line + 1}")
 
 
 def _value(key: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        root = parse_yaml(text)
+        return None if root is None else yaml_value(root)
     except yaml.YAMLError as error:
         raise ConfigError(f"{key}: {text!r} is no YAML value; quote it") from error
 

@@ -215,6 +215,7 @@ def rollout(
     max_turns: int,
     seed: int,
     report: Callable[[int], None] = lambda done: None,
+    ended: Callable[[int, Trajectory], None] | None = None,
 ) -> list[Trajectory]:
     """Sample one trajectory from each start, all side by side.
 
@@ -222,6 +223,7 @@ def rollout(
         horizons: how far each trajectory goes.
         max_turns: most assistant messages for one user message.
         report: told how many more have ended.
+        ended: told each one as soon as it has ended, with its place among the starts.
 
     Raises:
         PolicyError: sampling failed; nothing of this batch can be trusted.
@@ -232,19 +234,28 @@ def rollout(
         )
         for start, horizon in zip(starts, horizons, strict=True)
     ]
-    begun = [(dialogue, dialogue.context) for dialogue in dialogues]
-    running = [dialogue for dialogue, context in begun if context is not None]
-    report(len(dialogues) - len(running))
+    begun = [dialogue.context for dialogue in dialogues]
+    running = [place for place, context in enumerate(begun) if context is not None]
+    told: dict[int, Trajectory] = {}
+
+    def end(place: int) -> None:
+        report(1)
+        if ended is not None:
+            told[place] = dialogues[place].trajectory()
+            ended(place, told[place])
 
     def reply(index: int, completion: Completion) -> Context | None:
-        following = running[index].advance(completion)
+        following = dialogues[running[index]].advance(completion)
         if following is None:
-            report(1)
+            end(running[index])
         return following
 
-    contexts = [context for _, context in begun if context is not None]
+    for place, context in enumerate(begun):
+        if context is None:
+            end(place)
+    contexts = [context for context in begun if context is not None]
     policy.converse(contexts, reply=reply, sampling=sampling, seed=seed)
-    return [dialogue.trajectory() for dialogue in dialogues]
+    return [told.get(place) or dialogue.trajectory() for place, dialogue in enumerate(dialogues)]
 
 
 class Dialogue:

@@ -1,4 +1,4 @@
-"""What every group of settings has in common: frozen, keyword-only, and an unknown key is an error."""
+"""What every group of settings has in common: frozen, keyword-only, finite; an unknown key is an error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ def with_current_names(value: Any, above: Sequence[str] = ()) -> Any:
     }
 
 
+MOST_SEED = 2**32 - 1
+"""Largest seed of a run, as numpy has it; the smallest is 0."""
+
+
 class Settings(BaseModel):
     """Base of all settings. Each subclass stands beside the component it configures."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)

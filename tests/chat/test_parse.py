@@ -24,6 +24,39 @@ def block(body: str) -> str:
     return f"{OPEN}\n{body}\n{CLOSE}"
 
 
+def nested(depth: int) -> str:
+    """A call, nested that deep: the call itself and its arguments are two levels of it."""
+    return '{"name": "f", "arguments": {"x": ' + "[" * (depth - 2) + "]" * (depth - 2) + "}}"
+
+
+def test_a_call_that_is_nested_too_deeply_for_a_record_is_malformed() -> None:
+    (call,) = parse_message(block(nested(128))).calls
+    assert json.loads(json.dumps(call.arguments)) == call.arguments
+    for depth in (129, 980, 100_000):
+        parsed = parse_message(block(nested(depth)))
+        assert parsed.calls == ()
+        (failure,) = parsed.failures
+        assert (failure.kind, failure.detail) == (ParseFailureKind.JSON, "expected JSON, got JSON nested too deeply")
+    assert parse_message(nested(980)).failures == ()  # prose, as any text without tags that is no call
+
+
+class Counted(str):
+    """A text that must not be gone through as a whole for each of its blocks."""
+
+    __slots__ = ()
+
+    def count(self, *_: object) -> int:  # type: ignore[override]
+        raise AssertionError("the lines are counted from the beginning of the text")
+
+    rfind = count  # type: ignore[assignment]
+
+
+def test_a_malformed_block_costs_no_walk_through_the_text_before_it() -> None:
+    """`json` counts lines for each error that it raises: 16,000 open tags once took half a minute."""
+    text = Counted(f"{OPEN}{{" * 3)
+    assert [failure.start for failure in parse_message(text).failures] == [0, 12, 24]
+
+
 @given(st.lists(CALLS, max_size=3))
 def test_rendered_calls_are_read_back_whatever_their_arguments_hold(calls: list[ToolCall]) -> None:
     parsed = parse_message("\n".join(map(render_call, calls)))

@@ -30,6 +30,7 @@ from fission_grpo.policy.scripted import ScriptedPolicy
 from fission_grpo.rollout import RolloutSettings
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.interruption import Interruption
+from fission_grpo.run.lock import writing_into
 from fission_grpo.tasks.jsonl import read_tasks, write_tasks
 from fission_grpo.tasks.synthesis.generator import synthesise
 
@@ -95,7 +96,7 @@ def test_fission_alone_shows_what_is_needed_first_and_how_to_see_the_rest() -> N
     result = fission()
     assert result.exit_code == 0
     shown = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("  fission ")]
-    assert shown == ["quickstart", "train", "eval", "compare", "doctor"]
+    assert shown == ["quickstart", "train", "eval", "compare", "report", "doctor"]
     assert "fission --help shows all commands" in result.stdout
     assert "..." not in result.stdout  # no description is cut off
 
@@ -164,6 +165,35 @@ def test_the_same_command_gives_the_same_numbers_with_adapters_too(model: Path) 
     assert Path("one/policy/adapter_config.json").exists()
 
 
+def test_a_run_has_one_writer(model: Path) -> None:
+    """Two that went on with one run once wrote their steps among each other."""
+    train(model, "--output", "run", steps=1)
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    with writing_into(Path("run")):
+        again = train(model, "--output", "run", "--resume", steps=3)
+        assert again.exit_code == 2
+        assert f"run is being written by process {os.getpid()} of" in again.stderr
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+    assert train(model, "--output", "run", "--resume", steps=3).exit_code == 0
+    assert [row["step"] for row in numbers(Path("run"))] == [0, 1, 2]
+
+
+def test_a_policy_takes_no_folder_of_something_else(model: Path) -> None:
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("years of work")
+    refused = fission("supervise", "--model", str(model), "--output", "mine", "--steps", "1")
+    assert refused.exit_code == 2
+    assert "mine holds something else than a model, which would be lost; choose another --output" in refused.stderr
+    assert Path("mine/thesis.tex").read_text() == "years of work"
+
+
+def test_commands_that_are_printed_can_be_pasted_whatever_a_folder_is_called(model: Path) -> None:
+    train(model, "--output", "my run; echo", steps=1)
+    Path("my run; echo/policy").rename("elsewhere")
+    refused = fission("eval", "heldout", "--run", "my run; echo")
+    assert "finish it with: fission train --resume --output 'my run; echo'" in refused.stderr
+
+
 def test_the_run_folder_is_named_after_what_was_asked_for(model: Path) -> None:
     assert train(model, "--arm", "grpo", "--seed", "5", steps=1).exit_code == 0
     assert RunFolder(Path("runs/run-grpo-seed5")).config.exists()
@@ -230,6 +260,20 @@ def test_the_second_ctrl_c_ends_the_process_at_once() -> None:
     assert found.returncode == -signal.SIGINT
     assert found.stdout == "going on: True\n"
     assert "once more to quit at once" in found.stderr
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_both_signals_leave_a_command_through_its_with_blocks(tmp_path: Path, number: str) -> None:
+    """A world of the user's stops the process while it is imported: nothing has been written by then."""
+    (tmp_path / "own.py").write_text(f"import os, signal\nos.kill(os.getpid(), signal.{number})\nsignal.pause()\n")
+    command = ["train", "--model", "nano", "environments.own=own:World", "--output", "run"]
+    found = subprocess.run(
+        [sys.executable, "-m", "fission_grpo.cli", *command], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 130
+    assert found.stderr.splitlines()[-1] == "fission: stopped; what is finished is kept"
+    assert "Traceback" not in found.stderr
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == ["own.py"]
 
 
 def test_after_a_run_ctrl_c_is_what_it_was_before() -> None:
@@ -551,6 +595,10 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_nothing, ("train", "--outptu", "x"), "unknown setting outptu", "the nearest is output"),
     (_nothing, ("train", "trainer.lerning_rate=1"), "unknown setting", "trainer.learning_rate"),
     (_nothing, ("train", "--trainer.steps", "ten"), "got 'ten'", "expected a valid integer"),
+    (_nothing, ("train", "--seed", "-1"), "Invalid value for '--seed'", "0"),
+    (_nothing, ("train", "trainer.seed=-1"), "got -1", "greater than or equal to 0"),
+    (_nothing, ("train", "trainer.learning_rate=.inf"), "got inf", "a finite number"),
+    (_nothing, ("train", "trainer.beta=.nan"), "got nan", "a finite number"),
     (_nothing, ("train", "--trainer.steps"), "has no value", "expected trainer.steps=VALUE"),
     (_nothing, ("train", "--simulator", "oracle"), "got 'oracle'", "expected 'passthrough', 'static', 'rules'"),
     (_nothing, ("train", "--precision", "bf16"), "rounds small updates", "lora.rank=16"),

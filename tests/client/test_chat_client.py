@@ -80,6 +80,8 @@ NASTY: tuple[tuple[Behaviour, Trouble], ...] = (
     (answer(200, {"choices": [{"message": {"content": 5}}]}), Trouble.GARBAGE),
     (answer(200, completion(None, tool_calls=[{"function": {}}])), Trouble.GARBAGE),
     (answer(200, {"error": {"message": "overloaded"}}), Trouble.GARBAGE),
+    (answer(301, b"", Location="https://elsewhere/v1"), Trouble.ELSEWHERE),
+    (answer(307, b"<html>moved</html>", Location="/login"), Trouble.ELSEWHERE),
     (answer(500, b"Internal Server Error"), Trouble.SERVER),
     (answer(502, b"<html>Bad Gateway</html>"), Trouble.SERVER),
     (answer(503, {"error": "loading model"}), Trouble.SERVER),
@@ -119,6 +121,13 @@ def test_a_server_that_hangs_once_is_asked_again() -> None:
         assert said.content == "ok"
         assert said.attempts >= 2
         assert said.seconds >= 1.0
+
+
+def test_a_server_that_sends_everybody_elsewhere_is_told_before_anything_is_spent() -> None:
+    with serving(answer(308, b"", Location="http://127.0.0.1:9/v1")) as server:
+        with pytest.raises(ConfigError, match=r"status 308; expected a chat completion.*check .* the URL"):
+            client(server).probe(ASKED)
+        assert {one.path for one in server.received} == {"/v1/chat/completions"}  # never followed
 
 
 def test_nobody_listens() -> None:
@@ -183,7 +192,6 @@ def test_a_dialogue_that_does_not_fit_is_told_apart(error: Any) -> None:
             "404, 'no such model'.*it offers 'the-model', 'another'",
         ),
         (answer(405, b""), "405; check the model's name and the URL"),
-        (answer(301, b"", Location="https://elsewhere/v1"), "301; check the model's name and the URL"),
         (answer(402, b"pay"), "402, 'pay'; there is no credit left"),
         (answer(429, {"error": {"message": "m", "code": "insufficient_quota"}}), "there is no credit left"),
         (answer(401, {"error": {"message": "who?"}}), "401, 'who.'; put a key into the environment variable SOME_KEY"),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -120,3 +124,59 @@ def test_a_training_that_is_ended_saves_first(tmp_path: Path) -> None:
 def test_a_process_leaves_ctrl_c_to_whoever_started_it(tmp_path: Path) -> None:
     work([job(tmp_path, "first", "import os, signal; os.kill(os.getpid(), signal.SIGINT)")], workers=1, report=silent)
     assert (tmp_path / "first.done").exists()
+
+
+OWNER = (
+    "import sys\n"
+    "from pathlib import Path\n"
+    "from fission_grpo.commands.worker_pool import Job, work\n"
+    "from fission_grpo.run.interruption import heed_termination\n"
+    "from functools import partial\n"
+    "if __name__ == '__main__':\n"
+    "    heed_termination()\n"
+    "    folder = Path(sys.argv[1])\n"
+    "    jobs = [Job(name=n, run=partial(exec, sys.argv[2].format(n=n), {}), log=folder / f'{n}.log') for n in 'ab']\n"
+    "    work(jobs, workers=2, report=print)\n"
+)
+ENDLESS = (
+    "import os, pathlib, time\n"
+    "place = pathlib.Path({folder!r}) / '{{n}}'\n"
+    "place.with_suffix('.half').write_text(str(os.getpid()))\n"
+    "place.with_suffix('.half').rename(place.with_suffix('.pid'))\n"
+    "try:\n"
+    "    while True: time.sleep(0.01)\n"
+    "finally:\n"
+    "    place.with_suffix('.left').touch()\n"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_processes_end_with_whoever_started_them(tmp_path: Path, number: signal.Signals) -> None:
+    """However it ends: they once went on writing into the folder that the next start used."""
+    script = tmp_path / "owner.py"  # what is spawned imports it again
+    script.write_text(OWNER)
+    owner = subprocess.Popen([sys.executable, script, tmp_path, ENDLESS.format(folder=str(tmp_path))])
+    places = [tmp_path / "a.pid", tmp_path / "b.pid"]
+    wait_for(lambda: all(place.exists() for place in places))
+    owner.send_signal(number)
+    code = owner.wait()
+    assert code != 0
+    workers = [int(place.read_text()) for place in places]
+    wait_for(lambda: not any(map(alive, workers)))
+    assert (tmp_path / "a.left").exists()  # through every `finally` on the way
+    assert (tmp_path / "b.left").exists()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked about does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    while not condition():  # the suite's time-out ends a test that waits in vain
+        time.sleep(0.01)

@@ -330,6 +330,30 @@ def test_a_directory_inside_itself_is_survived() -> None:
     assert environment.state_hash() == before
 
 
+def test_nested_directories_never_become_a_fault_of_ours() -> None:
+    """A fault is masked: a model that could cause one could hide what it did wrong."""
+    environment = started("GorillaFileSystem", GorillaFileSystem={"root": {"a": {"type": "directory", "contents": {}}}})
+    outcomes = []
+    for _ in range(200):
+        outcomes += [environment.execute(call("mkdir", dir_name="d")), environment.execute(call("cd", folder="d"))]
+    assert environment.state_hash() == environment.state_hash()
+    environment.restore(environment.snapshot())
+    refused = [outcome for outcome in outcomes if outcome.error is ErrorClass.LIMIT]
+    assert len(refused) == 200 - 48
+    assert refused[0].text.endswith("the directories are nested 48 levels deep already")
+
+
+def test_copies_of_deep_directories_never_become_a_fault_of_ours() -> None:
+    environment = started("GorillaFileSystem", GorillaFileSystem={"root": {"a": {"type": "directory", "contents": {}}}})
+    for _ in range(200):
+        environment.execute(call("mkdir", dir_name="d"))
+        environment.execute(call("cp", source="d", destination="e"))
+        environment.execute(call("mv", source="e", destination="d"))
+        environment.execute(call("cd", folder="d"))
+    environment.restore(environment.snapshot())
+    assert environment.state_hash()
+
+
 def test_deep_arguments_and_long_answers_are_refused() -> None:
     deep: Any = "x"
     for _ in range(5000):

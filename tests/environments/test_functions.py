@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import random
 import sqlite3
 import sys
@@ -600,11 +601,26 @@ class Accepting(FunctionEnvironment):
         return super().execute(call("hours"))
 
 
+@pytest.mark.parametrize("said", [math.nan, math.inf, -math.inf, Verdict(ok=False, matched=math.nan)])
+def test_a_score_that_is_no_number_is_a_fault_of_the_world(said: float | Verdict) -> None:
+    class Nan:
+        def reset(self) -> None:
+            """Nothing."""
+
+        def score(self) -> float | Verdict:
+            return said
+
+    environment = FunctionEnvironment.from_class(Nan, name="w")
+    environment.reset(Task(id="t", messages=(), tools=(), world=World(environment="w", config={})))
+    with pytest.raises(EnvironmentFault, match="score: expected a finite number, got "):
+        environment.score()
+
+
 def test_bad_schemas_and_accepted_mistakes_are_found_out() -> None:
     problems = check_environment(Accepting(Library, name="w"), task([call("hours")]))
     assert [problem for problem in problems if problem.startswith("tools")] == [
         "tools: f: parameters have type 'text'; expected 'object'",
-        "tools: f: 'text' is not valid under any of the given schemas",
+        "tools: f: type: 'text' is not valid under any of the given schemas",
     ]
     assert any("expected an error" in problem for problem in problems)
 

@@ -150,6 +150,14 @@ def settings(place: str, *overrides: str) -> RunSettings:
     return load_settings(overrides=read_overrides(given))
 
 
+@pytest.mark.parametrize("code", ["import sys; sys.exit(3)", "raise SystemExit(3)", "exit(3)"])
+def test_a_module_that_ends_the_program_is_told(code: str) -> None:
+    Path("leaves.py").write_text(f"{code}\nWorld = 1\n")
+    sys.modules.pop("leaves", None)
+    with pytest.raises(ConfigError, match=r"environments\.own: import leaves ends the program \(sys\.exit\(3\)\)"):
+        imported_environments({"own": "leaves:World"})
+
+
 @pytest.mark.parametrize("kind", ["Library", "make"])
 def test_a_class_of_tools_and_a_function_that_makes_environments_are_worlds(kind: str) -> None:
     environment = imported_environments({"library": f"own_shop:{kind}"})["library"]()

@@ -284,6 +284,23 @@ def first_batches(entries: Sequence[Task], width: int) -> list[int]:
     return begins
 
 
+@dataclass
+class Faulty:
+    """An agent whose server is down."""
+
+    name: str = "faulty"
+    width: int = 5
+
+    def answer(self, dialogues: Sequence[Conversation], *, seed: int) -> list[Answer | AgentFault]:
+        return [AgentFault(reason="connection refused") for _ in dialogues]
+
+
+def test_an_evaluation_in_which_every_entry_met_a_fault_has_no_score(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"all of 2 episodes met a fault \(see .*traces\.jsonl\); repair it"):
+        run_entries(BASE[:2], Faulty(), release=ToolRelease.TOOLS, traces=tmp_path / "traces.jsonl")
+    assert len(read_bfcl(tmp_path / "traces.jsonl")) == 2
+
+
 def test_a_half_written_last_line_is_dropped_with_a_warning(tmp_path: Path) -> None:
     entries, traces = BASE[:6], tmp_path / "traces.jsonl"
     agent = Player(gold, entries, width=2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,23 @@ def test_a_truncated_folder_is_named(folder: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes((folder / name).read_bytes()[:2000])
     with pytest.raises(ConfigError, match=r"the weights in .* cannot be loaded: .*; download or save the model anew"):
         load_policy_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("part", ["config.json", "tokenizer_config.json"])
+def test_code_in_a_model_folder_is_neither_run_nor_asked_about(
+    folder: Path, tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Path(shutil.copytree(folder, tmp_path / "own"))
+    mark = tmp_path / "ran"
+    (own / "code.py").write_text(f"import pathlib; pathlib.Path({str(mark)!r}).touch()\nclass C: pass\n")
+    kinds = {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.C", "AutoTokenizer": ["code.C", "code.C"]}
+    settings = json.loads((own / part).read_text())
+    settings |= {"auto_map": kinds, "model_type": "of their own", "tokenizer_class": "Their"}
+    (own / part).write_text(json.dumps(settings))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
+    with suppress(ConfigError):  # a tokenizer may be read without its code
+        load_policy_model(str(own))
+    assert not mark.exists()
 
 
 def test_a_folder_without_tokenizer_is_named(folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,21 @@ def test_a_damaged_line_in_the_middle_is_named_and_the_file_kept(tmp_path: Path,
     assert not list(run.path.glob(".*"))
 
 
+@pytest.mark.parametrize("steps", [[], [0], [0, 2], [0, 1, 1], [0, 1, 2, 2, 1]])
+def test_metrics_of_other_steps_than_the_run_has_made_are_told(tmp_path: Path, steps: list[int]) -> None:
+    run = folder(tmp_path)
+    run.append(run.metrics, [{"step": step} for step in steps])
+    with pytest.warns(UserWarning, match=rf"holds {len(steps)} line\(s\) of the 3 step\(s\) so far"):
+        run.compare_metrics(3)
+
+
+def test_metrics_of_every_step_are_no_reason_to_warn(tmp_path: Path) -> None:
+    run = folder(tmp_path)
+    run.compare_metrics(0)
+    run.append(run.metrics, [{"step": 0}, {"step": 1}])
+    run.compare_metrics(2)
+
+
 def test_a_line_without_a_step_is_named_and_the_file_kept(tmp_path: Path) -> None:
     run = folder(tmp_path)
     run.metrics.write_text('{"step": 0}\n{"loss": 1}\n')
@@ -169,6 +185,21 @@ def test_a_long_damaged_line_is_not_repeated_as_a_whole(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         list(read_jsonl(tmp_path / "traces.jsonl"))
     assert len(str(error.value)) < 300
+
+
+def test_a_line_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fission_grpo.files.MAX_LINE", 20)
+    (tmp_path / "traces.jsonl").write_text('{"step": 0}\n' + " " * 30)
+    lines = read_jsonl(tmp_path / "traces.jsonl")
+    assert next(lines) == {"step": 0}
+    with pytest.raises(DataError, match="line 2: has more than 20 bytes"):
+        next(lines)
+
+
+def test_a_line_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    (tmp_path / "traces.jsonl").write_text("[" * 100_000 + "\n")
+    with pytest.raises(DataError, match=r"line 1: found .*, expected a JSON object"):
+        list(read_jsonl(tmp_path / "traces.jsonl"))
 
 
 def test_forgetting_needs_no_files(tmp_path: Path) -> None:
@@ -210,6 +241,20 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     write_text(path, "old")
     write_text(path, "new")
     assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.jsonl"
+    write_text(path, "old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*tasks\.jsonl'"):
+            write_pieces(path, ["x" * 1000])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 

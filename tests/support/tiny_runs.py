@@ -114,9 +114,8 @@ def tiny_run(
     if trainer.accelerator.is_main_process:
         trainer.run.create({}, resume=resume)
     trainer.accelerator.wait_for_everyone()
-    checkpoint = trainer.run.latest_checkpoint()
-    if resume and checkpoint is not None:
-        trainer.checkpoints.load(checkpoint)
+    if resume:
+        trainer.checkpoints.resume()
     return trainer
 
 
@@ -147,7 +146,7 @@ def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
 
 def buffer_of(trainer: Trainer) -> list[tuple[Any, ...]]:
     """The fission buffer, top last, but for how long calls took."""
-    buffer = trainer.source.state_dict()["buffer"]
+    buffer = trainer.source.buffer.state_dict()
     return [(c.key, c.ids, c.depth, c.policy_version, c.parent, _world(c)) for c in buffer["contexts"]]
 
 

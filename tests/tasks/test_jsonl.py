@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fission_grpo.environments.functions.imported import environments_of
 from fission_grpo.errors import DataError
@@ -98,6 +101,11 @@ def test_null_is_a_value_in_a_world(tmp_path: Path) -> None:
         assert task.world.config["initial"]["TicketAPI"]["current_user"] is None
 
 
+def tool_of(parameters: Any) -> dict[str, Any]:
+    """The good record with another schema."""
+    return {**GOOD, "tools": [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]}
+
+
 BROKEN: list[tuple[str, Any, str]] = [
     ("broken JSON", '{"id": "x", ', "is no JSON"),
     ("not an object", "[1, 2]", "holds list"),
@@ -107,6 +115,9 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("missing key", {k: v for k, v in GOOD.items() if k != "gold"}, "missing key 'gold'"),
     ("wrong type", {**GOOD, "id": 7}, "id: got 7, expected text"),
     ("tools text", {**GOOD, "tools": "[{"}, "tools: is text, but no JSON"),
+    ("deep", "[" * 900 + "]" * 900, "is no JSON: nested deeper than 128 levels"),
+    ("deeper", "[" * 100_000, "is no JSON: nested deeper than 128 levels"),
+    ("deep tools", {**GOOD, "tools": "[" * 900 + "]" * 900}, "tools: is text, but no JSON: nested deeper than 128"),
     ("tool shape", {**GOOD, "tools": [{"name": "weather"}]}, "tools[0]: expected"),
     ("gold shape", {**GOOD, "gold": ["weather()"]}, "gold[0]: got"),
     ("turns without world", {**GOOD, "turns": [[]]}, "need a world"),
@@ -140,6 +151,15 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("unknown tool", {**GOOD, "gold": [{"name": "wether", "arguments": {}}]}, "the nearest tools are 'weather'"),
     ("missing argument", {**GOOD, "gold": [{"name": "weather", "arguments": {}}]}, "missing argument 'city'"),
     ("wrong argument", {**GOOD, "gold": [{"name": "weather", "arguments": {"city": 3}}]}, "must be a string"),
+    ("schema of no kind", tool_of({"type": "x"}), "tools[0] (weather): parameters: type: 'x' is not valid"),
+    ("schema as a list", tool_of([5]), "tools[0] (weather): parameters: expected an object, got [5]"),
+    ("required", tool_of({"required": 5}), "parameters: required: 5 is not of type 'array'"),
+    ("enum", tool_of({"properties": {"city": {"enum": 5}}}), "properties.city.enum: 5 is not of type 'array'"),
+    ("minimum", tool_of({"properties": {"city": {"minimum": "x"}}}), "minimum: 'x' is not of type 'number'"),
+    ("pattern", tool_of({"properties": {"city": {"pattern": "("}}}), "is none that RE2 can match"),
+    ("look-ahead", tool_of({"properties": {"city": {"pattern": "(?=x)"}}}), "is none that RE2 can match"),
+    ("remote schema", tool_of({"properties": {"city": {"$ref": "http://127.0.0.1:9/x"}}}), "nothing is fetched"),
+    ("endless schema", tool_of({"$ref": "#"}), "refers to itself without end"),
     ("extra argument", {**GOOD, "gold": [{"name": "weather", "arguments": {"city": "a", "b": 1}}]}, "unexpected"),
 ]
 
@@ -215,6 +235,67 @@ def test_tasks_of_a_program_are_checked_as_those_of_a_file_are(tmp_path: Path, t
     )
     with pytest.raises(DataError, match="expected at least one"):
         tasks_from([])
+
+
+def test_one_bad_line_hides_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    lines = [
+        b"\xff\xfe",
+        b"[" * 100_000,
+        json.dumps(tool_of({"type": "x"})).encode(),
+        b"{",
+        json.dumps({**GOOD, "id": "w2"}).encode(),
+    ]
+    path.write_bytes(b"\n".join(lines))
+    problems = problems_of(path)
+    assert [problem.split(":")[0] for problem in problems] == ["line 1", "line 2", "line 3", "line 4"]
+
+
+def test_a_catastrophic_pattern_is_matched_in_time(tmp_path: Path) -> None:
+    """Python's own engine would need 2^5000 steps for this call."""
+    schema = {"type": "object", "properties": {"city": {"type": "string", "pattern": "^(x+x+)+y$"}}}
+    record = {**tool_of(schema), "gold": [{"name": "weather", "arguments": {"city": "x" * 5000}}]}
+    (problem,) = problems_of(save(tmp_path / "t.jsonl", record))
+    assert "argument 'city' must match the pattern" in problem
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(found for key, one in inner for found in _paths(one, (*path, key)))]
+
+
+def _changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = _changed(value[path[0]], path[1:], new)
+    return copy
+
+
+ANSWERED = {**GOOD, "messages": [*ASKED, {"role": "tool", "tool_call_id": "a", "content": "sun"}], "meta": {"a": 1}}
+STRANGE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.sampled_from(["#", "(", "object"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["type", "$ref", "pattern", "enum", "properties", "name", "role"]), inner)
+    ),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(_paths(ANSWERED)), STRANGE)
+def test_whatever_stands_in_a_line_there_are_problems_or_tasks(path: tuple[Any, ...], strange: Any) -> None:
+    found: Sequence[object] = ()
+    try:
+        found = tasks_from([_changed(ANSWERED, path, strange)])
+    except DataError as error:
+        found = error.problems
+    assert found
 
 
 def test_duplicate_ids_name_the_earlier_line(tmp_path: Path) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
+import json
+import math
 import multiprocessing
 import os
+import pickle
 import resource
 import shutil
 import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -40,12 +45,13 @@ from tiny_runs import (
     weights,
 )
 
+from fission_grpo.algorithm.context import context_from
 from fission_grpo.algorithm.rewards import DecisionReward
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.chat.parse import parse_message, render_call
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.errors import ConfigError, EnvironmentFault, FissionError
-from fission_grpo.files import read_jsonl
+from fission_grpo.files import read_jsonl, write_text
 from fission_grpo.models.lora import LoraSettings, add_lora
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy
@@ -412,7 +418,7 @@ def no_file_longer_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("part", ["model/model.safetensors", "optimizer.bin", "progress-0.pkl"])
+@pytest.mark.parametrize("part", ["model/model.safetensors", "optimizer.bin", "progress-0.pt"])
 def test_a_full_disk_leaves_the_last_checkpoint_whole_and_no_half_one(
     tmp_path: Path, whole: Trainer, part: str
 ) -> None:
@@ -442,10 +448,10 @@ def test_a_checkpoint_of_another_version_is_refused_by_name_before_its_pickles_a
     checkpoint = trainer.run.latest_checkpoint()
     assert checkpoint is not None
     (checkpoint / "checkpoint.json").unlink()  # as version 0.1 left it
-    (checkpoint / "progress-0.pkl").write_bytes(b"not to be opened")
+    (checkpoint / "progress-0.pt").write_bytes(b"not to be opened")
     with pytest.raises(
         ConfigError,
-        match=r"step-1 was written by fission-grpo 0\.1\.0 \(checkpoint format 1\).* reads format 3: finish",
+        match=r"step-1 was written by fission-grpo 0\.1\.0 \(checkpoint format 1\).* reads format 4: finish",
     ):
         tiny_run(tmp_path, resume=True)
 
@@ -471,40 +477,116 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("part", ["model/model.safetensors", "optimizer.bin", "progress-0.pkl"])
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_told_with_the_one_to_fall_back_to(
+@pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        *product(["model/model.safetensors", "optimizer.bin", "progress-0.pt"], DAMAGE),
+        *product(["checkpoint.json"], sorted(DAMAGE.keys() - {"lost"})),  # without it, it is version 0.1's
+    ],
+)
+def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_it_taken(
     tmp_path: Path, stopped: Path, part: str, damage: str
 ) -> None:
     run = RunFolder(shutil.copytree(stopped, tmp_path / "run"))
-    newest, previous = run.checkpoints / "step-3", run.checkpoints / "step-2"
+    newest = run.checkpoints / "step-3"
     DAMAGE[damage](newest / part)
-    told = f"{newest} cannot be read: .*; move {newest} aside to continue from {previous}, or choose another --output"
-    with pytest.raises(ConfigError, match=told):
-        tiny_run(run.path, resume=True)
+    before = {path.name: path.read_bytes() for path in newest.rglob("*") if path.is_file()}
+    told = rf"{newest} cannot be read: .*; it lies in step-3\.damaged-.* now, and the run goes on from step-2"
+    with pytest.warns(UserWarning, match=told):
+        resumed = tiny_run(run.path, resume=True)
+    assert resumed.state.step == 2
+    assert [row["step"] for row in metrics(run)] == [0, 1]
+    (aside,) = run.checkpoints.glob("step-3.damaged-*")
+    assert {path.name: path.read_bytes() for path in aside.rglob("*") if path.is_file()} == before
 
 
 def test_behind_a_damaged_checkpoint_the_earlier_one_continues_bit_for_bit(
     tmp_path: Path, stopped: Path, whole: Trainer
 ) -> None:
     run = RunFolder(shutil.copytree(stopped, tmp_path / "run"))
-    for text, why in (('{"form', r"is no JSON \(.*\)"), ("{}", "has no key 'format'")):
-        (run.checkpoints / "step-3" / "checkpoint.json").write_text(text)
-        with pytest.raises(ConfigError, match=rf"checkpoint\.json {why}; move .*step-3 aside to continue .*step-2"):
-            tiny_run(run.path, resume=True)
-    shutil.rmtree(run.checkpoints / "step-3")
-    resumed = tiny_run(run.path, resume=True)
-    assert resumed.state.step == 2
+    _halved(run.checkpoints / "step-3" / "progress-0.pt")
+    with pytest.warns(UserWarning, match="goes on from step-2"):
+        resumed = tiny_run(run.path, resume=True)
     finish(resumed)
     assert_same_run(resumed, whole)
+
+
+def test_a_file_that_was_cut_off_where_nobody_looks_is_found(tmp_path: Path, stopped: Path) -> None:
+    """accelerate goes on without random states that it cannot read."""
+    run = RunFolder(shutil.copytree(stopped, tmp_path / "run"))
+    _halved(run.checkpoints / "step-3" / "random_states_0.pkl")
+    with pytest.warns(UserWarning, match=r"random_states_0\.pkl has \d+ bytes, expected \d+; .*goes on from step-2"):
+        tiny_run(run.path, resume=True)
 
 
 def test_without_an_earlier_checkpoint_the_way_out_is_to_begin_again(tmp_path: Path, stopped: Path) -> None:
     run = RunFolder(shutil.copytree(stopped, tmp_path / "run"))
     shutil.rmtree(run.checkpoints / "step-2")
     _halved(run.checkpoints / "step-3" / "optimizer.bin")
-    with pytest.raises(ConfigError, match=r"step-3 cannot be read: .*; move .*step-3 aside to start .*beginning"):
+    with pytest.raises(ConfigError, match=r"step-3 cannot be read: .*; move it aside to start from the beginning"):
         tiny_run(run.path, resume=True)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step-3"]
+
+
+class _Touch:
+    """What a pickle runs that does so when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("part", ["progress-0.pt", "optimizer.bin", "random_states_0.pkl"])
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+def test_a_checkpoint_runs_no_code(
+    tmp_path: Path, stopped: Path, part: str, save: Callable[[object, Path], object]
+) -> None:
+    """A run folder may come from anybody: its label is made to fit, too."""
+    run = RunFolder(shutil.copytree(stopped, tmp_path / "run"))
+    checkpoint, mark = run.checkpoints / "step-3", tmp_path / "ran"
+    save(_Touch(mark), checkpoint / part)
+    label = json.loads((checkpoint / "checkpoint.json").read_text())
+    label["files"][part] = (checkpoint / part).stat().st_size
+    write_text(checkpoint / "checkpoint.json", json.dumps(label))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tiny_run(run.path, resume=True)
+    assert not mark.exists()
+
+
+def test_a_saved_context_is_plain_data_and_its_world_is_brought_back_by_its_calls(stopped: Path) -> None:
+    checkpoint = RunFolder(stopped).latest_checkpoint()
+    assert checkpoint is not None
+    state = torch.load(checkpoint / "progress-0.pt", weights_only=True)["fission"]
+    saved = state["buffer"]["contexts"]
+    assert json.loads(json.dumps(saved)) == saved
+    assert any(context["calls"] for context in saved)
+
+
+def test_steps_that_the_metrics_lack_are_told(tmp_path: Path, stopped: Path) -> None:
+    run = RunFolder(shutil.copytree(stopped, tmp_path / "run"))
+    run.metrics.unlink()
+    with pytest.warns(UserWarning, match=r"metrics\.jsonl holds 0 line\(s\) of the 3 step\(s\) so far"):
+        tiny_run(run.path, resume=True)
+
+
+def test_what_diverges_stops_before_it_is_saved(tmp_path: Path) -> None:
+    trainer = tiny_run(tmp_path, checkpoint_every=1)
+    finish(trainer, stop_after=1)
+    with torch.no_grad():
+        next(iter(trainer.learner.parameters)).fill_(math.nan)
+    with pytest.raises(FissionError, match=r"training has diverged: the norm of the \w+ is nan") as error:
+        finish(trainer)
+    assert error.value.__notes__ == [f"that was step 1 ({trainer.run.checkpoints / 'step-1'} is whole)"]
+    assert [path.name for path in trainer.run.complete_checkpoints()] == ["step-1"]
+
+
+def test_weights_that_overflow_stop_the_run(tmp_path: Path) -> None:
+    with pytest.raises(FissionError, match=r"training has diverged: the norm of the weights is (inf|nan)"):
+        finish(tiny_run(tmp_path, learning_rate=1e30))
+    assert RunFolder(tmp_path).complete_checkpoints() == []
 
 
 def test_weights_of_another_model_are_no_checkpoint_of_this_one(tmp_path: Path) -> None:
@@ -528,7 +610,8 @@ def test_a_run_is_resumed_by_as_many_processes_as_began_it(tmp_path: Path) -> No
     finish(tiny_run(tmp_path), stop_after=1)
     checkpoint = RunFolder(tmp_path).latest_checkpoint()
     assert checkpoint is not None
-    (checkpoint / "progress-1.pkl").write_bytes((checkpoint / "progress-0.pkl").read_bytes())
+    label = json.loads((checkpoint / "checkpoint.json").read_text())
+    write_text(checkpoint / "checkpoint.json", json.dumps({**label, "processes": 2}))
     with pytest.raises(
         ConfigError, match=r"written by 2 process\(es\), and this run has 1: resume with --num_processes 2"
     ):
@@ -665,9 +748,9 @@ def test_two_processes_train_one_policy(tmp_path: Path, start: Path, fission: Fi
     assert first == second  # weights, and the gradients of the last step
     checkpoint = RunFolder(tmp_path).latest_checkpoint()
     assert checkpoint is not None
-    states = [torch.load(checkpoint / f"progress-{rank}.pkl", weights_only=False) for rank in range(2)]
+    states = [torch.load(checkpoint / f"progress-{rank}.pt", weights_only=True) for rank in range(2)]
     assert [state["step"] for state in states] == [STEPS, STEPS]
-    kept = [{context.key for context in state["fission"]["buffer"]["contexts"]} for state in states]
+    kept = [{context_from(context).key for context in state["fission"]["buffer"]["contexts"]} for state in states]
     assert kept[0] != kept[1]  # and a buffer or a pool of its own
     used = [state["fission"]["count"]["used"] for state in states]
     assert (used[0] != used[1]) == (fission is UNEVEN)  # one of them made an update for the other's recoveries

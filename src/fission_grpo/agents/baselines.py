@@ -6,7 +6,6 @@ verdict are those of the real world, and the record keeps its real texts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -15,6 +14,7 @@ from fission_grpo.agents.base import Agent, AgentFault, Answer, Conversation
 from fission_grpo.agents.formats import PromptFormat
 from fission_grpo.chat.parse import parse_message
 from fission_grpo.environments.bfcl.outcomes import classify
+from fission_grpo.files import parse_json
 from fission_grpo.simulator.base import FailedCall
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.types import ErrorClass, Message, OutcomeKind, ParsedMessage, ToolCall, ToolOutcome
@@ -259,6 +259,6 @@ def _call(item: Any) -> ToolCall | None:
 
 def _object(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return None

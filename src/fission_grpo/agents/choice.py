@@ -60,6 +60,9 @@ class AgentChoice:
     """In place of the local model's own: one of ours, or a Jinja file."""
     precision: Precision | None = None
     """Type of the local model's weights; fp32, unless given."""
+    timeout: float | None = None
+    """Most seconds of one try with an endpoint; `EndpointSettings.total_seconds`, unless given. It is not saved: an
+    evaluation may be gone on with by another one."""
 
     def __post_init__(self) -> None:
         require_reader(self.mode, self.strictness)
@@ -67,6 +70,8 @@ class AgentChoice:
             raise ConfigError(
                 "an endpoint takes messages and a server our tokens: give --endpoint or --server, not both"
             )
+        if self.timeout is not None and not self.endpoint:
+            raise ConfigError("--timeout is for --endpoint: nothing else is waited for; leave it out")
         if self.server:
             require_temperature(self.temperature)
         if self.endpoint and self.mode is not PromptMode.CHAT_TOOLS:
@@ -87,6 +92,7 @@ class AgentChoice:
         """Plain values; what an older version of us wrote reads the same."""
         values = asdict(self)
         values["aid"] = values.pop("baseline")
+        del values["timeout"]
         if self.server is None:
             del values["server"]
         return values
@@ -115,6 +121,8 @@ class AgentChoice:
         """
         if self.endpoint is not None:
             server = EndpointSettings(url=self.endpoint, model=self.model, concurrency=width)
+            if self.timeout is not None:
+                server = server.model_copy(update=dict.fromkeys(("silence_seconds", "total_seconds"), self.timeout))
             remote = EndpointAgent(server, max_tokens=self.max_tokens, temperature=self.temperature)
             return (
                 WaitMessage(remote, read=read) if self.baseline is Baseline.WAIT else self._with_baseline(remote, read)

@@ -18,6 +18,7 @@ from fission_grpo.chat.parse import CLOSE, OPEN, assistant_message, call_id, par
 from fission_grpo.client.chat import ChatClient, ChatFault
 from fission_grpo.client.endpoint import EndpointSettings, Trouble
 from fission_grpo.client.wire import ChatReply, ChatRequest, WireCall
+from fission_grpo.files import parse_json
 from fission_grpo.seeds import derive
 from fission_grpo.types import Message, Tool
 
@@ -130,8 +131,8 @@ def _arguments(call: WireCall) -> str:
     if not call.arguments.strip():
         return "{}"
     try:
-        json.loads(call.arguments)
-    except (ValueError, RecursionError):
+        parse_json(call.arguments)
+    except ValueError:
         return json.dumps(call.arguments, ensure_ascii=False)
     return call.arguments
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from fission_grpo.agents.base import Answer, Conversation
@@ -28,8 +29,10 @@ from fission_grpo.types import Message, ParseFailure, ParseFailureKind, Tool, To
 
 LANGUAGE_HINT = " Note that the provided function is in Python 3 syntax."
 """What the official loader appends to the description of every function that is on offer from the start."""
-MAX_DEPTH = 100
+DEEPEST_CALL = 100
 """Deeper nesting is read as a broken call: no record could hold it."""
+MOST_FAILURES = 100
+"""Malformed blocks of one answer that are recorded."""
 
 _HEAD = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -40,7 +43,6 @@ _TAIL = (
     "<tool_call></tool_call> XML tags:\n<tool_call>\n"
     '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call><|im_end|>\n'
 )
-_BLOCK = re.compile(r"<tool_call>\n(.*?)\n</tool_call>", re.DOTALL)
 
 
 class PromptError(FissionError):
@@ -180,11 +182,21 @@ def _tool_response(messages: Sequence[Message], place: int) -> str:
 
 def _items(text: str) -> Iterator[Any]:
     """The JSON of every block that has some."""
-    for block in _BLOCK.findall(text):
+    for _, block in _blocks(text):
         try:
             yield json.loads(block)
         except (ValueError, RecursionError):
             continue
+
+
+def _blocks(text: str) -> Iterator[tuple[int, str]]:
+    """Where each block begins, and what stands between its tags: every match of the official pattern
+    `<tool_call>\\n(.*?)\\n</tool_call>`, found without trying each opening tag to the end of the text."""
+    begin, end = f"{OPEN}\n", f"\n{CLOSE}"
+    start = text.find(begin)
+    while start >= 0 and (stop := text.find(end, start + len(begin))) >= 0:
+        yield start, text[start + len(begin) : stop]
+        start = text.find(begin, stop + len(end))
 
 
 def _call(item: Any) -> ToolCall:
@@ -201,7 +213,7 @@ def _call(item: Any) -> ToolCall:
         arguments = json.loads(arguments)
     if type(arguments) is not dict:
         raise TypeError(f"expected `arguments` to be an object, got {arguments!r:.40}")
-    unknown = _no_literal(arguments, MAX_DEPTH)
+    unknown = _no_literal(arguments, DEEPEST_CALL)
     return ToolCall(name=unknown, arguments={}) if unknown else ToolCall(name=str(name), arguments=arguments)
 
 
@@ -213,22 +225,28 @@ def _no_literal(value: Any, depth: int) -> str | None:
     if not isinstance(value, dict | list):
         return None
     if depth == 0:
-        raise ValueError(f"arguments are nested deeper than {MAX_DEPTH} levels")
+        raise ValueError(f"arguments are nested deeper than {DEEPEST_CALL} levels")
     inner = value.values() if isinstance(value, Mapping) else value
     return next((found for item in inner if (found := _no_literal(item, depth - 1))), None)
 
 
 def _failures(said: str) -> Iterator[ParseFailure]:
-    """What looks like a call and is none to the official reader, in order."""
-    blocks = {block.start(): block for block in _BLOCK.finditer(said)}
+    """What looks like a call and is none to the official reader, in order, `MOST_FAILURES` at most: each may repeat all
+    of the text behind it."""
+    yield from islice(_all_failures(said), MOST_FAILURES)
+
+
+def _all_failures(said: str) -> Iterator[ParseFailure]:
+    blocks = dict(_blocks(said))
     end = 0
     for tag in re.finditer(OPEN, said):
         start = tag.start()
         if start < end:
             continue
-        if block := blocks.get(start):
-            end = block.end()
-            yield from _block_failure(start, block[0], block[1])
+        if (body := blocks.get(start)) is not None:
+            whole = f"{OPEN}\n{body}\n{CLOSE}"
+            end = start + len(whole)
+            yield from _block_failure(start, whole, body)
         else:
             loose = said[start:].partition(CLOSE)
             detail = f"expected {OPEN} and {CLOSE} with a line break on their inner sides"

@@ -57,7 +57,7 @@ class LifoBuffer:
         return [self._stack.popitem()[1] for _ in range(min(count, len(self._stack)))]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, picklable: contexts are plain frozen values."""
+        """Everything; contexts as they are."""
         return {"contexts": list(self._stack.values()), "duplicates": self.duplicates, "dropped": self.dropped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

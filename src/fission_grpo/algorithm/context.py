@@ -7,15 +7,21 @@ log-probability or advantage of the past survives.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from textwrap import shorten
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from fission_grpo.algorithm.failures import Failure
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.transcript import Transcript
-from fission_grpo.environments.base import Environments, Snapshot
+from fission_grpo.environments.base import Environment, Environments, Snapshot
+from fission_grpo.errors import EnvironmentFault
 from fission_grpo.rollout import Start, Trajectory, start_from, turn_messages
 from fission_grpo.simulator.base import FailedCall, Feedback
-from fission_grpo.types import ErrorClass, Message, Task, Turn
+from fission_grpo.types import ErrorClass, Message, Task, ToolCall, Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +31,14 @@ class Parent:
     group: str
     trajectory: int
     turn: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnsweredCall:
+    """A call that was executed, and the world's own words."""
+
+    call: ToolCall
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +56,10 @@ class CorrectiveContext:
     """The same dialogue as messages, feedback included."""
     before: tuple[Turn, ...]
     """Turns from the start of the task to the failed one: what a recovery may not repeat in vain."""
-    snapshot: Snapshot | None
-    """The world after the failed call; None for a task without one."""
+    calls: tuple[AnsweredCall | None, ...] = ()
+    """How the world came there from the task's beginning: None where the user spoke again. Empty without a world."""
+    snapshot: Snapshot | None = field(compare=False)
+    """The world after the failed call. None without one, and where it was read from a file: the calls bring it back."""
     feedback: Feedback
     error: ErrorClass | None
     depth: int
@@ -66,6 +82,13 @@ class CorrectiveContext:
 
         A world that cannot be brought back there invalidates this recovery and no other.
         """
+
+        def prepare(environment: Environment) -> None:
+            if self.snapshot is not None:
+                environment.restore(self.snapshot)
+            else:
+                _replay(self.calls, environment)
+
         transcript = Transcript(self.x_ids)
         transcript.given(self.error_ids)
         transcript.extend_observed(self.feedback_ids)
@@ -74,8 +97,51 @@ class CorrectiveContext:
             transcript,
             self.messages,
             environments=environments,
-            prepare=lambda environment: environment.restore(self.snapshot),
+            prepare=prepare,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data, fit for any file: everything but the snapshot, which only its environment can read."""
+        state: dict[str, Any] = _ADAPTER.dump_python(self, mode="json", exclude={"snapshot"})
+        return state
+
+
+def context_from(state: Mapping[str, Any]) -> CorrectiveContext:
+    """The context that `CorrectiveContext.state_dict` wrote down.
+
+    Raises:
+        ValueError: pydantic's, naming the first thing that does not fit.
+    """
+    return _ADAPTER.validate_python({**state, "snapshot": None})
+
+
+_ADAPTER = TypeAdapter(CorrectiveContext)
+
+
+def _replay(calls: Sequence[AnsweredCall | None], environment: Environment) -> None:
+    """Make the same calls again.
+
+    Raises:
+        EnvironmentFault: one was answered otherwise.
+    """
+    for made in calls:
+        if made is None:
+            environment.next_turn()
+        elif (text := environment.execute(made.call).text) != made.text:
+            raise EnvironmentFault(
+                f"{made.call.name}: a replay of the same calls was answered {shorten(text, 80)!r}, before "
+                f"{shorten(made.text, 80)!r}. Make the world deterministic: seed its random numbers in reset()"
+            )
+
+
+def _answered(turns: Sequence[Turn]) -> Iterator[AnsweredCall | None]:
+    """What the turns of one trajectory did to its world; the last one's own end is none of the user's."""
+    for place, turn in enumerate(turns):
+        if turn.outcomes and not turn.parsed.failures:  # of a malformed message nothing is executed
+            pairs = zip(turn.parsed.calls, turn.outcomes, strict=True)
+            yield from (AnsweredCall(call=call, text=outcome.text) for call, outcome in pairs)
+        elif not turn.outcomes and place < len(turns) - 1:
+            yield None
 
 
 def failed_call(trajectory: Trajectory, failure: Failure) -> FailedCall:
@@ -97,17 +163,16 @@ def corrective_context(
     feedback: Feedback,
     *,
     chat: ChatFormat,
-    before: tuple[Turn, ...],
+    above: CorrectiveContext | None,
     parent: Parent,
-    depth: int,
     policy_version: int,
 ) -> CorrectiveContext:
     """Join dialogue, failed message and feedback.
 
     Args:
-        before: the turns that led to this trajectory's first one (those of its own corrective context, if it had one).
+        above: the trajectory's own corrective context, if it had one.
     """
-    failed = trajectory.turns[failure.turn]
+    failed, turns = trajectory.turns[failure.turn], trajectory.turns[: failure.turn + 1]
     return CorrectiveContext(
         task=trajectory.task,
         x_ids=trajectory.ids[: failed.start],
@@ -117,11 +182,12 @@ def corrective_context(
             *trajectory.dialogue(failure.turn),
             *turn_messages(failed.parsed, failed.text, feedback.texts),
         ),
-        before=(*before, *trajectory.turns[: failure.turn + 1]),
+        before=(*(above.before if above else ()), *turns),
+        calls=(*(above.calls if above else ()), *_answered(turns)) if trajectory.task.world else (),
         snapshot=trajectory.snapshots[failure.turn],
         feedback=feedback,
         error=failure.error,
-        depth=depth,
+        depth=above.depth + 1 if above else 1,
         parent=parent,
         policy_version=policy_version,
     )

@@ -54,7 +54,7 @@ class ContextPool:
         return dealt
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, picklable: contexts are plain frozen values."""
+        """Everything; contexts as they are."""
         counts = {name: getattr(self, name) for name in ("closed", "dealt", "duplicates", "dropped")}
         return {"contexts": list(self._contexts.values()), **counts}
 

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from fission_grpo.algorithm.buffer import ContextStore, LifoBuffer
-from fission_grpo.algorithm.context import CorrectiveContext, Parent, corrective_context, failed_call
+from fission_grpo.algorithm.context import CorrectiveContext, Parent, context_from, corrective_context, failed_call
 from fission_grpo.algorithm.failures import Failure, Fault
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.chat.format import ChatFormat
@@ -179,15 +179,13 @@ class FissionSource:
         return self.simulator.take_metrics()
 
     def _context(self, candidate: _Candidate, feedback: Feedback, *, policy_version: int) -> CorrectiveContext:
-        above = candidate.group.context
         return corrective_context(
             candidate.trajectory,
             candidate.failure,
             feedback,
             chat=self.chat,
-            before=above.before if above else (),
+            above=candidate.group.context,
             parent=Parent(group=candidate.group.id, trajectory=candidate.index, turn=candidate.failure.turn),
-            depth=above.depth + 1 if above else 1,
             policy_version=policy_version,
         )
 
@@ -216,11 +214,22 @@ class FissionSource:
         return self.settings.silent or failure.error is not ErrorClass.SILENT or by_reference
 
     def state_dict(self) -> dict[str, Any]:
-        """The buffer and the counters: with these a resumed run continues as if it had not stopped."""
+        """The buffer and the counters: with these a resumed run continues as if it had not stopped.
+
+        Plain data: `torch.load(weights_only=True)` reads it back, and JSON could hold it.
+        """
         self.await_feedback()
         counts = {name: getattr(self.count, name) for name in FissionCount.__slots__}
-        return {"buffer": self.buffer.state_dict(), "count": counts}
+        buffer = self.buffer.state_dict()
+        contexts = [context.state_dict() for context in buffer["contexts"]]
+        return {"buffer": {**buffer, "contexts": contexts}, "count": counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.buffer.load_state_dict(state["buffer"])
+        """Go back to where `state_dict` stood.
+
+        Raises:
+            KeyError, TypeError, ValueError: the state was not written by `state_dict`.
+        """
+        contexts = [context_from(context) for context in state["buffer"]["contexts"]]
+        self.buffer.load_state_dict({**state["buffer"], "contexts": contexts})
         self.count = FissionCount(**state["count"])

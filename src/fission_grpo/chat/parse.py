@@ -2,6 +2,7 @@
 
 Reading is forgiving about white space and about nothing else. Whatever looks like a call and is none becomes a typed
 `ParseFailure` with its place; it is never taken for prose. Calls that a model drafts while it thinks are not calls.
+The time that it takes grows with the length of the text and no faster, whatever the text is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from fission_grpo.files import is_shallow
 from fission_grpo.types import Message, ParsedMessage, ParseFailure, ParseFailureKind, ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -77,6 +79,18 @@ def call_id(place: int) -> str:
     return f"call{place:05d}"
 
 
+class _Text(str):
+    """A text whose lines nobody counts: `json.JSONDecodeError` would, from its beginning, for each malformed block."""
+
+    __slots__ = ()
+
+    def count(self, *_: object) -> int:
+        return 0
+
+    def rfind(self, *_: object) -> int:
+        return -1
+
+
 class _MalformedError(ValueError):
     """A block that is no call."""
 
@@ -89,7 +103,7 @@ class _Scanner:
     """One pass over the tags of a text."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
+        self.text = _Text(text)
         self.place = 0
         self.answer_start = 0
         self.prose: list[str] = []
@@ -170,6 +184,8 @@ def _decode(text: str, start: int) -> tuple[Any, int]:
         body, end = _JSON.raw_decode(text, _skip_space(text, start))
     except (ValueError, RecursionError) as error:
         raise _MalformedError(ParseFailureKind.JSON, f"expected JSON, got {_cause(error)}") from error
+    if not is_shallow(body):
+        raise _MalformedError(ParseFailureKind.JSON, f"expected JSON, got {_TOO_DEEP}")
     end = _skip_space(text, end)
     if not text.startswith(CLOSE, end):
         raise _MalformedError(ParseFailureKind.JSON, f"expected {CLOSE} after the JSON, got {_excerpt(text, end)}")
@@ -213,6 +229,7 @@ def _no_constant(literal: str) -> NoReturn:
 
 
 _JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
+_TOO_DEEP = "JSON nested too deeply"
 _MISSING = object()
 _TYPES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null", object: "none"}
 
@@ -226,7 +243,7 @@ def _cause(error: ValueError | RecursionError) -> str:
         case json.JSONDecodeError():
             return f"{error.msg!r} at character {error.pos}"
         case RecursionError():
-            return "JSON nested too deeply"
+            return _TOO_DEEP
         case _:
             return str(error)
 

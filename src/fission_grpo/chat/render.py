@@ -10,7 +10,6 @@ gone, and text without look-alikes, which is nearly all text, is tokenised in on
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from fission_grpo.errors import ConfigError
+from fission_grpo.files import parse_json
 from fission_grpo.types import Message, Tool
 
 _RENDER_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
@@ -172,7 +172,7 @@ def _plain_message(message: Message) -> dict[str, Any]:
 def _object(arguments: str) -> Any:
     """Arguments as an object, if that is what the text holds."""
     try:
-        return json.loads(arguments)
+        return parse_json(arguments)
     except ValueError:
         return arguments
 

@@ -15,9 +15,11 @@ from fission_grpo.cli.doctor import doctor
 from fission_grpo.cli.evaluate import compare, evaluation
 from fission_grpo.cli.options import FAILED, OVERRIDES, WRONG_INPUT
 from fission_grpo.cli.own_tasks import eval_tasks
+from fission_grpo.cli.report import report
 from fission_grpo.cli.simulator import simulator
 from fission_grpo.cli.train import quickstart, supervise, train
 from fission_grpo.errors import ConfigError, FissionError, message_lines
+from fission_grpo.run.interruption import INTERRUPTED, heed_termination
 
 
 class _Commands(TyperGroup):
@@ -26,6 +28,9 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("fission: stopped; what is finished is kept", err=True)
+            raise typer.Exit(INTERRUPTED) from None
         except (FissionError, OSError) as error:
             for line in message_lines(error):
                 typer.echo(f"fission: {line}", err=True)
@@ -37,8 +42,8 @@ app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=
 QUIET_LIBRARIES = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
 """Models come from this machine, and progress is ours to show; a user's own values win."""
 
-NEEDED_FIRST = ("quickstart", "train", "eval", "compare", "doctor")
-"""What `fission` alone shows: see the method work, train, measure, compare, and find out whether a model fits."""
+NEEDED_FIRST = ("quickstart", "train", "eval", "compare", "report", "doctor")
+"""What `fission` alone shows: see the method work, train, measure, compare, look, and find out whether a model fits."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -80,6 +85,7 @@ app.command(context_settings=OVERRIDES)(supervise)
 evaluation.command(name="tasks", context_settings=OVERRIDES)(eval_tasks)
 app.add_typer(evaluation, name="eval")
 app.command()(compare)
+app.command()(report)
 app.command()(doctor)
 app.command()(install_benchmarks)
 app.add_typer(data, name="data")
@@ -88,4 +94,5 @@ app.add_typer(simulator, name="simulator")
 
 def main() -> None:
     """Entry point of the command."""
+    heed_termination()
     app()

@@ -18,7 +18,7 @@ def make(
     output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL file to write.")],
     split: Annotated[str, typer.Option(help="train, validation or heldout.")] = "train",
     count: Annotated[int, typer.Option(min=1)] = 1000,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     apis: Annotated[str | None, typer.Option(help="Official classes, separated by commas.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -66,7 +66,10 @@ Resume: TypeAlias = Annotated[bool, typer.Option("--resume", help="Go on where t
 Lenient: TypeAlias = Annotated[
     bool, typer.Option("--lenient", help="Take every well-formed call, whatever stands around it; not official.")
 ]
-Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+Timeout: TypeAlias = Annotated[
+    float | None, typer.Option(min=1, help="Most seconds of one try with --endpoint.", show_default="600")
+]
+Seed: TypeAlias = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")]
 
 
 @evaluation.command(context_settings=OVERRIDES, epilog="Any setting of `fission train` that concerns tasks.")
@@ -79,10 +82,11 @@ def heldout(
     config: ConfigOnTop = None,
     recipe: NoRunRecipe = None,
     size: Annotated[int, typer.Option(min=3, help="Episodes, and items of each probe.")] = 300,
-    seed: Annotated[int, typer.Option(help="Seed of the held-out tasks.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the held-out tasks.")] = 0,
     validation: Annotated[
         bool, typer.Option("--validation", help="Use the validation split: to choose settings.")
     ] = False,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Play our own held-out episodes and fixed-error probes, as in the quickstart."""
@@ -92,7 +96,9 @@ def heldout(
     from fission_grpo.tasks.synthesis.generator import Split
 
     split = Split.VALIDATION if validation else Split.HELDOUT
-    found = evaluate_heldout(settings, output=what.output, split=split, seed=seed, size=size, server=server)
+    found = evaluate_heldout(
+        settings, output=what.output, split=split, seed=seed, size=size, server=server, resume=resume
+    )
     typer.echo(json_text(rates(found)) if as_json else tables(found, name=what.name))
 
 
@@ -116,6 +122,7 @@ def bfcl(
     ] = None,
     max_tokens: MaxTokens = 4096,
     width: Width = 16,
+    timeout: Timeout = None,
     seed: Seed = 0,
     resume: Resume = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be played, and how officially.")] = False,
@@ -139,6 +146,7 @@ def bfcl(
         server=server,
         temperature=temperature,
         max_tokens=max_tokens,
+        timeout=timeout,
     )
     settings = BfclSettings(
         agent=replace(agent, strictness=Strictness.LENIENT) if lenient else agent,
@@ -182,6 +190,7 @@ def probes(
     temperature: Temperature = 0.0,
     max_tokens: MaxTokens = 1024,
     width: Width = 16,
+    timeout: Timeout = None,
     seed: Seed = 0,
     resume: Resume = False,
     as_json: Json = False,
@@ -192,7 +201,13 @@ def probes(
 
     what, mode = subject(run, model, output, folder="probes"), mode or PromptMode.CHAT_TOOLS
     agent = what.agent(
-        mode, aid or baseline, endpoint=endpoint, server=server, temperature=temperature, max_tokens=max_tokens
+        mode,
+        aid or baseline,
+        endpoint=endpoint,
+        server=server,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        timeout=timeout,
     )
     settings = ProbeSettings(agent=agent, limit=limit, seed=seed)
     found = evaluate_probes(settings, output=what.output, resume=resume, width=width)
@@ -217,6 +232,7 @@ def tau2(
         bool, typer.Option("--ticket-as-user", help="For templates that need a user message; not official.")
     ] = False,
     width: Width = 16,
+    timeout: Timeout = None,
     seed: Seed = 0,
     resume: Resume = False,
     as_json: Json = False,
@@ -230,7 +246,13 @@ def tau2(
     what, mode = subject(run, model, output, folder="tau2"), mode or PromptMode.CHAT_TOOLS
     settings = Tau2Settings(
         agent=what.agent(
-            mode, aid or baseline, endpoint=endpoint, server=server, temperature=temperature, max_tokens=max_tokens
+            mode,
+            aid or baseline,
+            endpoint=endpoint,
+            server=server,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            timeout=timeout,
         ),
         split=_member(Tau2Split, split),
         limit=limit,
@@ -243,7 +265,7 @@ def tau2(
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Evaluation folders, the baseline first.")],
-    seed: Annotated[int, typer.Option(help="Seed of resampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of resampling.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Compare evaluations entry by entry: difference, interval, p-value, what was fixed, what was broken."""
@@ -293,6 +315,7 @@ class Subject:
         server: str | None,
         temperature: float,
         max_tokens: int,
+        timeout: float | None,
     ) -> AgentChoice:
         """The agent of some options; chat template and precision are those of the run.
 
@@ -311,6 +334,7 @@ class Subject:
             mode=_member(PromptMode, mode),
             temperature=temperature,
             max_tokens=max_tokens,
+            timeout=timeout,
             baseline=_member(Baseline, baseline),
             chat_template=settings.chat_template if settings else None,
             precision=settings.precision if settings else None,
@@ -332,8 +356,7 @@ def subject(run: Path | None, model: str | None, output: Path | None, *, folder:
     from fission_grpo.run.folder import RunFolder
 
     found = RunFolder(run)
-    if not found.config.exists():
-        raise ConfigError(f"{run} is no run folder: it holds no config.yaml; give the --output of `fission train`")
+    found.require_settings()
     return Subject(model=model or str(found.trained_policy()), output=output or run / folder, config=found.config)
 
 

@@ -15,8 +15,8 @@ from fission_grpo.recipes.arms import Arm
 if TYPE_CHECKING:
     from fission_grpo.config import RunSettings, Setting
 
-FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
-"""Exit codes beside 0: something broke or was found wanting; the user can correct it; stopped by Ctrl-C."""
+FAILED, WRONG_INPUT = 1, 2
+"""Exit codes beside 0: something broke or was found wanting; the user can correct it. See `INTERRUPTED`, too."""
 
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Of commands that take settings: what is no option of theirs is one."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fission_grpo.cli.evaluate import AnyModel, ConfigOnTop, NoRunRecipe, Output, Run, Server, subject
+from fission_grpo.cli.evaluate import AnyModel, ConfigOnTop, NoRunRecipe, Output, Resume, Run, Server, subject
 from fission_grpo.cli.options import Json, json_text
 
 
@@ -20,6 +20,7 @@ def eval_tasks(
     server: Server = None,
     config: ConfigOnTop = None,
     recipe: NoRunRecipe = None,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Play tasks of your own, greedily: success, first attempts and recovery, with counts and intervals."""
@@ -27,5 +28,5 @@ def eval_tasks(
     settings = what.settings(recipe, config, ctx.args)
     from fission_grpo.commands.own_tasks import evaluate
 
-    found = evaluate(settings.model, tasks=file, settings=settings, output=what.output, server=server)
+    found = evaluate(settings.model, tasks=file, settings=settings, output=what.output, server=server, resume=resume)
     typer.echo(json_text(found.as_json()) if as_json else str(found))

@@ -30,7 +30,7 @@ def data(
     runs: Annotated[list[Path] | None, typer.Option("--run", help="A run folder whose failures are used.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Records wanted.")] = 2000,
     teacher: Which = "rules",
-    seed: Annotated[int, typer.Option(help="Seed of tasks and errors.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of tasks and errors.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Make records of failed calls with what their world really said; whole APIs are held out."""
@@ -48,7 +48,7 @@ def train(
     records: Records,
     output: Annotated[Path, typer.Option(help="Folder for the simulator.")],
     model: Annotated[str, typer.Option(help="fresh, nano, smollm2, or a Hugging Face folder.")] = "fresh",
-    seed: Annotated[int, typer.Option(help="Seed of batches and adapters.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of batches and adapters.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a simulator on the training split of some records."""
@@ -94,7 +94,7 @@ def try_(
     records: Annotated[Path | None, typer.Option(help="Take the failed call from this file.")] = None,
     index: Annotated[int, typer.Option(min=0, help="Which record of it.")] = 0,
     which: Annotated[str, typer.Option("--with", help="More simulators, by commas: model, endpoint.")] = "",
-    seed: Annotated[int, typer.Option(help="Seed of the failed call, where no file is given.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the failed call, where no file is given.")] = 0,
 ) -> None:
     """Show one failed call, and what each simulator says about it, side by side."""
     more = [_choice(name.strip(), ctx.args) for name in which.split(",") if name.strip()]

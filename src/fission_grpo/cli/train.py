@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fission_grpo.cli.options import (
-    INTERRUPTED,
     ConfigFile,
     Json,
     ModelName,
@@ -24,6 +23,7 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.recipes import Recipe
 from fission_grpo.recipes.arms import Arm
 from fission_grpo.recipes.demonstrations import DIALOGUES, LEARNING_RATE, UPDATES
+from fission_grpo.run.interruption import INTERRUPTED
 
 if TYPE_CHECKING:
     from fission_grpo.commands.dry_run import RunPlan
@@ -39,7 +39,7 @@ def train(
     arm: Annotated[Arm | None, typer.Option(help="Change where the rollouts go; for comparisons.")] = None,
     model: ModelName = None,
     output: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the run; the tasks stay the same.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run; the tasks stay the same.")] = None,
     engine: Annotated[Engine | None, typer.Option(help="Who makes the updates: our own loop, or TRL's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Rehearse, print the plan, write nothing.")] = False,
@@ -81,7 +81,7 @@ def supervise(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Updates.")] = UPDATES,
     learning_rate: Annotated[float, typer.Option(help="Peak; more than 0.")] = LEARNING_RATE,
-    seed: Annotated[int, typer.Option(help="Seed of errors and batches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of errors and batches.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Fine-tune on a few error-and-fix demonstrations: the strong simple baseline. Or, without any, a warm start."""
@@ -195,6 +195,7 @@ def _show_plan(settings: RunSettings, as_json: bool) -> None:
 
 def _conclude(run: TrainedRun, as_json: bool) -> None:
     """What is there now, and the next command."""
+    from fission_grpo.run.folder import quoted
     from fission_grpo.tasks.training_set import SYNTHETIC
 
     if as_json:
@@ -203,6 +204,6 @@ def _conclude(run: TrainedRun, as_json: bool) -> None:
         typer.echo(json_text({**told, "finished": run.finished}))
     elif run.finished:
         what = "heldout" if run.settings.data == SYNTHETIC else "tasks HELD_OUT.jsonl"
-        typer.echo(f"{run}; evaluate it with: fission eval {what} --run {run.folder}")
+        typer.echo(f"{run}; evaluate it with: fission eval {what} --run {quoted(run.folder)}")
     else:
         typer.echo(str(run))

@@ -82,6 +82,8 @@ class Trouble(StrEnum):
     """5xx."""
     GARBAGE = "garbage"
     """Status 200, and not what was asked for: HTML, no JSON, missing fields."""
+    ELSEWHERE = "elsewhere"
+    """3xx: never followed, since the key would go along; tried again, since proxies do so for a moment."""
     OVERSIZED = "oversized"
     REFUSED = "refused"
     """Another 4xx: this request will never be taken; not tried again."""
@@ -208,17 +210,15 @@ class EndpointClient:
     async def _exchange(self, http: httpx2.AsyncClient, question: Question[AnswerT]) -> AnswerT | Setback:
         method = "GET" if question.payload is None else "POST"
         async with http.stream(method, f"{self.url}{question.path}", content=question.payload) as response:
-            body = await _body(response, self.settings.body_bytes)
+            body = await self._body(response)
         if body is None:
             return Setback(trouble=Trouble.OVERSIZED, detail=f"an answer of more than {self.settings.body_bytes} bytes")
         if not response.is_success:
-            return await self._refusal(http, question.path, response, self._excerpt(body))
+            return await self._refusal(http, question.path, response, _excerpt(body))
         try:
             return question.read(body)
         except ValueError as error:
-            return Setback(
-                trouble=Trouble.GARBAGE, detail=f"no {question.expected} ({error}) in {self._excerpt(body)!r}"
-            )
+            return Setback(trouble=Trouble.GARBAGE, detail=f"no {question.expected} ({error}) in {_excerpt(body)!r}")
 
     async def _refusal(self, http: httpx2.AsyncClient, path: str, response: httpx2.Response, said: str) -> Setback:
         """What a status other than 2xx means for this request, or for all.
@@ -242,7 +242,7 @@ class EndpointClient:
             return (
                 f"check the key in {variable}" if self._key else f"put a key into the environment variable {variable}"
             )
-        if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED) or status < HTTPStatus.BAD_REQUEST:
+        if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
             return f"check the model's name and the URL, which ends where {path} begins"
         return ""
 
@@ -250,17 +250,20 @@ class EndpointClient:
         """The models that the server lists, if it does, for an error message."""
         try:
             async with asyncio.timeout(self.settings.connect_seconds), http.stream("GET", f"{self.url}/models") as got:
-                names = read_model_names(await _body(got, self.settings.body_bytes) or b"")
+                names = read_model_names(await self._body(got) or b"")
         except (TimeoutError, httpx2.TransportError, ValueError):
             return ""
         return f"; it offers {', '.join(map(repr, names[:_LISTED]))}" if names else ""
 
-    def _excerpt(self, body: bytes) -> str:
-        """What a body says, without the key, which some servers repeat."""
-        text = error_text(body)
-        if self._key is not None:
-            text = text.replace(self._key.get_secret_value(), "[key]")
-        return text[:_EXCERPT]
+    async def _body(self, response: httpx2.Response) -> bytes | None:
+        """The body without the key, which some servers repeat; None as soon as it is larger than allowed."""
+        body = bytearray()
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > self.settings.body_bytes:
+                return None
+        key = None if self._key is None else self._key.get_secret_value().encode()
+        return bytes(body.replace(key, b"[key]") if key else body)
 
 
 _FINAL = frozenset({Trouble.REFUSED, Trouble.TOO_LONG})
@@ -276,6 +279,7 @@ _REMEDIES: Mapping[Trouble, str] = MappingProxyType(
         Trouble.BUSY: "try again later, or with less concurrency",
         Trouble.SERVER: "see the server's own log; does it know this model?",
         Trouble.GARBAGE: _OTHER_SERVER,
+        Trouble.ELSEWHERE: "check the model's name and the URL, which ends where /chat/completions begins",
         Trouble.OVERSIZED: _OTHER_SERVER,
         Trouble.REFUSED: "change what it complains about: the model's name, the tokens asked for, the server's options",
         Trouble.TOO_LONG: "ask for fewer tokens, or start the server with a larger context window",
@@ -288,17 +292,14 @@ def _trouble(status: int, said: str) -> Trouble:
         return Trouble.BUSY
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Trouble.SERVER
+    if status < HTTPStatus.BAD_REQUEST:
+        return Trouble.ELSEWHERE
     return Trouble.TOO_LONG if _TOO_LONG.search(said) else Trouble.REFUSED
 
 
-async def _body(response: httpx2.Response, limit: int) -> bytes | None:
-    """The body; None as soon as it is larger than `limit`."""
-    body = bytearray()
-    async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) > limit:
-            return None
-    return bytes(body)
+def _excerpt(body: bytes) -> str:
+    """What a body says, in one line."""
+    return error_text(body)[:_EXCERPT]
 
 
 def _retry_after(headers: httpx2.Headers) -> float:

@@ -30,6 +30,7 @@ from fission_grpo.evaluation.records import TRACES
 from fission_grpo.evaluation.session import write_json
 from fission_grpo.files import write_text
 from fission_grpo.report.benchmark import benchmark_sections
+from fission_grpo.run.lock import writing_into
 from fission_grpo.types import Task
 
 RELEASES: Mapping[PromptMode, ToolRelease] = MappingProxyType(
@@ -86,20 +87,21 @@ def evaluate_bfcl(
 ) -> BfclEvaluation:
     """Play, score, and keep everything in `output`; see `run_session`."""
     release = RELEASES[settings.agent.mode]
-    records = run_session(
-        settings,
-        {entry.id: partial(play_entry, entry, release=release) for entry in settings.entries()},
-        form=BFCL_RECORDS,
-        purpose="bfcl",
-        output=output,
-        resume=resume,
-        agent=agent,
-        width=width,
-    )
-    found = BfclEvaluation(settings=settings, records=records, score=score_entries(records))
-    write_json(output / "score.json", found.as_json())
-    export(records, output / "official")
-    write_text(output / "summary.md", _summary(found, output))
+    with writing_into(output):
+        records = run_session(
+            settings,
+            {entry.id: partial(play_entry, entry, release=release) for entry in settings.entries()},
+            form=BFCL_RECORDS,
+            purpose="bfcl",
+            output=output,
+            resume=resume,
+            agent=agent,
+            width=width,
+        )
+        found = BfclEvaluation(settings=settings, records=records, score=score_entries(records))
+        write_json(output / "score.json", found.as_json())
+        export(records, output / "official")
+        write_text(output / "summary.md", _summary(found, output))
     return found
 
 

@@ -43,8 +43,8 @@ def make_tasks(
     Raises:
         ConfigError: the drawing cannot be done.
     """
-    tasks = synthesise(seed, count, apis=apis, split=split)
     output.parent.mkdir(parents=True, exist_ok=True)
+    tasks = synthesise(seed, count, apis=apis, split=split)
     write_tasks(output, tasks)
     hidden = sum(bool(task.meta["hidden"]) for task in tasks)
     return MadeTasks(file=output, split=split, seed=seed, tasks=len(tasks), hidden=hidden)

@@ -3,13 +3,13 @@
 settings.json    what was asked for; it stands there before anything is played
 episodes.jsonl   one line for each episode; so, too, transfer, mixed and precondition
 complete.json    how many there are of each
+...              while it is played: see `evaluation/partial.py`
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,17 @@ from fission_grpo.assembly import ENVIRONMENTS
 from fission_grpo.config import RunSettings
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError
-from fission_grpo.evaluation.heldout import PARTS, Evaluation, Player, build_suite, play_suite
+from fission_grpo.evaluation.heldout import (
+    Evaluation,
+    PlayedItem,
+    Player,
+    build_suite,
+    play_items,
+    suite_items,
+)
 from fission_grpo.evaluation.metrics import EPISODE_METRICS, PROBE_METRICS, Metric, measure
 from fission_grpo.evaluation.paired import EvaluatedArm
+from fission_grpo.evaluation.partial import PartialEvaluation
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.session import require_free, reserve
 from fission_grpo.evaluation.statistics import Rate
@@ -30,6 +38,7 @@ from fission_grpo.models.served import open_served_model
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.progress import progress
 from fission_grpo.report.tables import metrics_table
+from fission_grpo.run.lock import writing_into
 from fission_grpo.tasks.synthesis.generator import Split
 from fission_grpo.tasks.training_set import SYNTHETIC
 
@@ -53,32 +62,60 @@ _TITLES: Mapping[str, str] = {
 
 
 def evaluate_heldout(
-    settings: RunSettings, *, output: Path, split: Split, seed: int, size: int, server: str | None = None
+    settings: RunSettings,
+    *,
+    output: Path,
+    split: Split,
+    seed: int,
+    size: int,
+    server: str | None = None,
+    resume: bool = False,
 ) -> Evaluation:
     """Play the suite that fits the tasks of some settings, greedily, and keep everything in `output`.
 
-    Records are written when all are there, so that one that was stopped begins anew; a finished one is played again
-    and replaced, by the same settings only.
+    Each record is written as its episode ends. By the same settings an evaluation may be gone on with, or be played
+    again: a finished one is replaced when the new one is whole.
 
     Args:
         server: see `load_player`.
+        resume: go on with what was stopped.
     Raises:
-        ConfigError: the folder holds an evaluation by other settings; or no such model, tasks that cannot be drawn, or
-            prompts that leave no room for an answer, and then the folder is left alone.
+        ConfigError: the folder holds an evaluation by other settings, or another process writes into it; or no
+            such model, tasks that cannot be drawn, or prompts that leave no room for an answer, and then the folder is
+            left alone.
     """
     if settings.data != SYNTHETIC:
         raise ConfigError(f"data={settings.data}: evaluation plays synthesised held-out tasks only; leave data out")
     model = settings.model_dump(mode="json", include={"model", "chat_template", "precision", "rollouts", "synthetic"})
     asked = {**model, **on_server(server), "split": split, "seed": seed, "size": size}
-    require_free(output, asked, resume=True)
-    player = load_player(settings, environments=ENVIRONMENTS, server=server)
-    synthetic = settings.synthetic
-    suite = build_suite(
-        split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
-    )
-    with episodes_shown(sum(len(getattr(suite, part)) for part in PARTS)) as report:
-        found = play_suite(suite, player, begin=partial(reserve, output, asked), report=report)
-    found.save(output)
+    with writing_into(output):
+        require_free(output, asked, resume=True)
+        player = load_player(settings, environments=ENVIRONMENTS, server=server)
+        synthetic = settings.synthetic
+        suite = build_suite(
+            split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
+        )
+        return play_into(output, suite_items(suite), player, asked=asked, resume=resume)
+
+
+def play_into(
+    output: Path, items: Sequence[PlayedItem], player: Player, *, asked: Mapping[str, Any], resume: bool
+) -> Evaluation:
+    """Play what a folder does not hold yet, and leave a whole evaluation there.
+
+    Raises:
+        ConfigError: prompts leave no room for an answer, and then the folder is left alone; or what it holds cannot be
+            read.
+    """
+    kept = PartialEvaluation(output, resume=resume)
+
+    def begin() -> None:
+        reserve(output, asked)
+        kept.begin()
+
+    with episodes_shown(len(items)) as report:
+        found = play_items(items, player, held=kept.held, begin=begin, keep=kept.keep, report=report)
+    kept.finish({part: records for part, records in found.parts.items() if any(item.part == part for item in items)})
     return found
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fission_grpo.assembly import ENVIRONMENTS, with_own_environments
-from fission_grpo.commands.heldout import episodes_shown, load_player, on_server, rates_by_key
+from fission_grpo.commands.heldout import episodes_shown, load_player, on_server, play_into, rates_by_key
 from fission_grpo.commands.trained_run import TrainedRun
 from fission_grpo.config import RunSettings, load_settings
 from fission_grpo.environments.base import Environments
 from fission_grpo.environments.functions.imported import environments_of
-from fission_grpo.evaluation.heldout import save_parts
+from fission_grpo.evaluation.heldout import PlayedItem, play_items, save_parts
 from fission_grpo.evaluation.metrics import (
     EPISODE_METRICS,
     ERR,
@@ -24,12 +23,13 @@ from fission_grpo.evaluation.metrics import (
     harness_faults,
     measure,
 )
-from fission_grpo.evaluation.records import EpisodeRecord, record_episode
+from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.evaluation.session import require_free, reserve
 from fission_grpo.evaluation.statistics import Rate
 from fission_grpo.preflight import require_judges
 from fission_grpo.rollout import Horizon
 from fission_grpo.run.folder import RunFolder
+from fission_grpo.run.lock import writing_into
 from fission_grpo.tasks.gold_chain import fingerprint
 from fission_grpo.tasks.jsonl import Given, read_tasks, record_of, tasks_from
 
@@ -71,11 +71,12 @@ class Evaluated:
         """Write settings and records where `fission compare` finds them; the same evaluation is replaced.
 
         Raises:
-            ConfigError: the folder holds another evaluation.
+            ConfigError: the folder holds another evaluation, or another process writes into it.
         """
-        require_free(Path(folder), self.asked, resume=True)
-        reserve(Path(folder), self.asked)
-        save_parts(Path(folder), {"episodes": self.records})
+        with writing_into(Path(folder)):
+            require_free(Path(folder), self.asked, resume=True)
+            reserve(Path(folder), self.asked)
+            save_parts(Path(folder), {"episodes": self.records})
 
     def __str__(self) -> str:
         """Three rates with 95 % intervals and counts, and what must be known to read them."""
@@ -99,6 +100,7 @@ def evaluate(
     settings: RunSettings | None = None,
     output: Path | str | None = None,
     server: str | None = None,
+    resume: bool = False,
 ) -> Evaluated:
     """Play tasks with a policy, greedily and for real: it sees every error, may retry, and decides when it is done.
 
@@ -107,12 +109,13 @@ def evaluate(
         tasks: tasks, objects with the keys of a line of a task file, or the path of such a file.
         environments: as for `train`; those of a run of `train` are known already.
         settings: limits of a rollout, chat template and precision, for a model that is no run.
-        output: folder that is asked for before anything is played, and then written; see `Evaluated.save`.
+        output: folder that is asked for before anything is played, and then written, each record as its episode ends.
         server: address of a vLLM server that has the model; None loads it on this machine.
+        resume: go on with what was stopped in `output`.
 
     Raises:
         ConfigError: model, tasks or environments cannot work or do not fit each other, nothing judges a task, or
-            `output` holds another evaluation.
+            `output` holds another evaluation or is written by another process.
     """
     known: Environments = {**ENVIRONMENTS, **environments_of(environments or {})}
     if isinstance(model, TrainedRun):
@@ -133,19 +136,13 @@ def evaluate(
     kept = {"model", "chat_template", "precision", "rollouts", "environments"}
     tasks_kept = {"tasks": len(played), "fingerprint": fingerprint([record_of(task) for task in played])}
     asked = {**tasks_kept, **settings.model_dump(mode="json", include=kept), **on_server(server)}
-    if output is not None:
+    items = [PlayedItem(part="episodes", task=task) for task in played]
+    if output is None:
+        player = load_player(settings, environments=known, server=server)
+        with episodes_shown(len(items)) as report:
+            return Evaluated(records=play_items(items, player, report=report).episodes, asked=asked)
+    with writing_into(Path(output)):
         require_free(Path(output), asked, resume=True)
-    player = load_player(settings, environments=known, server=server)
-    with episodes_shown(len(played)) as report:
-        begin = partial(reserve, Path(output), asked) if output is not None else lambda: None
-        trajectories = player.play(played, begin=begin, report=report)
-    found = Evaluated(
-        records=tuple(
-            record_episode(task, trajectory.turns, verdict=trajectory.verdict, end=trajectory.end)
-            for task, trajectory in zip(played, trajectories, strict=True)
-        ),
-        asked=asked,
-    )
-    if output is not None:
-        found.save(output)
-    return found
+        player = load_player(settings, environments=known, server=server)
+        found = play_into(Path(output), items, player, asked=asked, resume=resume)
+    return Evaluated(records=found.episodes, asked=asked)

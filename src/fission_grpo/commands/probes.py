@@ -28,6 +28,7 @@ from fission_grpo.evaluation.session import write_json
 from fission_grpo.files import write_text
 from fission_grpo.report.contrasts import blind_spot_markdown
 from fission_grpo.report.tables import metrics_table
+from fission_grpo.run.lock import writing_into
 from fission_grpo.tasks.probe import ProbeItem
 
 
@@ -70,19 +71,20 @@ def evaluate_probes(
     settings: ProbeSettings, *, output: Path, resume: bool = False, agent: Agent | None = None, width: int = 16
 ) -> ProbeEvaluation:
     """Play, measure, and keep everything in `output`; see `run_session`."""
-    records = run_session(
-        settings,
-        {key: partial(_play, item) for key, item in settings.items().items()},
-        form=EPISODE_RECORDS,
-        purpose="probes",
-        output=output,
-        resume=resume,
-        agent=agent,
-        width=width,
-    )
-    found = _evaluation(settings, records)
-    write_json(output / "probes.json", found.as_json())
-    write_text(output / "summary.md", _summary(found))
+    with writing_into(output):
+        records = run_session(
+            settings,
+            {key: partial(_play, item) for key, item in settings.items().items()},
+            form=EPISODE_RECORDS,
+            purpose="probes",
+            output=output,
+            resume=resume,
+            agent=agent,
+            width=width,
+        )
+        found = _evaluation(settings, records)
+        write_json(output / "probes.json", found.as_json())
+        write_text(output / "summary.md", _summary(found))
     return found
 
 

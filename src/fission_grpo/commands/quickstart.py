@@ -21,6 +21,7 @@ from fission_grpo.files import read_json, read_jsonl, write_text
 from fission_grpo.recipes import Recipe
 from fission_grpo.recipes.arms import Arm
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
+from fission_grpo.run.lock import writing_into
 
 if TYPE_CHECKING:
     from fission_grpo.config import RunSettings
@@ -73,13 +74,14 @@ def run_quickstart(plan: Quickstart, *, workers: int, report: Callable[[str], No
     Returns:
         The path of `summary.md`.
     Raises:
-        ConfigError: the folder holds another experiment, or an arm is missing that another one is matched with.
+        ConfigError: the folder holds another experiment or is being written by another process, or an arm is missing
+            that another one is matched with.
         FissionError: a job failed; its log is named. What the others finished is kept.
     """
     _require_whoever_pays(plan)
-    plan.output.mkdir(parents=True, exist_ok=True)
-    _require_same_plan(plan)
-    work(jobs(plan), workers=workers, report=report)
+    with writing_into(plan.output):
+        _require_same_plan(plan)
+        work(jobs(plan), workers=workers, report=report)
     return plan.results().summary
 
 
@@ -201,7 +203,8 @@ def _evaluate(plan: Quickstart, model: str, folder: Path) -> None:
     from fission_grpo.tasks.synthesis.generator import Split
 
     settings = _settings(plan, {"model": model})
-    found = evaluate_heldout(settings, output=folder, split=Split.HELDOUT, seed=HELDOUT_SEED, size=plan.size)
+    asked: dict[str, Any] = {"split": Split.HELDOUT, "seed": HELDOUT_SEED, "size": plan.size}
+    found = evaluate_heldout(settings, output=folder, resume=True, **asked)
     _say(tables(found, name=Path(model).name))
 
 

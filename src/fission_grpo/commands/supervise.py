@@ -11,7 +11,7 @@ from fission_grpo.assembly import ENVIRONMENTS
 from fission_grpo.config import RunSettings, validated
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import load_policy_model
-from fission_grpo.models.folder import save_model_folder
+from fission_grpo.models.folder import require_replaceable, save_model_folder
 from fission_grpo.models.lora import add_lora
 from fission_grpo.progress import progress
 from fission_grpo.recipes.demonstrations import DIALOGUES, LEARNING_RATE, UPDATES
@@ -60,14 +60,15 @@ def demonstrate(
         seed: of errors, batches and adapters.
 
     Raises:
-        ConfigError: values that cannot be, no dialogue at all, tasks or environments of the user's own, no such model,
-            or tasks that cannot be drawn.
+        ConfigError: a folder that holds something else, values that cannot be, no dialogue at all, tasks or
+            environments of the user's own, no such model, or tasks that cannot be drawn.
     """
     if not (count or clean):
         raise ConfigError("there is nothing to learn: 0 demonstrations and no clean dialogues; ask for --clean 3000")
     plan = {"seed": seed, "steps": steps, "learning_rate": learning_rate, "tree": settings.trainer.tree}
     supervised = validated(SupervisedSettings, plan)
     _require_synthesised_tasks(settings)
+    require_replaceable(output)
     loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
     enough = settings.synthetic.model_copy(update={"count": max(count * (1 + CLEAN_SHARE), clean or 0)})
     tasks = training_set(SYNTHETIC, enough, environments=ENVIRONMENTS)

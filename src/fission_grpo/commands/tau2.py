@@ -22,6 +22,7 @@ from fission_grpo.evaluation.protocols.tau2 import SoloLimits, SoloPrompt, play_
 from fission_grpo.evaluation.records import EPISODE_RECORDS, EpisodeRecord
 from fission_grpo.evaluation.session import write_json
 from fission_grpo.evaluation.tau2_score import Tau2Score, score_tickets
+from fission_grpo.run.lock import writing_into
 from fission_grpo.types import ErrorClass, OutcomeKind
 
 
@@ -74,19 +75,20 @@ def evaluate_tau2(
         ConfigError: tau2 is not installed, too.
     """
     play = partial(play_ticket, prompt=settings.prompt, limits=settings.limits)
-    records = run_session(
-        settings,
-        {ticket.id: partial(play, ticket) for ticket in tau2_entries(settings.split)[: settings.limit]},
-        form=EPISODE_RECORDS,
-        purpose="tau2",
-        output=output,
-        resume=resume,
-        agent=agent,
-        width=width,
-        read=_read,
-    )
-    found = Tau2Evaluation(settings=settings, records=records, score=score_tickets(records))
-    write_json(output / "score.json", found.as_json())
+    with writing_into(output):
+        records = run_session(
+            settings,
+            {ticket.id: partial(play, ticket) for ticket in tau2_entries(settings.split)[: settings.limit]},
+            form=EPISODE_RECORDS,
+            purpose="tau2",
+            output=output,
+            resume=resume,
+            agent=agent,
+            width=width,
+            read=_read,
+        )
+        found = Tau2Evaluation(settings=settings, records=records, score=score_tickets(records))
+        write_json(output / "score.json", found.as_json())
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -17,6 +17,7 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.progress import progress
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.interruption import Interruption
+from fission_grpo.run.lock import writing_into
 from fission_grpo.tasks.jsonl import Given, write_tasks
 from fission_grpo.tasks.training_set import GIVEN
 from fission_grpo.training.trainer import StepReport, Trainer
@@ -43,7 +44,7 @@ def train(
 
     Raises:
         ConfigError: settings, tasks, environments or model cannot work or do not fit each other, or the folder cannot
-            be used; nothing has been trained then.
+            be used, or is being written by another process; nothing has been trained then.
         FissionError, OSError: something broke later; a note says where the rest is safe.
     """
     run = RunFolder(settings.folder)
@@ -59,14 +60,15 @@ def train(
     trainer = assemble(settings, environments=known, tasks=tasks)
     if tasks is not None:
         require_same_tasks(run, trainer.tasks)
-    open_run(trainer, settings, resume=resume)
-    if tasks is not None and trainer.accelerator.is_main_process:
-        write_tasks(run.tasks, trainer.tasks)
-    done = TrainedRun(settings=settings, environments=trainer.stages.environments, step=trainer.state.step)
-    with errors_name_the_run(done), Interruption() as interruption, _reports(trainer) as report:
-        trainer.train(stop=agreed(interruption, trainer.accelerator), report=report)
-        if trainer.finished:  # whoever finds `policy/` must be able to take it for the trained one
-            save_policy(trainer)
+    with writing_into(run.path) if trainer.accelerator.is_main_process else nullcontext():
+        open_run(trainer, settings, resume=resume)
+        if tasks is not None and trainer.accelerator.is_main_process:
+            write_tasks(run.tasks, trainer.tasks)
+        done = TrainedRun(settings=settings, environments=trainer.stages.environments, step=trainer.state.step)
+        with errors_name_the_run(done), Interruption() as interruption, _reports(trainer) as report:
+            trainer.train(stop=agreed(interruption, trainer.accelerator), report=report)
+            if trainer.finished:  # whoever finds `policy/` must be able to take it for the trained one
+                save_policy(trainer)
     return replace(done, step=trainer.state.step)
 
 

@@ -6,7 +6,7 @@ The folder holds what it always does, but for `checkpoints/`, which are TRL's (`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +37,7 @@ from fission_grpo.models.lora import lora_config
 from fission_grpo.progress import ProgressCallback, progress
 from fission_grpo.run.folder import KEPT_CHECKPOINTS, RunFolder
 from fission_grpo.run.interruption import Interruption
+from fission_grpo.run.lock import writing_into
 from fission_grpo.run.traces import trace
 from fission_grpo.tasks.jsonl import Given, write_tasks
 
@@ -120,20 +121,23 @@ def train_inside_trl(
         return done
     keeper = RunKeeper(run, scale=SCALES[args.scale_rewards])
     trainer = trainer_of(settings, args, ground, keeper)
-    if trainer.accelerator.is_main_process:
-        run.create(settings.saved(), resume=resume)
-        run.truncate_after(step)
-        if tasks is not None:
-            write_tasks(run.tasks, ground.tasks)
-    trainer.accelerator.wait_for_everyone()
-    with errors_name_the_run(done), Interruption() as interruption, keeper.showing(settings.trainer.steps, done=step):
-        keeper.stop = agreed(interruption, trainer.accelerator)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        done = replace(done, step=trainer.state.global_step)
-        if done.finished and trainer.accelerator.is_main_process:
-            with run.refusal_of(run.policy):
-                model = trainer.accelerator.unwrap_model(trainer.model)
-                save_model_folder(model, ground.chat.tokenizer, run.policy)
+    with writing_into(run.path) if trainer.accelerator.is_main_process else nullcontext():
+        if trainer.accelerator.is_main_process:
+            run.create(settings.saved(), resume=resume)
+            run.truncate_after(step)
+            run.compare_metrics(step)
+            if tasks is not None:
+                write_tasks(run.tasks, ground.tasks)
+        trainer.accelerator.wait_for_everyone()
+        shown = keeper.showing(settings.trainer.steps, done=step)
+        with errors_name_the_run(done), Interruption() as interruption, shown:
+            keeper.stop = agreed(interruption, trainer.accelerator)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            done = replace(done, step=trainer.state.global_step)
+            if done.finished and trainer.accelerator.is_main_process:
+                with run.refusal_of(run.policy):
+                    model = trainer.accelerator.unwrap_model(trainer.model)
+                    save_model_folder(model, ground.chat.tokenizer, run.policy)
     return done
 
 

@@ -14,7 +14,7 @@ from fission_grpo.config import RunSettings
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.files import read_jsonl
-from fission_grpo.run.folder import RunFolder
+from fission_grpo.run.folder import RunFolder, quoted
 from fission_grpo.tasks.jsonl import record_of
 from fission_grpo.types import Task
 
@@ -58,7 +58,7 @@ class TrainedRun:
         """For a run that has not finished; a program's own environments are not known to the command line."""
         if self.environments.keys() - ENVIRONMENTS.keys() - self.settings.environments.keys():
             return "continue with: train(..., resume=True)"
-        return f"continue with: fission train --resume --output {self.folder}"
+        return f"continue with: fission train --resume --output {quoted(self.folder)}"
 
     def __str__(self) -> str:
         """One line for a person: where the policy is, or how to go on."""

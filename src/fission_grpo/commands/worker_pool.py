@@ -1,6 +1,7 @@
 """Processes that do one job after another: what a job imports, draws and builds is there for the next one.
 
-Spawned, not forked: a copy of this process would inherit locks without their threads, and a GPU that it cannot use.
+They end with the process that started them, however that ends: killed, too. Spawned, not forked: a copy of this process
+would inherit locks without their threads, and a GPU that it cannot use.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from fission_grpo.errors import FissionError, message_lines
+from fission_grpo.run.interruption import INTERRUPTED, heed_termination
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 """One thread for each process: there are as many processes as cores."""
@@ -57,13 +60,18 @@ class WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """A training saves first, as it does whenever it is asked to stop."""
+        """A training saves first, as it does whenever it is asked to stop; an impatient signal ends all at once."""
         for process in self._processes:
             process.terminate()
         for pipe in (*self._idle, *self._running):
             pipe.close()
-        for process in self._processes:
-            process.join()
+        try:
+            for process in self._processes:
+                process.join()
+        except KeyboardInterrupt:
+            for process in self._processes:
+                process.kill()
+            raise
 
     @property
     def idle(self) -> int:
@@ -144,15 +152,33 @@ def _serve(pipe: Connection) -> None:
     """The life of one process."""
     os.environ.update(ENVIRONMENT)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the pool's owner too, who ends this process
-    while (job := _next_job(pipe)) is not None:
-        _write_to(job.log)
-        try:
-            job.run()
-        except (FissionError, OSError) as error:  # for a person, as on the command line; anything else is our bug
-            sys.exit("\n".join(f"fission: {line}" for line in message_lines(error)))
-        gc.collect()  # a model is full of cycles, and the next job needs its memory
-        sys.stdout.flush()
-        pipe.send(job.name)
+    heed_termination()
+    threading.Thread(target=_end_with_parent, name="fission-parent-watch", daemon=True).start()
+    try:
+        while (job := _next_job(pipe)) is not None:
+            _do(job)
+            pipe.send(job.name)
+    except (KeyboardInterrupt, BrokenPipeError):  # asked to stop, or nobody waits for the job any more
+        sys.exit(INTERRUPTED)
+
+
+def _do(job: Job) -> None:
+    _write_to(job.log)
+    try:
+        job.run()
+    except (FissionError, OSError) as error:  # for a person, as on the command line; anything else is our bug
+        sys.exit("\n".join(f"fission: {line}" for line in message_lines(error)))
+    gc.collect()  # a model is full of cycles, and the next job needs its memory
+    sys.stdout.flush()
+
+
+def _end_with_parent() -> None:
+    """Ask this process to stop as soon as its parent is gone: a training saves first, and its lock keeps out whoever
+    begins anew meanwhile."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()  # the end of a pipe that the parent alone holds
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _next_job(pipe: Connection) -> Job | None:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
-
 from fission_grpo.environments.base import Environment, Snapshot
 from fission_grpo.environments.dialogue import remaining_gold
+from fission_grpo.environments.validation import schema_problems
 from fission_grpo.errors import EnvironmentFault, FissionError, ToolError, boundary
 from fission_grpo.types import Task, ToolCall
 
@@ -48,10 +46,7 @@ def _schema_problems(function: Mapping[str, Any]) -> Iterator[str]:
     parameters = function.get("parameters", {})
     if parameters.get("type") != "object":
         yield f"{function['name']}: parameters have type {parameters.get('type')!r}; expected 'object'"
-    try:
-        Draft202012Validator.check_schema(parameters)
-    except SchemaError as error:
-        yield f"{function['name']}: {error.message}"
+    yield from (f"{function['name']}: {problem}" for problem in schema_problems(parameters))
 
 
 def _reset_is_deterministic(environment: Environment, task: Task) -> Iterator[str]:

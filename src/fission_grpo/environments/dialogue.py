@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from fission_grpo.call_matching import call_key
 from fission_grpo.errors import ConfigError
+from fission_grpo.files import parse_json
 from fission_grpo.types import Message, Task, ToolCall
 
 
@@ -67,7 +67,7 @@ def _recorded_call(task: str, recorded: Any) -> ToolCall:
     function = recorded.get("function", {})
     arguments = function.get("arguments", {})
     try:
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        arguments = parse_json(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
         arguments = None
     if not isinstance(arguments, dict) or not isinstance(function.get("name"), str):

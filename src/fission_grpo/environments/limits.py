@@ -45,6 +45,9 @@ _MAX_BITS = 1_000_000
 _MAX_PLACES = 5_000
 _MAX_NODES = 20_000
 _MAX_DIRECTORY_DEPTH = 200
+_MAX_NESTED = 48
+"""Levels of directories from which on none is put into another. Whatever copies, hashes or freezes a tree recurses, and
+one call can double them: twice as many still fit, and a model cannot make its own trajectory a fault of ours."""
 _HUGE_NUMERAL = re.compile(r"[eE][+-]?0*\d{4,}|[\d.]{400,}")
 """A numeral in text whose value would have thousands of digits; mpmath reads text as a number."""
 
@@ -113,6 +116,15 @@ def _guard_tree(arguments: Mapping[str, Any], instance: Any) -> str | None:
     return None
 
 
+def _guard_nesting(arguments: Mapping[str, Any], instance: Any) -> str | None:
+    level, depth = {0: instance.root}, 0
+    while level and depth < _MAX_NESTED:  # by identity: copies share what they hold, and are looked at once
+        inner = (item for directory in level.values() for item in directory.contents.values())
+        level = {id(item): item for item in inner if hasattr(item, "contents")}
+        depth += 1
+    return f"the directories are nested {_MAX_NESTED} levels deep already" if level else None
+
+
 GUARDS: Mapping[str, Guard] = MappingProxyType(
     {
         "logarithm": _guard_precision,
@@ -121,6 +133,7 @@ GUARDS: Mapping[str, Guard] = MappingProxyType(
         "round_number": _guard_round,
         "find": _guard_tree,
         "du": _guard_tree,
+        **dict.fromkeys(("mkdir", "cp", "mv"), _guard_nesting),
     }
 )
 """The official functions whose cost is not bounded by the size of their arguments and of the world."""

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from jsonschema import Draft202012Validator
-
+from fission_grpo.environments.validation import UncheckableError, breaches, validator_of
 from fission_grpo.types import ErrorClass, Tool, ToolCall
 
 Breach: TypeAlias = Any
@@ -33,14 +32,22 @@ def call_problems(call: ToolCall, tools: Sequence[Tool]) -> tuple[CallProblem, .
     """Everything that is wrong with a call by the schemas alone, structure before values.
 
     A tool whose schema does not speak of `additionalProperties` takes no others, as the function behind it would not.
+
+    Raises:
+        ConfigError: the tool's schema cannot be used; `data check` would have said so.
     """
     tool = find_tool(call.name, tools)
     if tool is None:
         return (_unknown_tool(call.name, tools),)
     parameters = _parameters(tool)
     others = parameters.get("additionalProperties", False)
-    validator = Draft202012Validator({**parameters, "additionalProperties": others})
-    found = [problem for error in validator.iter_errors(dict(call.arguments)) for problem in _problems(error)]
+    validator = validator_of({**parameters, "additionalProperties": others})
+    try:
+        errors = breaches(validator, dict(call.arguments))
+    except UncheckableError as error:
+        text = f"the arguments of {call.name} cannot be checked ({error})"
+        return (CallProblem(error=ErrorClass.ILLEGAL_VALUE, argument="", text=text),)
+    found = [problem for error in errors for problem in _problems(error)]
     return tuple(sorted(dict.fromkeys(found), key=lambda problem: problem.error))
 
 

@@ -91,11 +91,19 @@ def compare_runs(paths: Sequence[Path], *, seed: int = 0) -> RunComparison:
     """
     if len(paths) < 2:
         raise ConfigError(f"got {len(paths)} run(s); expected at least two, the baseline first")
-    named = zip(_names(paths), paths, strict=True)
-    runs = tuple(EvaluatedRun(name=name, path=path, parts=load_run(path)) for name, path in named)
+    named = zip(names_apart(paths), paths, strict=True)
+    return contrast_runs([EvaluatedRun(name=name, path=path, parts=load_run(path)) for name, path in named], seed=seed)
+
+
+def contrast_runs(runs: Sequence[EvaluatedRun], *, seed: int = 0) -> RunComparison:
+    """Compare each run with the first one.
+
+    Raises:
+        ConfigError, DataError: as `compare_runs`.
+    """
     baseline, *treatments = runs
     contrasts = [one for run in treatments for one in _contrasts(baseline, run, seed=seed)]
-    return RunComparison(runs=runs, contrasts=tuple(contrasts))
+    return RunComparison(runs=tuple(runs), contrasts=tuple(contrasts))
 
 
 def load_run(path: Path) -> Parts:
@@ -186,7 +194,7 @@ def _by_category(paired: Paired, *, seed: int) -> list[Contrast]:
     return found
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def names_apart(paths: Sequence[Path]) -> list[str]:
     """The shortest ends of the paths that tell them apart; one inside a run is named after the run."""
     parts = [path.resolve().parts for path in paths]
     parts = [one[:-1] if one[-1] in IN_RUN else one for one in parts]

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.transcript import Transcript
@@ -136,12 +137,14 @@ class Player:
         *,
         begin: Callable[[], None] = lambda: None,
         report: Callable[[int], None] = lambda done: None,
+        ended: Callable[[int, Trajectory], None] | None = None,
     ) -> list[Trajectory]:
         """One trajectory for each task, through all of its user turns.
 
         Args:
             begin: called when every prompt is known to fit, before anything is played.
             report: told how many more are done.
+            ended: told each trajectory as soon as it has ended, with the place of its task.
         Raises:
             ConfigError: a prompt leaves no room for an answer; nothing has been played then.
         """
@@ -163,30 +166,70 @@ class Player:
                 max_turns=self.rollouts.max_turns,
                 seed=0,
                 report=report,
+                ended=None if ended is None else partial(_shifted, ended, first),
             )
         return trajectories
 
 
-def play_suite(
-    suite: Suite,
+def _shifted(ended: Callable[[int, Trajectory], None], first: int, place: int, trajectory: Trajectory) -> None:
+    ended(first + place, trajectory)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayedItem:
+    """One episode of an evaluation."""
+
+    part: str
+    task: Task
+    probe: ProbeItem | None = None
+    """An injected error that it continues after."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Part and task."""
+        return self.part, self.task.id
+
+    def record(self, trajectory: Trajectory) -> EpisodeRecord:
+        """What is kept of it."""
+        record = record_episode(self.task, trajectory.turns, verdict=trajectory.verdict, end=trajectory.end)
+        return probed(self.probe, record) if self.probe else record
+
+
+def suite_items(suite: Suite) -> list[PlayedItem]:
+    """All of a suite; probes are continuations: is the next call right, and does the policy get there in the end?"""
+    return [
+        *(PlayedItem(part="episodes", task=task) for task in suite.episodes),
+        *(PlayedItem(part="transfer", task=task) for task in suite.transfer),
+        *(PlayedItem(part="mixed", task=item.task, probe=item) for item in suite.mixed),
+        *(PlayedItem(part="precondition", task=item.task, probe=item) for item in suite.precondition),
+    ]
+
+
+def play_items(
+    items: Sequence[PlayedItem],
     player: Player,
     *,
+    held: Mapping[tuple[str, str], EpisodeRecord] = MappingProxyType({}),
     begin: Callable[[], None] = lambda: None,
+    keep: Callable[[str, EpisodeRecord], None] = lambda part, record: None,
     report: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """The whole suite in one go, so that no part waits for the slowest dialogue of another; see `Player.play`.
+    """All in one go, so that no part waits for the slowest dialogue of another; see `Player.play`.
 
-    Probes are continuations after an injected error: is the next call right, and does the policy get there in the end?
+    Args:
+        held: records that are there already, by `PlayedItem.key`; these are not played.
+        keep: told each record as soon as its episode has ended.
     """
-    probes = [item.task for item in (*suite.mixed, *suite.precondition)]
-    played = iter(player.play([*suite.episodes, *suite.transfer, *probes], begin=begin, report=report))
+    missing = [item for item in items if item.key not in held]
+    records = {item.key: held[item.key] for item in items if item.key in held}
+
+    def ended(place: int, trajectory: Trajectory) -> None:
+        item = missing[place]
+        records[item.key] = item.record(trajectory)
+        keep(item.part, records[item.key])
+
+    report(len(records))
+    player.play([item.task for item in missing], begin=begin, report=report, ended=ended)
     return Evaluation(
-        episodes=tuple(_record(task, next(played)) for task in suite.episodes),
-        transfer=tuple(_record(task, next(played)) for task in suite.transfer),
-        mixed=tuple(probed(item, _record(item.task, next(played))) for item in suite.mixed),
-        precondition=tuple(probed(item, _record(item.task, next(played))) for item in suite.precondition),
+        **{part: tuple(records[item.key] for item in items if item.part == part) for part in PARTS},
     )
-
-
-def _record(task: Task, trajectory: Trajectory) -> EpisodeRecord:
-    return record_episode(task, trajectory.turns, verdict=trajectory.verdict, end=trajectory.end)

@@ -82,7 +82,8 @@ def play_missing(
 
     Raises:
         DataError: `log` holds lines that are no records.
-        PolicyError, ConfigError: the agent cannot go on, or the last `MAX_CONSECUTIVE_FAILURES` episodes met a fault.
+        PolicyError, ConfigError: the agent cannot go on, or the last `MAX_CONSECUTIVE_FAILURES` episodes met a fault,
+            or all did: nothing can be said then, and least of all 0 %.
     """
     missing = (begin() for key, begin in episodes.items() if key not in held)
     failures = 0
@@ -98,7 +99,10 @@ def play_missing(
                     "--resume"
                 )
     latest = {form.key(record): record for record in form.read(log)}
-    return tuple(latest[key] for key in episodes if key in latest)
+    records = tuple(latest[key] for key in episodes if key in latest)
+    if records and not any(map(form.sound, records)):
+        raise PolicyError(f"all of {len(records)} episodes met a fault (see {log}); repair it and go on with --resume")
+    return records
 
 
 def finished(log: Path, form: Format[RecordT]) -> frozenset[str]:

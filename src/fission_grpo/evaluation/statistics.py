@@ -128,6 +128,20 @@ def mean_share(rates: Sequence[Rate]) -> float:
     return math.fsum(counted) / len(counted) if counted else math.nan
 
 
+def unpaired_interval(before: Share, after: Share) -> Interval:
+    """95 % interval of after - before for two shares of different things, from the interval of each.
+
+    Newcombe's hybrid (Statistics in Medicine 17, 1998, method 10; for any intervals Zou and Donner, ibid. 27, 2008).
+    [-1, 1] where one of them counted nothing.
+    """
+    if not (before.total and after.total):
+        return Interval(-1.0, 1.0)
+    change = after.value - before.value
+    fall = math.hypot(after.value - after.interval.low, before.interval.high - before.value)
+    rise = math.hypot(after.interval.high - after.value, before.value - before.interval.low)
+    return Interval(max(-1.0, change - fall), min(1.0, change + rise))
+
+
 @dataclass(frozen=True, slots=True)
 class Mean:
     """A mean with Student's 95 % interval, for counts that are no shares (steps, calls)."""

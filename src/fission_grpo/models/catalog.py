@@ -78,7 +78,9 @@ class ModelSource:
         """Arguments of every `from_pretrained`."""
         ggufs = () if (self.folder / "config.json").exists() else tuple(self.folder.glob("*.gguf"))
         gguf = {"gguf_file": ggufs[0].name} if ggufs else {}
-        return {"pretrained_model_name_or_path": self.folder, "local_files_only": True, **gguf}
+        # Code that a folder brings along is never run, nor is anybody asked whether it may be.
+        fixed = {"local_files_only": True, "trust_remote_code": False}
+        return {"pretrained_model_name_or_path": self.folder, **fixed, **gguf}
 
     @property
     def adapted(self) -> str | None:

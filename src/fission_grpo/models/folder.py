@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
-from fission_grpo.files import write_text
+from fission_grpo.errors import ConfigError
+from fission_grpo.files import unfinished_beside, write_text
 
 
 def save_trained_weights(model: Any, folder: Path, *, is_main_process: bool = True) -> None:
@@ -42,6 +44,18 @@ def load_trained_weights(model: Any, folder: Path) -> None:
         raise ValueError(f"{folder}: weights do not fit the model; missing {untied}, unexpected {unexpected}")
 
 
+def require_replaceable(folder: Path) -> None:
+    """Refuse to put a model in the place of anything but a model: what lies there is removed as a whole.
+
+    Raises:
+        ConfigError: the folder holds something else.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
+        raise ConfigError(f"{folder} holds something else than a model, which would be lost; choose another --output")
+
+
 def save_model_folder(
     model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, texts: Mapping[str, str] = MappingProxyType({})
 ) -> None:
@@ -51,12 +65,14 @@ def save_model_folder(
     Args:
         texts: more files: their names, and what they hold.
     """
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
-    save_trained_weights(model, unfinished)
-    tokenizer.save_pretrained(unfinished)
-    for name, text in texts.items():
-        write_text(unfinished / name, text)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = unfinished_beside(folder)
+    with ExitStack() as on_failure:
+        on_failure.callback(shutil.rmtree, unfinished, ignore_errors=True)
+        save_trained_weights(model, unfinished)
+        tokenizer.save_pretrained(unfinished)
+        for name, text in texts.items():
+            write_text(unfinished / name, text)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+        on_failure.pop_all()

@@ -161,7 +161,7 @@ def curves_figure(
         for panel, curve in zip(panels, curves, strict=False):
             _curve_panel(panel, curve)
             for name, runs in arms.items():
-                series = [_series(run, curve) for run in runs]
+                series = [trailing_mean(run, curve) for run in runs]
                 _arm_lines(panel, name, colours[name], series, faintness=_faintness(arms))
             _say_if_empty(panel)
         drawn = {name: line for panel in panels for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
@@ -189,12 +189,18 @@ def _say_if_empty(panel: Any) -> None:
         panel.text(0.5, 0.5, "not recorded", transform=panel.transAxes, ha="center", color=QUIET)
 
 
-def _series(run: MetricsRows, curve: Curve) -> tuple[Series, Series]:
-    """Steps and trailing means of one run. Both of shape [T], T = steps at which the key was written."""
+def recorded(run: MetricsRows, curve: Curve) -> tuple[Series, Series]:
+    """Steps and values of one run. Both of shape [T], T = steps at which the key was written."""
     key = curve.key if any(row.get(curve.key) is not None for row in run) else curve.instead
     points = [(row["step"], row[key]) for row in run if row.get(key) is not None]
     steps_T = np.array([step for step, _ in points], dtype=np.float64)
     values_T = np.array([value for _, value in points], dtype=np.float64) * (100 if curve.share else 1)
+    return steps_T, values_T
+
+
+def trailing_mean(run: MetricsRows, curve: Curve) -> tuple[Series, Series]:
+    """Steps and means of the last `WINDOW` values of one run; shapes as of `recorded`."""
+    steps_T, values_T = recorded(run, curve)
     sums_T = np.concatenate([[0.0], np.cumsum(values_T)])
     first_T = np.maximum(np.arange(len(values_T)) + 1 - WINDOW, 0)
     last_T = np.arange(len(values_T)) + 1
@@ -213,7 +219,12 @@ def _arm_lines(panel: Any, name: str, colour: str, runs: Sequence[tuple[Series, 
     if len(drawn) > 1:
         for steps_T, values_T in drawn:
             panel.plot(steps_T, values_T, color=colour, linewidth=0.8, alpha=faintness)
-    grid_T = np.unique(np.concatenate([steps_T for steps_T, _ in drawn]))
-    grid_T = grid_T[(grid_T >= max(s[0] for s, _ in drawn)) & (grid_T <= min(s[-1] for s, _ in drawn))]
-    mean_T = np.mean([np.interp(grid_T, steps_T, values_T) for steps_T, values_T in drawn], axis=0)
-    panel.plot(grid_T, mean_T, color=colour, linewidth=1.8, label=name)
+    grid_T, values_ST = on_one_grid(drawn)
+    panel.plot(grid_T, values_ST.mean(axis=0), color=colour, linewidth=1.8, label=name)
+
+
+def on_one_grid(runs: Sequence[tuple[Series, Series]]) -> tuple[Series, Series]:
+    """The steps that all runs cover, and each run there, shapes [T] and [S, T]; of at least one run, none is empty."""
+    grid_T = np.unique(np.concatenate([steps_T for steps_T, _ in runs]))
+    grid_T = grid_T[(grid_T >= max(s[0] for s, _ in runs)) & (grid_T <= min(s[-1] for s, _ in runs))]
+    return grid_T, np.stack([np.interp(grid_T, steps_T, values_T) for steps_T, values_T in runs])

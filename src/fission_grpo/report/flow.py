@@ -24,7 +24,7 @@ FATE_COLOURS: Mapping[Fate, str] = {
     Fate.GAVE_UP: PURPLE,
     Fate.CUT_OFF: GREY,
 }
-_FATE_NAMES: Mapping[Fate, str] = {
+FATE_NAMES: Mapping[Fate, str] = {
     Fate.RECOVERED: "recovered",
     Fate.REPEATED: "same call again",
     Fate.OTHER_ERROR: "another error",
@@ -43,7 +43,7 @@ _BAR = 0.022
 
 
 @dataclass(slots=True)
-class _Bar:
+class FlowBar:
     """One end of some ribbons; y grows upwards."""
 
     top: float
@@ -87,20 +87,20 @@ def _panel(panel: Any, name: str, counts: Fates) -> None:
         panel.text(0.42, 0.5, "no errors", ha="center", color=QUIET)
         return
     ends = {fate: sum(row[fate] for row in counts.values()) for fate in Fate}
-    left = _bars({error: sum(row.values()) for error, row in counts.items()})
-    right = _bars({fate: count for fate, count in ends.items() if count})
+    left = flow_bars({error: sum(row.values()) for error, row in counts.items()})
+    right = flow_bars({fate: count for fate, count in ends.items() if count})
     _ribbons(panel, counts, left, right)
     for error, bar in left.items():
         _label(panel, 0.0, bar, error_name(error), INK, total)
     for fate, bar in right.items():
-        _label(panel, 1.0, bar, _FATE_NAMES[fate], FATE_COLOURS[fate], total)
+        _label(panel, 1.0, bar, FATE_NAMES[fate], FATE_COLOURS[fate], total)
 
 
 def _subtitle(total: int) -> str:
     return f"{total:,} errors, and what the very next step made of them"
 
 
-def _bars(counts: Mapping[Any, int]) -> dict[Any, _Bar]:
+def flow_bars(counts: Mapping[Any, int]) -> dict[Any, FlowBar]:
     """Bars from the top down, as high as their counts but never too thin to be seen."""
     room = 1 - _GAP * (len(counts) - 1)
     total = sum(counts.values())
@@ -108,12 +108,12 @@ def _bars(counts: Mapping[Any, int]) -> dict[Any, _Bar]:
     shrink = room / sum(heights.values())
     bars, top = {}, 1.0
     for key, count in counts.items():
-        bars[key] = _Bar(top=top, height=heights[key] * shrink, count=count)
+        bars[key] = FlowBar(top=top, height=heights[key] * shrink, count=count)
         top -= heights[key] * shrink + _GAP
     return bars
 
 
-def _ribbons(panel: Any, counts: Fates, left: Mapping[ErrorClass, _Bar], right: Mapping[Fate, _Bar]) -> None:
+def _ribbons(panel: Any, counts: Fates, left: Mapping[ErrorClass, FlowBar], right: Mapping[Fate, FlowBar]) -> None:
     for error, row in counts.items():
         for fate, count in row.items():
             if count:
@@ -131,7 +131,7 @@ def _ribbon(start: tuple[float, float], end: tuple[float, float], colour: str) -
     return PathPatch(Path(points, codes), facecolor=colour, alpha=0.42, linewidth=0)
 
 
-def _label(panel: Any, x: float, bar: _Bar, name: str, colour: str, total: int) -> None:
+def _label(panel: Any, x: float, bar: FlowBar, name: str, colour: str, total: int) -> None:
     """A bar with its name and its count, on the outer side."""
     outer, side = (x - 0.02, "right") if x == 0 else (x + 0.02, "left")
     corner = (0.0 if x == 0 else 1 - _BAR, bar.top - bar.height)

@@ -83,25 +83,25 @@ Compare: TypeAlias = Callable[[EvaluatedArm, EvaluatedArm], Comparison]
 
 def write_summary(results: Results) -> None:
     """Read every evaluation back and write `summary.md` with its pictures."""
-    evaluations = _load(results)
-    arms = _arms(evaluations, "episodes")
-    probes = {part: _arms(evaluations, part) for part in (*PROBED, "transfer")}
+    evaluations = load_evaluations(results)
+    arms = arms_on(evaluations, "episodes")
+    probes = {part: arms_on(evaluations, part) for part in (*PROBED, "transfer")}
     runs = [run for arm in arms for run in arm.runs.values()]
     macros = Macros(by_tool=recovery_by_tool(runs), by_class=recovery_by_class(runs))
-    comparisons = _comparisons(arms, probes, macros)
+    comparisons = arm_comparisons(arms, probes, macros)
     curves = {arm: [read_metrics(results.run(arm, seed).metrics) for seed in results.seeds] for arm in results.arms}
     costs = arm_costs(results, curves)
-    accounts = {arm: _account(results, arm) for arm in results.arms}
+    accounts = {arm: account_arm(results, arm) for arm in results.arms}
     values = run_values(arms, probes)
     _draw(results.folder, arms, probes["mixed"], curves, values)
     sections = [
         "# Quickstart: what fission teaches\n",
-        _first_line(comparisons[EPISODES]),
+        first_line(comparisons[EPISODES]),
         f"\n{results.size} held-out tasks; {len(results.seeds)} training seed(s). "
         f"Cells: rate, interval, and count over all runs of the arm; {ARM_INTERVALS}. Differences: paired bootstrap "
         "over tasks and seeds. Spent: mean of a run; of trained tokens a shared prefix counts once.",
         "\n## At a glance\n",
-        _glance(arms, probes, macros.by_tool, costs),
+        glance_table(arms, probes, macros.by_tool, costs),
         arms_glossary(arm.name for arm in arms),
         "\n## How far runs lie apart\n\n![runs](runs.png)\n",
         "In points; SD is that of a sample (n - 1).\n",
@@ -163,7 +163,7 @@ def _draw(
     runs_figure(values, folder / "runs.png", colours=colours)
 
 
-def _first_line(episodes: Sequence[Comparison]) -> str:
+def first_line(episodes: Sequence[Comparison]) -> str:
     """The headline of the first pair of one family that was run."""
     by_metric = {(one.baseline, one.treatment, one.metric.name): one for one in episodes}
     for control, treatment in ALIKE:
@@ -172,7 +172,7 @@ def _first_line(episodes: Sequence[Comparison]) -> str:
     return "Nothing comparable was run: no arm with fission stands beside a control that explores as it does."
 
 
-def _glance(
+def glance_table(
     arms: Sequence[EvaluatedArm], probes: Mapping[str, Sequence[EvaluatedArm]], by_tool: Macro, costs: Costs
 ) -> str:
     """One row for each arm, the numbers that matter most."""
@@ -218,7 +218,7 @@ def _classes(evaluations: Mapping[str, Mapping[int, Evaluation]]) -> set[ErrorCl
     return injected.union(*map(error_classes, parts))
 
 
-def _account(results: Results, arm: str) -> GroupAccount:
+def account_arm(results: Results, arm: str) -> GroupAccount:
     """Each run by itself, because group ids repeat from run to run; then all of them together."""
     first, *others = (
         account_groups(outcome for outcome in map(group_outcome, read_jsonl(results.run(arm, seed).traces)) if outcome)
@@ -239,7 +239,7 @@ def _tree_section(results: Results) -> Iterator[str]:
         yield f"```\n{text_tree(tree)}\n```"
 
 
-def _comparisons(
+def arm_comparisons(
     arms: Sequence[EvaluatedArm], probes: Mapping[str, Sequence[EvaluatedArm]], macros: Macros
 ) -> dict[str, list[Comparison]]:
     """Paired comparisons, by what they were measured on."""
@@ -261,7 +261,7 @@ def _compare(
     return [compare(by_name[a], by_name[b]) for a, b in pairs for compare in comparisons]
 
 
-def _load(results: Results) -> dict[str, dict[int, Evaluation]]:
+def load_evaluations(results: Results) -> dict[str, dict[int, Evaluation]]:
     """Every evaluation by arm and seed."""
     return {
         name: {seed: Evaluation.load(results.evaluation(name, seed)) for seed in results.seeds_of(name)}
@@ -269,7 +269,7 @@ def _load(results: Results) -> dict[str, dict[int, Evaluation]]:
     }
 
 
-def _arms(evaluations: Mapping[str, Mapping[int, Evaluation]], part: str) -> list[EvaluatedArm]:
+def arms_on(evaluations: Mapping[str, Mapping[int, Evaluation]], part: str) -> list[EvaluatedArm]:
     return [
         EvaluatedArm(name=name, runs={seed: getattr(evaluation, part) for seed, evaluation in runs.items()})
         for name, runs in evaluations.items()

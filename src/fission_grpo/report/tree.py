@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fission_grpo.files import parse_json
+
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
 _USER = re.compile(r"<\|im_start\|>user\n(?!<tool_response>)(.*?)<\|im_end\|>", re.DOTALL)
 _SPECIAL = re.compile(r"<\|[^|>]*\|>")
@@ -85,17 +87,23 @@ def readable(message: str) -> str:
 
 def _call(block: str) -> str:
     try:
-        call = json.loads(block)
+        call = parse_json(block)
         arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in call["arguments"].items())
         return f"{call['name']}({arguments})"
     except (ValueError, KeyError, TypeError, AttributeError):
         return " ".join(block.split())
 
 
-def _request(prompt: str) -> str:
-    """The last words of the user; the end of the prompt where the template is not ChatML."""
+def last_words(prompt: str) -> str:
+    """What the user said last; the whole prompt where the template is not ChatML, or no template is in it."""
     users = _USER.findall(prompt)
-    return " ".join((users[-1] if users else _SPECIAL.sub(" ", prompt)[-200:]).split())
+    return str(users[-1]) if users else prompt
+
+
+def _request(prompt: str) -> str:
+    """On one line; only its end where there is more than the user's words."""
+    words = last_words(prompt)
+    return " ".join((words if words is not prompt else _SPECIAL.sub(" ", prompt)[-200:]).split())
 
 
 def _branch(trajectory: Mapping[str, Any]) -> Branch:

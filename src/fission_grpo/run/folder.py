@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +25,16 @@ import yaml
 from safetensors import SafetensorError
 
 from fission_grpo.errors import ConfigError, FissionError
-from fission_grpo.files import ESCAPED, read_jsonl, write_pieces, write_text
+from fission_grpo.files import (
+    ESCAPED,
+    parse_yaml,
+    read_jsonl,
+    read_text,
+    remove_halves,
+    write_pieces,
+    write_text,
+    yaml_value,
+)
 from fission_grpo.settings import with_current_names
 
 KEPT_CHECKPOINTS = 2
@@ -72,7 +83,20 @@ class RunFolder:
         """
         self.check(settings, resume=resume)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        remove_halves(self.checkpoints)
         write_text(self.config, yaml.safe_dump(dict(settings), sort_keys=False))
+
+    def require_settings(self) -> None:
+        """Refuse a folder whose `config.yaml` holds none.
+
+        Raises:
+            ConfigError: it is not there, cannot be read, or is empty.
+        """
+        if not self.config.exists():
+            raise ConfigError(
+                f"{self.path} is no run folder: it holds no config.yaml; give the --output of `fission train`"
+            )
+        self._saved_settings()
 
     def _same_settings(self, settings: Mapping[str, Any]) -> None:
         saved = dict(_dotted(with_current_names(self._saved_settings())))
@@ -86,7 +110,8 @@ class RunFolder:
 
     def _saved_settings(self) -> dict[str, Any]:
         try:
-            loaded = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            root = parse_yaml(read_text(self.config))
+            loaded = None if root is None else yaml_value(root)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise self._no_settings(" ".join(str(error).split())) from error
         if not isinstance(loaded, dict):
@@ -104,7 +129,8 @@ class RunFolder:
         """
         if not self.policy.is_dir():
             raise ConfigError(
-                f"{self.path} has no trained policy yet; finish it with: fission train --resume --output {self.path}"
+                f"{self.path} has no trained policy yet; finish it with: fission train --resume --output "
+                f"{quoted(self.path)}"
             )
         return self.policy
 
@@ -121,7 +147,7 @@ class RunFolder:
 
     def unfinished(self, step: int) -> Path:
         """Where a checkpoint is written before it has its name."""
-        return self.checkpoints / f".unfinished-{step}"
+        return self.checkpoints / f".step-{step}.unfinished"
 
     def write_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
         """Let `write` fill a folder, then give it its name: a crash leaves the last checkpoint whole.
@@ -149,6 +175,20 @@ class RunFolder:
             if path.exists():
                 write_pieces(path, (_line(record) for record in read_jsonl(path, "step") if record["step"] < step))
 
+    def compare_metrics(self, step: int) -> None:
+        """Warn where the metrics of the steps so far are not one line each: nobody can write them again.
+
+        Raises:
+            DataError: a line of theirs is damaged, or names no step.
+        """
+        kept = [record["step"] for record in read_jsonl(self.metrics, "step")] if self.metrics.exists() else []
+        if kept != list(range(step)):
+            warnings.warn(
+                f"{self.metrics} holds {len(kept)} line(s) of the {step} step(s) so far, expected one each; the run "
+                "goes on, and what is lost stays lost: restore the file if you have a copy",
+                stacklevel=3,
+            )
+
     def append(self, path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         """Add lines to a JSONL file, whole lines only.
 
@@ -169,11 +209,27 @@ class RunFolder:
         try:
             yield
         except WRITE_ERRORS as error:
-            latest = self.latest_checkpoint()
-            safe = f"{latest} is whole" if latest else f"{self.checkpoints} holds no earlier one"
             raise FissionError(
-                f"cannot write {path}: {_reason(error)}; free some space, then continue with --resume ({safe})"
+                f"cannot write {path}: {_reason(error)}; free some space, then continue with --resume ({self._safe()})"
             ) from error
+
+    @contextmanager
+    def step_named(self, step: int) -> Iterator[None]:
+        """Whatever breaks in a step is told with its number, and with what is safe."""
+        try:
+            yield
+        except FissionError as error:
+            error.add_note(f"that was step {step} ({self._safe()})")
+            raise
+
+    def _safe(self) -> str:
+        latest = self.latest_checkpoint()
+        return f"{latest} is whole" if latest else f"{self.checkpoints} holds no earlier one"
+
+
+def quoted(path: Path) -> str:
+    """A path as a shell takes it, for a command that is printed."""
+    return shlex.quote(str(path))
 
 
 @contextmanager

@@ -1,4 +1,9 @@
-"""Ctrl-C with manners: the first one asks the run to stop after its step, the second one ends it at once."""
+"""Being stopped, by the user (SIGINT, Ctrl-C) or by the machine (SIGTERM): one rule for both.
+
+What can finish a step and save does so, and the second signal ends it at once (`Interruption`). Everything else is
+left through an exception, `KeyboardInterrupt`, so that every `with` block on the way puts its things in order: children
+are ended, locks given back, halves of files removed. Either way the process ends with the code `INTERRUPTED`.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,15 @@ import threading
 from types import FrameType
 from typing import Any
 
+INTERRUPTED = 130
+"""Exit code of whatever was stopped, as shells have it for Ctrl-C."""
 _ASKED = b"\nstopping after this step, then saving; once more to quit at once\n"
 _SHOW_CURSOR = b"\x1b[?25h"
+
+
+def heed_termination() -> None:
+    """From now on SIGTERM is what Ctrl-C is; to be called once by a program, in its main thread."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class Interruption:

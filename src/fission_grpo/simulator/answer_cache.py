@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from fission_grpo.client.wire import ChatReply, ChatRequest
-from fission_grpo.files import write_text
+from fission_grpo.files import parse_json, read_text, write_text
 from fission_grpo.types import FinishReason
 
 
@@ -35,7 +35,7 @@ class AnswerCache:
     def find(self, request: ChatRequest) -> ChatReply | None:
         """The answer of an earlier day; None without one, or where its file cannot be read."""
         try:
-            kept = json.loads(self._file(request).read_text(encoding="utf-8"))
+            kept = parse_json(read_text(self._file(request)))
             return ChatReply(
                 content=kept["content"],
                 calls=(),

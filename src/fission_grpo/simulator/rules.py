@@ -7,14 +7,14 @@ voice; a hint follows only where the schema knows more.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, TypeAlias
 
 from fission_grpo.environments.schema import argument_schemas, describe_arguments, explain_problems, find_tool
-from fission_grpo.errors import SimulatorError, boundary
+from fission_grpo.errors import ConfigError, SimulatorError, boundary
+from fission_grpo.files import parse_json
 from fission_grpo.simulator.base import ErrorSimulator, FailedCall, Feedback
 from fission_grpo.types import ErrorClass, Message, OutcomeKind, ParseFailure, ParseFailureKind, ToolCall, ToolOutcome
 
@@ -42,8 +42,11 @@ class RulesSimulator(ErrorSimulator):
         Raises:
             SimulatorError: the tools of a failed call are not valid JSON Schema.
         """
-        with boundary(SimulatorError, "rules"):
-            return [Feedback(texts=_texts(one), origin=self.name) for one in failed]
+        try:
+            with boundary(SimulatorError, "rules"):
+                return [Feedback(texts=_texts(one), origin=self.name) for one in failed]
+        except ConfigError as error:  # a schema that cannot be used
+            raise SimulatorError(f"rules: {error}") from error
 
 
 def _texts(failed: FailedCall) -> tuple[str, ...]:
@@ -177,7 +180,7 @@ def _same(call: ToolCall, function: Mapping[str, Any]) -> bool:
 
 def _as_object(text: str) -> Mapping[str, Any]:
     try:
-        parsed = json.loads(text)
+        parsed = parse_json(text)
     except ValueError:
         return {}
     return parsed if isinstance(parsed, dict) else {}

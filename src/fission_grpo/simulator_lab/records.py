@@ -24,8 +24,9 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from fission_grpo.chat.parse import render_call
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.environments.schema import explain_problems
+from fission_grpo.environments.validation import schema_problems
 from fission_grpo.errors import DataError
-from fission_grpo.files import write_pieces
+from fission_grpo.files import parse_json, raw_lines, write_pieces
 from fission_grpo.simulator.base import Case, FailedCall
 from fission_grpo.simulator.fault_fields import NAME, names_field
 from fission_grpo.simulator.leak import Known, Leak, find_leaks
@@ -142,7 +143,7 @@ def check_simulator_records(path: Path) -> list[str]:
 def looks_like_records(path: Path) -> bool:
     """Whether the first line of a file is a record of this kind and no task."""
     try:
-        first = next((json.loads(line) for _, line in _lines(path)), None)
+        first = next((parse_json(line) for _, line in _lines(path)), None)
     except (OSError, ValueError):
         return False
     return isinstance(first, dict) and "diagnosis" in first
@@ -203,22 +204,23 @@ def _scan(path: Path) -> tuple[list[SimulatorRecord], list[str]]:
                 found += _inconsistent(record, number, owners, ids)
                 records.append(record)
             problems += [f"line {number}: {problem}" for problem in found]
-    except (OSError, UnicodeDecodeError) as error:
+    except DataError as error:
+        problems += error.problems
+    except OSError as error:
         problems.append(f"cannot be read: {error}")
     if not records and not problems:
         problems.append("holds no record; expected one JSON object a line")
     return records, problems
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open(encoding="utf-8") as lines:
-        yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    return ((number, line) for number, line in raw_lines(path) if line.strip())
 
 
-def _read(line: str) -> tuple[SimulatorRecord | None, list[str]]:
+def _read(line: bytes) -> tuple[SimulatorRecord | None, list[str]]:
     """The record of a line, or what is wrong with its shape; of a record, what is wrong with what it says."""
     try:
-        plain = json.loads(line)
+        plain = parse_json(line)
     except ValueError as error:
         return None, [f"is no JSON: {error}"]
     try:
@@ -240,6 +242,14 @@ _PLAIN = ("id", "split", "api", "origin", "error", "system", "answer", "diagnosi
 
 
 def _wrong(record: SimulatorRecord) -> Iterator[str]:
+    unusable = [
+        f"tools ({tool['function']['name']}): parameters: {problem}"
+        for tool in record.tools
+        for problem in schema_problems(tool["function"].get("parameters", {}))
+    ]
+    if unusable:
+        yield from unusable
+        return
     for place, call in enumerate(record.reference):
         if breach := explain_problems(call, record.tools):
             yield f"reference.{place}: {breach}"

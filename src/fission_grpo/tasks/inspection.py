@@ -15,7 +15,9 @@ from typing import Any, TypeAlias
 
 from fission_grpo.environments.base import Environment, Environments
 from fission_grpo.environments.schema import explain_problems
+from fission_grpo.environments.validation import schema_problems
 from fission_grpo.errors import ConfigError, RolloutError
+from fission_grpo.files import parse_json
 from fission_grpo.types import Task, Tool, ToolCall
 
 Record: TypeAlias = Mapping[str, Any]
@@ -105,6 +107,10 @@ def _shape_of_items(record: Record, key: str) -> Iterator[str]:
             yield f"{where}: got {_json(item)}, expected an object"
         elif key == "tools" and not _names_a_function(item):
             yield f'{where}: expected {{"type": "function", "function": {{"name", "parameters"}}}}, got {_json(item)}'
+        elif key == "tools":
+            function = item["function"]
+            problems = schema_problems(function.get("parameters") or {})
+            yield from (f"{where} ({function['name']}): parameters: {problem}" for problem in problems)
 
 
 def _shape_of_call(call: Any, where: str) -> Iterator[str]:
@@ -193,7 +199,7 @@ def _arguments(function: Mapping[str, Any]) -> Mapping[str, Any] | None:
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
+            arguments = parse_json(arguments)
         except ValueError:
             return None
     return arguments if isinstance(arguments, dict) else None

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from fission_grpo.environments.base import Environments
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.errors import DataError
-from fission_grpo.files import write_pieces
+from fission_grpo.files import MAX_DEPTH, is_shallow, parse_json, raw_lines, write_pieces
 from fission_grpo.tasks.inspection import inspect_record
 from fission_grpo.types import Message, Task, ToolCall, World
 
@@ -135,23 +135,26 @@ def _inspected(records: Iterable[_Placed], environments: Environments | None) ->
 
 def _lines(path: Path) -> Iterator[_Placed]:
     try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield (f"line {number}", *_parsed(line))
-    except (OSError, UnicodeDecodeError) as error:
+        for number, line in raw_lines(path):
+            if line.strip():
+                yield (f"line {number}", *_parsed(line))
+    except DataError as error:
+        yield "the file", {}, list(error.problems)
+    except OSError as error:
         yield "the file", {}, [f"cannot be read: {error}"]
 
 
-def _parsed(line: str) -> tuple[dict[str, Any], list[str]]:
+def _parsed(line: bytes) -> tuple[dict[str, Any], list[str]]:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError as error:
         return {}, [f"is no JSON: {error}"]
     return _opened(record)
 
 
 def _opened(record: Any) -> tuple[dict[str, Any], list[str]]:
+    if not is_shallow(record):
+        return {}, [f"is nested deeper than {MAX_DEPTH} levels"]
     if not isinstance(record, dict):
         return {}, [f"holds {type(record).__name__}; expected a JSON object"]
     record = {key: value for key, value in record.items() if value is not None}
@@ -159,7 +162,7 @@ def _opened(record: Any) -> tuple[dict[str, Any], list[str]]:
     for key in _EMBEDDED:
         if isinstance(record.get(key), str):
             try:
-                record[key] = json.loads(record[key])
+                record[key] = parse_json(record[key])
             except ValueError as error:
                 problems.append(f"{key}: is text, but no JSON: {error}")
     return {key: value if key in _VERBATIM else _without_nulls(value) for key, value in record.items()}, problems

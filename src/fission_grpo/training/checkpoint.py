@@ -1,16 +1,22 @@
 """The state of a run on disk, whole: a killed run continues from it as if it had never stopped.
 
 checkpoints/step-N/
-  checkpoint.json     format and version of the package that wrote it
+  checkpoint.json     format and version of the package that wrote it, and how long each file is; written last
   model/              what was trained, as an ordinary Hugging Face folder
-  progress-R.pkl      of process R: step, tasks explored, fission buffer or pool, counters, what prompt lookup has seen
+  progress-R.pt       of process R: step, tasks explored, fission buffer or pool, counters, what prompt lookup has seen
   ...                 accelerate's own: optimizer, random states
+
+A run folder may come from anybody. Nothing in a checkpoint is code: weights are safetensors, everything else is tensors
+and plain data, read with `torch.load(weights_only=True)`, by accelerate, too.
 """
 
 from __future__ import annotations
 
 import json
 import pickle
+import secrets
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,15 +29,16 @@ from safetensors import SafetensorError
 
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.errors import ConfigError
-from fission_grpo.files import read_json, write_text
+from fission_grpo.files import write_text
 from fission_grpo.models.folder import load_trained_weights, save_trained_weights
 from fission_grpo.policy.local.speculation import PromptLookup
 from fission_grpo.run.folder import RunFolder
+from fission_grpo.training.learner import anywhere
 from fission_grpo.training.task_order import TaskOrder
 
-FORMAT = 3
+FORMAT = 4
 """Of what this module writes. 1, without `checkpoint.json`, is version 0.1's: its pickles name modules that moved; 2
-does not know how much has been explored."""
+does not know how much has been explored; 3 is made of pickles that may run code."""
 PACKAGE = "fission-grpo"
 
 _TOLD = 200
@@ -54,7 +61,7 @@ class RunState:
     step: int = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, for `torch.save`."""
+        """Everything, as tensors and plain data."""
         return {
             "step": self.step,
             "explored": self.order.state_dict(),
@@ -63,8 +70,12 @@ class RunState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where `state_dict` stood."""
-        self.step = state["step"]
+        """Go back to where `state_dict` stood.
+
+        Raises:
+            KeyError, TypeError, ValueError: `state_dict` has not written this.
+        """
+        self.step = int(state["step"])
         self.order.load_state_dict(state["explored"])
         self.source.load_state_dict(state["fission"])
         self.lookup.load_state_dict(state["guesses"])
@@ -94,65 +105,110 @@ class Checkpoints:
         with self._run.refusal_of(unfinished):
             self._write(unfinished)
 
-    def load(self, checkpoint: Path) -> None:
-        """Continue from a checkpoint.
+    def resume(self) -> None:
+        """Continue from the newest checkpoint that can be read, and from the start if there never was one.
+
+        One that is damaged is moved aside, with a warning, and the one before it is taken.
 
         Raises:
-            ConfigError: it is of another format, or damaged; or it was written by another number of processes: each has
-                tasks and a fission buffer of its own.
+            ConfigError: one is of another format, or was written by another number of processes: each has tasks and a
+                fission buffer of its own; or none of those that are there can be read.
             DataError: a line of metrics or traces is damaged.
         """
-        remedy = self._way_around(checkpoint)
-        _require_format(checkpoint, remedy)
-        written, processes = len(list(checkpoint.glob("progress-*.pkl"))), self._accelerator.num_processes
-        if written not in (0, processes):
-            raise ConfigError(
-                f"{checkpoint} was written by {written} process(es), and this run has {processes}: "
-                f"resume with --num_processes {written}, or choose another --output"
-            )
-        try:
-            self._accelerator.load_state(str(checkpoint))
-            # Our own pickle; the buffer holds more than tensors.
-            self._state.load_state_dict(torch.load(self._progress_file(checkpoint), weights_only=False))
-        except (torch.OutOfMemoryError, torch.AcceleratorError, PermissionError):  # say nothing about its content
-            raise
-        except DAMAGE as error:
-            told = shorten(f"{type(error).__name__}: {error}", _TOLD).rstrip(":")
-            raise ConfigError(f"{checkpoint} cannot be read: {told}; {remedy}") from error
+        checkpoints = self._run.complete_checkpoints()
+        while checkpoints:
+            damage = self._load(checkpoints[-1])
+            if not anywhere(damage is not None, self._accelerator):
+                break
+            self._pass_over(checkpoints.pop(), damage or "damaged for another process", before=checkpoints)
         if self._accelerator.is_main_process:
             self._run.truncate_after(self._state.step)
+            self._run.compare_metrics(self._state.step)
         self._accelerator.wait_for_everyone()
 
-    def _way_around(self, checkpoint: Path) -> str:
-        """What to do if it cannot be read."""
-        others = [other for other in self._run.complete_checkpoints() if other != checkpoint]
-        instead = f"continue from {others[-1]}" if others else "start from the beginning"
-        return f"move {checkpoint} aside to {instead}, or choose another --output"
+    def _load(self, checkpoint: Path) -> str | None:
+        """Take over what a checkpoint holds; says what is damaged instead, if anything is."""
+        try:
+            label = _label(checkpoint)
+            if (written := label["processes"]) != (processes := self._accelerator.num_processes):
+                raise ConfigError(
+                    f"{checkpoint} was written by {written} process(es), and this run has {processes}: "
+                    f"resume with --num_processes {written}, or choose another --output"
+                )
+            _require_whole(checkpoint, label["files"])
+            self._accelerator.load_state(str(checkpoint))
+            self._state.load_state_dict(torch.load(self._progress_file(checkpoint), weights_only=True))
+        except (ConfigError, torch.OutOfMemoryError, torch.AcceleratorError, PermissionError):
+            raise  # they say nothing about its content
+        except DAMAGE as error:
+            return shorten(f"{type(error).__name__}: {error}", _TOLD).rstrip(":")
+        return None
+
+    def _pass_over(self, checkpoint: Path, damage: str, *, before: Sequence[Path]) -> None:
+        """Move a damaged checkpoint out of the way of the one before it.
+
+        Raises:
+            ConfigError: there is none before it.
+        """
+        if not before:
+            raise ConfigError(
+                f"{checkpoint} cannot be read: {damage}; move it aside to start from the beginning, or choose another "
+                "--output"
+            )
+        if self._accelerator.is_main_process:
+            aside = checkpoint.with_name(f"{checkpoint.name}.damaged-{secrets.token_hex(2)}")
+            checkpoint.rename(aside)
+            warnings.warn(
+                f"{checkpoint} cannot be read: {damage}; it lies in {aside.name} now, and the run goes on from "
+                f"{before[-1].name}",
+                stacklevel=3,
+            )
+        self._accelerator.wait_for_everyone()
 
     def _write(self, path: Path) -> None:
         self._accelerator.wait_for_everyone()
         self._accelerator.save_state(str(path))
         torch.save(self._state.state_dict(), self._progress_file(path))
+        self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
-            write_text(path / "checkpoint.json", json.dumps({"format": FORMAT, PACKAGE: version(PACKAGE)}) + "\n")
+            files = {str(file.relative_to(path)): file.stat().st_size for file in path.rglob("*") if file.is_file()}
+            written = {"format": FORMAT, PACKAGE: version(PACKAGE), "processes": self._accelerator.num_processes}
+            write_text(path / "checkpoint.json", json.dumps({**written, "files": files}, indent=1) + "\n")
         self._accelerator.wait_for_everyone()
 
     def _progress_file(self, checkpoint: Path) -> Path:
         """Every process has a fission buffer of its own."""
-        return checkpoint / f"progress-{self._accelerator.process_index}.pkl"
+        return checkpoint / f"progress-{self._accelerator.process_index}.pt"
 
 
-def _require_format(checkpoint: Path, remedy: str) -> None:
-    """Refuse what another version wrote, before any of its pickles is opened."""
-    label = checkpoint / "checkpoint.json"
-    unlabelled = {"format": 1, PACKAGE: "0.1.0"}
-    found = read_json(label, "format", PACKAGE, remedy=remedy) if label.exists() else unlabelled
-    if found["format"] != FORMAT:
+def _label(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself.
+
+    Raises:
+        ConfigError: another version wrote it; nothing else of it has been opened.
+        OSError, ValueError, KeyError, TypeError: it cannot be read.
+    """
+    path = checkpoint / "checkpoint.json"
+    label = json.loads(path.read_bytes()) if path.exists() else {"format": 1, PACKAGE: "0.1.0"}
+    if label["format"] != FORMAT:
         raise ConfigError(
-            f"{checkpoint} was written by {PACKAGE} {found[PACKAGE]} (checkpoint format {found['format']}), and this "
-            f"version, {version(PACKAGE)}, reads format {FORMAT}: finish the run with {PACKAGE}=={found[PACKAGE]}, or "
+            f"{checkpoint} was written by {PACKAGE} {label[PACKAGE]} (checkpoint format {label['format']}), and this "
+            f"version, {version(PACKAGE)}, reads format {FORMAT}: finish the run with {PACKAGE}=={label[PACKAGE]}, or "
             "start it anew with another --output (its metrics, traces and policy can still be read)"
         )
+    return dict(label)
+
+
+def _require_whole(checkpoint: Path, files: Mapping[str, int]) -> None:
+    """Every file is there, as long as it was.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, length in files.items():
+        found = (checkpoint / name).stat().st_size if (checkpoint / name).is_file() else None
+        if found != length:
+            raise ValueError(f"{name} has {found} bytes, expected {length}" if found is not None else f"no {name}")
 
 
 def _save_trained_weights(models: list[Any], weights: list[Any], output: str) -> None:

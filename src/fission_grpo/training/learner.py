@@ -8,6 +8,7 @@ The loss is `losses.policy_loss`, the rows and their weights are `batch.Training
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from torch import Tensor
 from fission_grpo.algorithm.batch import TrainingBatch
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.losses import OBJECTIVES, Objective, k3_divergence, policy_loss
+from fission_grpo.errors import FissionError
 from fission_grpo.models.recomputation import recompute_layers
 from fission_grpo.training.settings import TrainerSettings
 from fission_grpo.tree.logprobs import Scorer
@@ -86,6 +88,18 @@ def anywhere(here: bool, accelerator: Accelerator) -> bool:
     return bool(accelerator.gather(asked).any())
 
 
+def require_finite(norm: float | torch.Tensor, loss: float = 0.0, *, what: str = "gradient") -> None:
+    """Stop before anything that is no number is trained on, or saved.
+
+    Raises:
+        FissionError: the norm or the loss is infinite or no number.
+    """
+    if not (math.isfinite(norm) and math.isfinite(loss)):
+        raise FissionError(
+            f"training has diverged: the norm of the {what} is {float(norm)}, the loss {loss}; lower the learning rate"
+        )
+
+
 class Learner:
     """A model, its optimizer, and the frozen start that it is held to."""
 
@@ -130,7 +144,11 @@ class Learner:
         self._reference_logprobs(self._batch(groups))
 
     def update(self, groups: Sequence[Group]) -> Update:
-        """One optimizer step on all groups; each trajectory carries the advantage of its own group."""
+        """One optimizer step on all groups; each trajectory carries the advantage of its own group.
+
+        Raises:
+            FissionError: loss, gradient or weights are not finite any more.
+        """
         batch = self._batch(groups)
         update = Update()
         self.model.train(False)  # dropout would make the trained policy another one than the one that sampled
@@ -139,7 +157,9 @@ class Learner:
             self._accumulate(batch, update)
         self._average_gradients()
         update.grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm))
+        require_finite(update.grad_norm, update.loss)
         self.optimizer.step()
+        require_finite(torch.nn.utils.get_total_norm(self.parameters), what="weights")
         if self.reference is not None:
             self.reference.invalidate()
         return update

@@ -6,13 +6,13 @@ from pydantic import Field
 
 from fission_grpo.algorithm.losses import ObjectiveName
 from fission_grpo.rollout import Horizon
-from fission_grpo.settings import Settings
+from fission_grpo.settings import MOST_SEED, Settings
 
 
 class TrainerSettings(Settings):
     """How much is sampled in a step, from which distribution, and how the optimizer makes use of it."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     steps: int = Field(default=100, ge=1)
     """Optimizer updates."""
     queries: int = Field(default=8, ge=1)

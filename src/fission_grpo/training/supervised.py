@@ -21,8 +21,9 @@ from fission_grpo.environments.dialogue import remaining_gold
 from fission_grpo.errors import ConfigError
 from fission_grpo.rollout import open_task
 from fission_grpo.seeds import derive
-from fission_grpo.settings import Settings
+from fission_grpo.settings import MOST_SEED, Settings
 from fission_grpo.tasks.dialogue import DONE
+from fission_grpo.training.learner import require_finite
 from fission_grpo.tree.logprobs import packed_groups, score
 from fission_grpo.types import Completion, Distribution, FinishReason, Task, TokenRow
 
@@ -30,7 +31,7 @@ from fission_grpo.types import Completion, Distribution, FinishReason, Task, Tok
 class SupervisedSettings(Settings):
     """One supervised run."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     steps: int = Field(default=200, ge=1)
     batch: int = Field(default=32, ge=1)
     """Dialogues in one update."""
@@ -94,6 +95,8 @@ def supervise(
         until: stop early, at this step of the same schedule.
     Returns:
         The loss of every step, in nats per token.
+    Raises:
+        FissionError: the loss or its gradient is not finite any more.
     """
     model.train(False)  # no dropout: small models on exact targets
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -117,7 +120,7 @@ def supervise(
             loss = -scores.logprobs_BT.sum() / tokens
             torch.autograd.backward(loss)
             total += loss.item()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        require_finite(torch.nn.utils.clip_grad_norm_(parameters, 1.0), total)
         optimizer.step()
         schedule.step()
         losses.append(total)

@@ -145,7 +145,8 @@ class Trainer:
             report: told after every step.
         """
         while not self.finished:
-            metrics = self.step()
+            with self.run.step_named(self.state.step):
+                metrics = self.step()
             report(StepReport(step=self.state.step, metrics=metrics))
             last = stop() or self.finished
             if last or self.state.step % self.settings.checkpoint_every == 0:

@@ -72,22 +72,22 @@ def test_two_processes_agree_on_the_weights_and_keep_a_buffer_each(tmp_path: Pat
     states = [(tmp_path / f"rank-{rank}").read_text().split() for rank in (0, 1)]
     assert states[0][0] == states[1][0]  # weights
     assert states[0][1] != states[1][1]  # buffers
-    kept = sorted(path.name for path in (tmp_path / f"checkpoint-{STEPS}").glob("fission-*.pkl"))
-    assert kept == ["fission-0.pkl", "fission-1.pkl"]
+    kept = sorted(path.name for path in (tmp_path / f"checkpoint-{STEPS}").glob("fission-*.pt"))
+    assert kept == ["fission-0.pt", "fission-1.pt"]
     with pytest.raises(ConfigError, match="was written by 2 process"):
         tiny_trainer(tmp_path, **SAVED).train(resume_from_checkpoint=True)
 
 
 def test_a_checkpoint_of_plain_trl_begins_with_an_empty_buffer(tmp_path: Path) -> None:
     tiny_trainer(tmp_path, **{**SAVED, "max_steps": 2}).train()
-    (tmp_path / "checkpoint-2" / "fission-0.pkl").unlink()
+    (tmp_path / "checkpoint-2" / "fission-0.pt").unlink()
     assert read_state(tmp_path / "checkpoint-2", rank=0, ranks=1) is None
 
 
 def test_a_damaged_buffer_is_told_in_a_sentence(tmp_path: Path) -> None:
     tiny_trainer(tmp_path, **{**SAVED, "max_steps": 2}).train()
-    (tmp_path / "checkpoint-2" / "fission-0.pkl").write_bytes(b"half a")
-    with pytest.raises(ConfigError, match=r"fission-0\.pkl cannot be read: .*; resume from an older checkpoint"):
+    (tmp_path / "checkpoint-2" / "fission-0.pt").write_bytes(b"half a")
+    with pytest.raises(ConfigError, match=r"fission-0\.pt cannot be read: .*; resume from an older checkpoint"):
         tiny_trainer(tmp_path, **SAVED).train(resume_from_checkpoint=True)
 
 

@@ -31,7 +31,7 @@ def read_state(checkpoint: Path, *, rank: int, ranks: int) -> dict[str, Any] | N
     Raises:
         ConfigError: another number of processes wrote it, or it is damaged.
     """
-    written = len(list(checkpoint.glob("fission-*.pkl")))
+    written = len(list(checkpoint.glob("fission-*.pt")))
     if not written:
         logger.warning("%s holds no fission buffer: it begins empty", checkpoint)
         return None
@@ -40,8 +40,8 @@ def read_state(checkpoint: Path, *, rank: int, ranks: int) -> dict[str, Any] | N
             f"{checkpoint} was written by {written} process(es), and this run has {ranks}: resume with {written}, or "
             "begin anew in another output_dir"
         )
-    try:  # our own pickle; the buffer holds more than tensors
-        state: dict[str, Any] = torch.load(_file(checkpoint, rank), weights_only=False)
+    try:
+        state: dict[str, Any] = torch.load(_file(checkpoint, rank), weights_only=True)
     except DAMAGE as error:
         raise ConfigError(
             f"{_file(checkpoint, rank)} cannot be read: {shorten(f'{type(error).__name__}: {error}', 200)}; "
@@ -82,4 +82,4 @@ def latest_checkpoint(folder: Path, *, but: Path | None = None) -> Path | None:
 
 
 def _file(checkpoint: Path, rank: int) -> Path:
-    return checkpoint / f"fission-{rank}.pkl"
+    return checkpoint / f"fission-{rank}.pt"

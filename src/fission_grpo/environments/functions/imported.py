@@ -116,3 +116,7 @@ def _guarded(setting: str, what: str, job: Callable[[], Any]) -> Any:
             return job()
     except EnvironmentFault as fault:
         raise ConfigError(f"{setting}: {fault}; correct it there, or the setting") from fault
+    except SystemExit as end:
+        raise ConfigError(
+            f"{setting}: {what} ends the program (sys.exit({end.code!r})); guard that with `if __name__ == '__main__'`"
+        ) from end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -96,10 +97,13 @@ def _as_text(value: Any, most: int) -> str:
 
 def _as_verdict(hook: Callable[[], Any] | None) -> Verdict:
     value = hook() if hook else None
+    number = value.matched if isinstance(value, Verdict) else value
+    if not isinstance(number, int | float):
+        raise EnvironmentFault(f"score: expected a number or a Verdict, got {type(value).__name__}")
+    if not math.isfinite(number):
+        raise EnvironmentFault(f"score: expected a finite number, got {number}")
     if isinstance(value, Verdict):
         return value
-    if not isinstance(value, int | float):
-        raise EnvironmentFault(f"score: expected a number or a Verdict, got {type(value).__name__}")
-    if value >= 1:
-        return Verdict(ok=True, detail=f"{value:g}", matched=1.0)
-    return Verdict(ok=False, error_type="reward_below_one", detail=f"{value:g}", matched=max(float(value), 0.0))
+    if number >= 1:
+        return Verdict(ok=True, detail=f"{number:g}", matched=1.0)
+    return Verdict(ok=False, error_type="reward_below_one", detail=f"{number:g}", matched=max(float(number), 0.0))

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from fission_grpo.environments.bfcl.entries import BfclCategory
 from fission_grpo.environments.dialogue import call_record
 from fission_grpo.evaluation.records import EpisodeRecord, Format, TurnRecord, read_lines
+from fission_grpo.files import parse_json
 from fission_grpo.types import EndReason, FinishReason, ParseFailure, ToolCall, ToolOutcome, Verdict
 
 
@@ -133,7 +134,7 @@ def bfcl_from_line(line: str | bytes) -> BfclRecord:
     Raises:
         ValueError: no such record.
     """
-    return _ADAPTER.validate_python(json.loads(line))  # of JSON text pydantic refuses half a surrogate pair
+    return _ADAPTER.validate_python(parse_json(line))  # of JSON text pydantic refuses half a surrogate pair
 
 
 def read_bfcl(path: Path) -> tuple[BfclRecord, ...]:

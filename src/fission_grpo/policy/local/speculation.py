@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 ORDERS = (6, 4, 2)
@@ -36,12 +37,22 @@ class PromptLookup:
         """More of the hash than the slot says: a slot that holds something else is not mistaken."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen: it decides which tokens go through the model side by side, and so the last digits of a
-        logit."""
-        return {"following": self.following.copy(), "labels": self.labels.copy()}
+        """What was seen, as tensors: it decides which tokens go through the model side by side, and so the last digits
+        of a logit."""
+        arrays = {"following": self.following, "labels": self.labels.view(np.int32)}
+        return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.following, self.labels = state["following"].copy(), state["labels"].copy()
+        """Go back to where `state_dict` stood.
+
+        Raises:
+            AttributeError, KeyError, ValueError: the state is of another kind or shape.
+        """
+        following, labels = (state[name].numpy().copy() for name in ("following", "labels"))
+        for table in (following, labels):
+            if (table.shape, table.dtype) != (self.following.shape, self.following.dtype):
+                raise ValueError(f"a table {table.shape} of {table.dtype}, expected {self.following.shape} of int32")
+        self.following, self.labels = following, labels.view(np.uint32)
 
     def learn(self, ids: Sequence[int], begin: int = 0) -> None:
         """Remember the tokens from `begin` on, each behind those before it."""

@@ -1,0 +1,1 @@
+"""One HTML file for runs, evaluations, comparisons and quickstarts: numbers in Python, what moves in a script."""
