@@ -134,11 +134,25 @@ def train_inside_trl(
             keeper.stop = agreed(interruption, trainer.accelerator)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             done = replace(done, step=trainer.state.global_step)
-            if done.finished and trainer.accelerator.is_main_process:
+            if done.finished:
                 with run.refusal_of(run.policy):
-                    model = trainer.accelerator.unwrap_model(trainer.model)
-                    save_model_folder(model, ground.chat.tokenizer, run.policy)
+                    _save_policy(trainer, run, spread=settings.engine.sharding.spreads_weights)
     return done
+
+
+def _save_policy(trainer: FissionGRPOTrainer, run: RunFolder, *, spread: bool) -> None:
+    """An ordinary Hugging Face folder; where weights are spread, every process gives its part."""
+    accelerator, tokenizer = trainer.accelerator, trainer.chat.tokenizer
+    if not spread:
+        if accelerator.is_main_process:
+            save_model_folder(accelerator.unwrap_model(trainer.model), tokenizer, run.policy)
+        return
+    unfinished = run.policy.with_name(f".{run.policy.name}.unfinished")
+    trainer.save_model(str(unfinished))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        tokenizer.save_pretrained(unfinished)
+        unfinished.rename(run.policy)
 
 
 def trainer_of(settings: RunSettings, args: Any, ground: Groundwork, keeper: RunKeeper) -> FissionGRPOTrainer:
