@@ -24,6 +24,7 @@ from fission_grpo.config import (
     setting_names,
     written_names,
 )
+from fission_grpo.engines.settings import EngineSettings
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.recipes import Exploration, Recipe, load_recipe
@@ -192,7 +193,9 @@ def test_a_mistake_gets_its_cause_and_its_remedy(written: str, expected: str) ->
         ("num_train_epochs=3", "trainer.steps"),
         ("trainer.total_epochs=3", "trainer.steps"),
         ("--bf16", "precision=bf16 with lora.rank=16"),
-        ("--use_vllm", "TRL's GRPOConfig takes them"),
+        ("--use_vllm", "the nearest by meaning is engine.vllm"),
+        ("--n_gpus_per_node=8", "the nearest by meaning is engine.gpus"),
+        ("--deepspeed=zero3.json", "the nearest by meaning is engine.sharding"),
         ("trainer.save_freq=3", "the nearest by meaning is trainer.checkpoint_every"),
         ("rollouts.max_new_tokens=8", "the nearest by meaning is rollouts.max_tokens"),
         ("simulator_model.path=x", "the nearest is simulator_model."),
@@ -407,6 +410,7 @@ OWNERS: dict[type[Settings], set[str]] = {
     ModelSimulatorSettings: {"settings"},
     EndpointSimulatorSettings: {"settings"},
     EndpointSettings: {"settings", "server"},
+    EngineSettings: {"engine", "self"},
 }
 """What an object of each class is called where its fields are read."""
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
-from fission_grpo.engines import Engine
+from fission_grpo.engines.settings import EngineSettings
 from fission_grpo.errors import ConfigError
 from fission_grpo.files import parse_yaml, read_text, yaml_value
 from fission_grpo.models.catalog import Precision
@@ -59,6 +59,17 @@ NAME_HERE: Mapping[str, str] = {
     "lora_target_modules": "lora.targets",
     "chat_template_path": "chat_template",
     "environment_factory": "environments",
+    "use_vllm": "engine.vllm",
+    "vllm_mode": "engine.vllm",
+    "vllm_gpu_memory_utilization": "engine.vllm_share",
+    "vllm_max_model_length": "engine.vllm_window",
+    "vllm_server_base_url": "engine.vllm_url",
+    "vllm_server_host": "engine.vllm_url",
+    "fsdp": "engine.sharding",
+    "fsdp_version": "engine.sharding",
+    "deepspeed": "engine.sharding",
+    "zero_stage": "engine.sharding",
+    "num_machines": "engine.nodes",
     # verl
     "n": "trainer.group_size",
     "train_batch_size": "trainer.queries",
@@ -75,6 +86,12 @@ NAME_HERE: Mapping[str, str] = {
     "save_freq": "trainer.checkpoint_every",
     "default_local_dir": "output",
     "train_files": "data",
+    "gpu_memory_utilization": "engine.vllm_share",
+    "max_model_len": "engine.vllm_window",
+    "ppo_micro_batch_size_per_gpu": "engine.micro_batch",
+    "ppo_micro_batch_size": "engine.micro_batch",
+    "n_gpus_per_node": "engine.gpus",
+    "nnodes": "engine.nodes",
     "path": "model",
     "lora_rank": "lora.rank",
     # both, and their like
@@ -95,7 +112,7 @@ NOT_HERE: Mapping[str, str] = {
         "a run is as long as trainer.steps says: trainer.steps x trainer.queries tasks are explored in turn",
     ),
     **dict.fromkeys(
-        ("gradient_accumulation_steps", "ppo_micro_batch_size_per_gpu", "ppo_micro_batch_size", "num_iterations"),
+        ("gradient_accumulation_steps", "num_iterations"),
         "a step is one update on all its groups; trainer.queries x trainer.group_size is the batch, and "
         "trainer.token_budget bounds the memory of a micro-batch",
     ),
@@ -105,16 +122,17 @@ NOT_HERE: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("bf16", "fp16", "mixed_precision"),
-        "sampler and trainer must agree; choose precision=fp32, or precision=bf16 with lora.rank=16",
+        "sampler and trainer must agree; choose precision=fp32, or precision=bf16 with lora.rank=16; inside TRL, "
+        "engine.autocast computes in bfloat16 what is kept in fp32",
     ),
     **dict.fromkeys(
-        ("n_gpus_per_node", "nnodes", "num_processes"),
-        "one process for each GPU: start it with `accelerate launch --num_processes N`",
+        ("num_processes",),
+        "one process for each GPU: start it with `accelerate launch --num_processes N`; inside TRL, engine.gpus says "
+        "so as well",
     ),
     **dict.fromkeys(
-        ("use_vllm", "vllm_mode", "tensor_model_parallel_size", "gpu_memory_utilization", "deepspeed", "fsdp"),
-        "sampling and training share one process for each GPU; in a script of yours, TRL's GRPOConfig takes them: "
-        "see the page on engines",
+        ("tensor_model_parallel_size", "vllm_tensor_parallel_size"),
+        "each process samples on a device of its own: dialogues end when they end, and devices in step would wait",
     ),
     **dict.fromkeys(
         ("reward_funcs", "reward_weights", "reward_fn", "reward_model"),
@@ -130,6 +148,10 @@ NOT_HERE: Mapping[str, str] = {
     ),
 }
 """Last word of a setting elsewhere that has no counterpart -> what to know in its place."""
+
+
+SHORT_FOR: Mapping[Key, Key] = {("engine",): ("engine", "name")}
+"""A section that is written as one value -> the setting in it that is meant."""
 
 
 class SimulatorName(StrEnum):
@@ -166,8 +188,8 @@ class RunSettings(Settings):
     environment."""
     output: str | None = None
     """The run folder; the command line names it after recipe, arm and seed if it has no name."""
-    engine: Engine = Engine.OWN
-    """Who makes the updates: our own loop, or TRL's."""
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+    """Who makes the updates, on which devices; `engine: trl` is short for `engine: {name: trl}`."""
     simulator: SimulatorName = SimulatorName.RULES
     """Who writes the feedback of corrective contexts."""
     simulator_model: ModelSimulatorSettings = Field(default_factory=ModelSimulatorSettings)
@@ -211,7 +233,11 @@ class RunSettings(Settings):
 
         Our own engine goes without saying, as in folders that are older than the choice.
         """
-        return self.model_dump(mode="json", exclude={"output", *(["engine"] if self.engine is Engine.OWN else [])})
+        engine = self.engine.model_dump(mode="json", exclude_defaults=True)
+        return {
+            **self.model_dump(mode="json", exclude={"output", "engine"}),
+            **({"engine": engine} if engine else {}),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +264,8 @@ class _Tree:
             ConfigError: the key goes through a value that is no section.
         """
         key = current_key(setting.key)
+        if not isinstance(setting.value, Mapping):
+            key = SHORT_FOR.get(key, key)
         *sections, name = key
         node = self.values
         for depth, section in enumerate(sections, 1):

@@ -49,7 +49,7 @@ def train(
     """Train a policy with GRPO and fission. Ctrl-C saves. Without --recipe and --config, `nano` takes its own one."""
     tree = False if no_tree else None
     flags = {"model": model, "output": output and str(output), "trainer.seed": seed, "trainer.tree": tree}
-    flags |= {"engine": engine and engine.value}
+    flags |= {"engine.name": engine and engine.value}
     if resume and not (config or recipe):
         config = _config_of(output)
     if not (config or recipe):
@@ -179,7 +179,7 @@ def _show_plan(settings: RunSettings, as_json: bool) -> None:
     from fission_grpo.commands.dry_run import make_plan
     from fission_grpo.commands.train import require_trl
 
-    if settings.engine is Engine.TRL:
+    if settings.engine.name is Engine.TRL:
         require_trl()
         from fission_grpo.commands.train_trl import make_trl_plan
 

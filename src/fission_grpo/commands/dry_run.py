@@ -198,7 +198,8 @@ def estimate_memory(trainer: Trainer, *, rows: int, longest: int) -> Memory:
         longest: tokens of the longest trajectory.
     """
     learner, model = trainer.learner, trainer.learner.model
-    shape, size, budget = model.config.get_text_config(), model.dtype.itemsize, trainer.settings.token_budget
+    shape, size = model.config.get_text_config(), model.dtype.itemsize
+    budget = max(trainer.settings.token_budget, 2 * longest)  # the least that a tree is cut into
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() * p.element_size() for p in learner.parameters)
     frozen = 0 if learner.reference is None or isinstance(model, PeftModel) else weights

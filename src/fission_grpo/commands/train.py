@@ -52,7 +52,7 @@ def train(
         settings = settings.model_copy(update={"data": GIVEN})
     run.check(settings.saved(), resume=resume)
     known = {**ENVIRONMENTS, **environments_of(environments or {})}
-    if settings.engine is Engine.TRL:
+    if settings.engine.name is Engine.TRL:
         require_trl()
         from fission_grpo.commands.train_trl import train_inside_trl
 

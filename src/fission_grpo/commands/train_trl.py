@@ -21,14 +21,17 @@ from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.losses import ObjectiveName
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.assembly import Groundwork, agreed, lay_groundwork
+from fission_grpo.commands.engine_memory import DeviceMemory, device_memory, micro_batches
+from fission_grpo.commands.launch import launch_line, require_launch
 from fission_grpo.commands.trained_run import TrainedRun, errors_name_the_run, require_same_tasks, status_line
 from fission_grpo.config import RunSettings
+from fission_grpo.engines.settings import EngineSettings, VllmMode
 from fission_grpo.engines.trl import FissionGRPOTrainer
 from fission_grpo.engines.trl.limits import SCALES, require_exact
 from fission_grpo.engines.trl.state import latest_checkpoint
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError
-from fission_grpo.models.catalog import find_model, load_weights
+from fission_grpo.models.catalog import find_model, load_config, load_weights
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import lora_config
 from fission_grpo.progress import ProgressCallback, progress
@@ -64,6 +67,9 @@ class TrlPlan:
     """Of a step and process."""
     trl: Mapping[str, Any]
     """What the `GRPOConfig` is given."""
+    device: DeviceMemory
+    launch: str
+    """How the run is started."""
 
     def lines(self) -> list[str]:
         """For a person."""
@@ -71,6 +77,8 @@ class TrlPlan:
             f"engine       TRL; {self.tasks:,} tasks, {self.updates:,} updates",
             f"a step       {self.rows} rows for each process, in {self.micro_batches} micro-batches",
             *(f"  {name}: {value}" for name, value in self.trl.items()),
+            *self.device.lines(),
+            f"start        {self.launch}",
         ]
 
 
@@ -83,13 +91,16 @@ def make_trl_plan(settings: RunSettings) -> TrlPlan:
     exact_config(settings)
     ground, fission = lay_groundwork(settings), settings.fission
     rows = settings.trainer.queries * settings.trainer.group_size + fission.contexts * fission.group_size
-    parts = settings.trainer.queries
+    parts = micro_batches(settings)
+    prompt = max(len(ground.chat.prompt(task.messages, task.tools)) for task in ground.tasks)
     return TrlPlan(
         tasks=len(ground.tasks),
         updates=settings.trainer.steps,
         rows=-(-rows // parts) * parts,
         micro_batches=parts,
         trl=config_values(settings),
+        device=device_memory(settings, load_config(settings.model).get_text_config(), prompt=prompt),
+        launch=launch_line(settings.engine),
     )
 
 
@@ -98,6 +109,7 @@ def train_inside_trl(
 ) -> TrainedRun:
     """See `commands.train.train`."""
     run = RunFolder(settings.folder)
+    require_launch(settings.engine, processes=PartialState().num_processes)
     args = exact_config(settings)
     ground = lay_groundwork(settings, environments=environments, tasks=tasks)
     if tasks is not None:
@@ -122,11 +134,25 @@ def train_inside_trl(
             keeper.stop = agreed(interruption, trainer.accelerator)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             done = replace(done, step=trainer.state.global_step)
-            if done.finished and trainer.accelerator.is_main_process:
+            if done.finished:
                 with run.refusal_of(run.policy):
-                    model = trainer.accelerator.unwrap_model(trainer.model)
-                    save_model_folder(model, ground.chat.tokenizer, run.policy)
+                    _save_policy(trainer, run, spread=settings.engine.sharding.spreads_weights)
     return done
+
+
+def _save_policy(trainer: FissionGRPOTrainer, run: RunFolder, *, spread: bool) -> None:
+    """An ordinary Hugging Face folder; where weights are spread, every process gives its part."""
+    accelerator, tokenizer = trainer.accelerator, trainer.chat.tokenizer
+    if not spread:
+        if accelerator.is_main_process:
+            save_model_folder(accelerator.unwrap_model(trainer.model), tokenizer, run.policy)
+        return
+    unfinished = run.policy.with_name(f".{run.policy.name}.unfinished")
+    trainer.save_model(str(unfinished))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        tokenizer.save_pretrained(unfinished)
+        unfinished.rename(run.policy)
 
 
 def trainer_of(settings: RunSettings, args: Any, ground: Groundwork, keeper: RunKeeper) -> FissionGRPOTrainer:
@@ -135,8 +161,11 @@ def trainer_of(settings: RunSettings, args: Any, ground: Groundwork, keeper: Run
     # In our own loop each process has all of these; TRL's trainer shares out what it is given for the run.
     each = settings.fission
     whole = {"contexts": each.contexts * ranks, "capacity": each.capacity * ranks, "trigger": each.trigger * ranks}
+    model = load_weights(settings.model, precision=settings.precision)
+    if settings.engine.vllm is VllmMode.COLOCATE:
+        model.name_or_path = str(find_model(settings.model).folder.resolve())  # where TRL lets vLLM look
     trainer = FissionGRPOTrainer(
-        load_weights(settings.model, precision=settings.precision),
+        model,
         args=args,
         processing_class=ground.chat.tokenizer,
         peft_config=lora_config(settings.lora) if settings.lora else None,
@@ -174,17 +203,17 @@ def config_values(settings: RunSettings) -> dict[str, Any]:
     Raises:
         ConfigError: one has no counterpart.
     """
-    trainer, rollouts = settings.trainer, settings.rollouts
+    trainer, rollouts, parts = settings.trainer, settings.rollouts, micro_batches(settings)
     for reason in _without_counterpart(settings):
-        raise ConfigError(f"{reason}; or choose engine=own")
+        raise ConfigError(f"{reason}; or choose engine.name=own")
     return {
         "output_dir": str(RunFolder(settings.folder).checkpoints),
         "seed": trainer.seed,
         "use_cpu": not torch.cuda.is_available(),
-        "bf16": False,
+        "bf16": settings.engine.autocast,
         "max_steps": trainer.steps,
-        "per_device_train_batch_size": trainer.group_size,
-        "gradient_accumulation_steps": trainer.queries,
+        "per_device_train_batch_size": trainer.queries * trainer.group_size // parts,
+        "gradient_accumulation_steps": parts,
         "num_generations": trainer.group_size,
         "max_completion_length": rollouts.max_tokens * rollouts.max_turns,
         "temperature": trainer.temperature,
@@ -204,6 +233,21 @@ def config_values(settings: RunSettings) -> dict[str, Any]:
         "save_total_limit": KEPT_CHECKPOINTS,
         "report_to": [],
         "disable_tqdm": True,
+        **_vllm_values(settings.engine),
+    }
+
+
+def _vllm_values(engine: EngineSettings) -> dict[str, Any]:
+    """Only what is said: where the model samples itself, a plan need not speak of vLLM."""
+    if engine.vllm is VllmMode.OFF:
+        return {}
+    common = {"use_vllm": True, "vllm_mode": str(engine.vllm)}
+    if engine.vllm is VllmMode.SERVER:
+        return {**common, "vllm_server_base_url": engine.vllm_url}
+    return {
+        **common,
+        "vllm_gpu_memory_utilization": engine.vllm_share,
+        "vllm_max_model_length": engine.vllm_window,
     }
 
 
@@ -215,6 +259,8 @@ def _without_counterpart(settings: RunSettings) -> Iterator[str]:
         if value := getattr(trainer, name):
             yield f"trainer.{name}={value} is a control of our own loop; set it to 0"
     source = find_model(settings.model)
+    if settings.engine.vllm is VllmMode.COLOCATE and not (source.folder / "config.json").exists():
+        yield f"a colocated vLLM loads the model from a folder of whole weights, and {settings.model} is none; merge it"
     if trainer.beta and not settings.lora and (source.adapted or not (source.folder / "config.json").exists()):
         yield (
             f"trainer.beta={trainer.beta} holds the policy to its start, which TRL loads from a folder of whole "

@@ -148,7 +148,16 @@ def load_context_window(name_or_path: str) -> int:
     Raises:
         ConfigError: no such model, a folder that cannot be read, or an attention that forgets.
     """
-    return context_window(_config(find_model(name_or_path)))
+    return context_window(load_config(name_or_path))
+
+
+def load_config(name_or_path: str) -> Any:
+    """The model's configuration, or that of the one which an adapter is for; no weights are read.
+
+    Raises:
+        ConfigError: no such model, a folder that cannot be read, or an attention that forgets.
+    """
+    return _config(find_model(name_or_path))
 
 
 def load_weights(name_or_path: str, *, precision: Precision | str = Precision.FP32) -> Any:

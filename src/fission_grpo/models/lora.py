@@ -33,6 +33,11 @@ def add_lora(model: Any, settings: LoraSettings, *, seed: int) -> Any:
         seed: of the random half of each adapter; without it two runs with one seed would differ.
     """
     torch.manual_seed(seed)
+    return with_adapters(model, settings)
+
+
+def with_adapters(model: Any, settings: LoraSettings) -> Any:
+    """A peft model around `model`, its random half drawn from torch's own stream."""
     with _old_names():
         return get_peft_model(model, lora_config(settings))
 

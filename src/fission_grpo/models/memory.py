@@ -3,8 +3,9 @@
     what stays      weights, gradients, two moments of AdamW, a frozen start for the KL penalty
     what comes      keys and values while sampling; activations of one micro-batch, and logits, while training
 
-Sampling and training take turns, so the larger one of the two counts. Allocators and kernels add their own: against the
-peak of a process on a CPU the sum was right within 11 % (four shapes; `tests/models/test_memory.py` demands 20).
+The sampler keeps the room of its cache from step to step, so all of it is added. Allocators and kernels add their own:
+against the peak of a process on a CPU the sum of a training pass was right within 11 % (four shapes;
+`tests/models/test_memory.py` demands 20), and of whole steps within a fifth (`tests/commands/test_memory_plan.py`).
 
 The arithmetic is that of a decoder with gated feed-forward layers (Llama, Qwen, SmolLM): for one token, a layer keeps
 for its backward pass
@@ -23,6 +24,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM
+
+from fission_grpo.models.lora import LoraSettings, with_adapters
 from fission_grpo.policy.local.cost_model import cached_numbers
 
 LOGITS = 3
@@ -43,12 +48,17 @@ class Memory:
     """Keys and values while sampling."""
     activations: int
     """Of one training micro-batch, logits included."""
+    at_work: int = 0
+    """Weights as the pass takes them, where that is not how they are kept: gathered from other devices, or cast."""
+    exchange: int = 0
+    """Buckets in which replicas exchange gradients."""
+    generator: int = 0
+    """What another engine reserves on this device to sample with (vLLM's share)."""
 
     @property
     def total(self) -> int:
-        """Sampling and updating take turns: their shares are not added."""
-        kept = self.weights + self.gradients + self.optimizer + self.reference
-        return kept + max(self.cache, self.activations)
+        """All of it at once: our sampler keeps the room of its cache while it waits for an update."""
+        return sum(getattr(self, field.name) for field in fields(self))
 
     def parts(self) -> str:
         """For a person: what is not nothing."""
@@ -56,7 +66,46 @@ class Memory:
         return ", ".join(f"{name} {size_text(count)}" for name, count in named.items() if count)
 
 
-def activation_bytes(config: Any, *, tokens: int, size: int, recompute: bool) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """How many numbers a model has."""
+
+    whole: int
+    """Adapters included."""
+    trained: int
+    layer: int
+    """Of one layer, without adapters."""
+    root: int
+    """Outside of the layers: embedding, head, last norm."""
+
+    @property
+    def base(self) -> int:
+        """Without adapters."""
+        return self.whole - (self.trained if self.trained < self.whole else 0)
+
+
+def count_parameters(config: Any, lora: LoraSettings | None = None) -> Parameters:
+    """Of a model that is never made: its shapes alone are.
+
+    Args:
+        config: of the text model, as transformers writes it.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+        layers = [sum(p.numel() for p in layer.parameters()) for layer in model.get_decoder().layers]
+        base = sum(p.numel() for p in model.parameters())
+        trained: Any = model if lora is None else with_adapters(model, lora)
+    return Parameters(
+        whole=sum(p.numel() for p in trained.parameters()),
+        trained=sum(p.numel() for p in trained.parameters() if p.requires_grad),
+        layer=max(layers),
+        root=base - sum(layers),
+    )
+
+
+def activation_bytes(
+    config: Any, *, tokens: int, size: int, recompute: bool, at_once: int | None = None, stream: int | None = None
+) -> int:
     """What the backward pass through all layers finds in memory.
 
     Args:
@@ -64,13 +113,20 @@ def activation_bytes(config: Any, *, tokens: int, size: int, recompute: bool) ->
         tokens: of one micro-batch, each shared prefix once.
         size: bytes of one number of the activations.
         recompute: every layer's activations are computed again (gradient checkpointing).
+        at_once: tokens of the largest pass, where a micro-batch is several of them and the graph of all waits for one
+            backward pass; none says that it is one.
+        stream: bytes of one number between the layers; none takes `size`. Autocast leaves these as wide as the weights
+            are kept, and norms and rotations too, beside copies for the products that follow.
     """
-    hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
+    hidden, layers, stream = int(config.hidden_size), int(config.num_hidden_layers), stream or size
     keys = cached_numbers(config) // (2 * layers)
     heads = int(config.num_attention_heads)
     queries = keys * heads // int(getattr(config, "num_key_value_heads", None) or heads)
-    layer = 6 * hidden + 5 * queries + 4 * keys + 4 * int(config.intermediate_size)
-    return tokens * size * (layers * hidden + layer if recompute else layers * layer)
+    copies = (2 * hidden + queries + 2 * keys) if stream > size else 0
+    layer = stream * (6 * hidden + 5 * queries + 4 * keys) + size * (copies + 4 * int(config.intermediate_size))
+    if not recompute:
+        return tokens * layers * layer
+    return tokens * stream * layers * hidden + (tokens if at_once is None else at_once) * layer
 
 
 def logit_bytes(config: Any, *, scored: int, at_once: int) -> int:

@@ -5,6 +5,7 @@ Importing this package costs nothing; a recipe is imported when it is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,12 @@ class Recipe(StrEnum):
     """The same on longer chains, with two things missing at once and tools that look right and are wrong."""
     PAPER = "paper"
     """The authors' setting, on your GPUs and your Qwen3."""
+    PAPER_24GB = "paper-24gb"
+    """The same inside TRL with vLLM: LoRA on Qwen3-1.7B, one GPU of 24 GB."""
+    PAPER_80GB = "paper-80gb"
+    """Every weight of Qwen3-1.7B, one GPU of 80 GB."""
+    PAPER_8X80GB = "paper-8x80gb"
+    """Every weight of Qwen3-8B, eight GPUs of 80 GB."""
 
 
 class Exploration(StrEnum):
@@ -38,9 +45,12 @@ def load_recipe(recipe: Recipe, exploration: Exploration = Exploration.EPISODES)
     """The settings of a recipe for one kind of exploration; that it is explored so is the arm's to say."""
     from fission_grpo.recipes import nano, paper  # torch is behind these
 
-    settings = {
+    settings: Mapping[Recipe, Callable[[Exploration], RunSettings]] = {
         Recipe.NANO: nano.nano_settings,
         Recipe.NANO_HARD: nano.nano_hard_settings,
         Recipe.PAPER: lambda _: paper.paper_settings(),
+        Recipe.PAPER_24GB: lambda _: paper.one_small_gpu(),
+        Recipe.PAPER_80GB: lambda _: paper.one_large_gpu(),
+        Recipe.PAPER_8X80GB: lambda _: paper.eight_large_gpus(),
     }
     return settings[recipe](exploration)

@@ -5,12 +5,20 @@ training instances (ours: 629 decision points), 234 steps. Recoveries are single
 reward and reference; that they are updated on in a step of their own is the likelier reading. Ours: the task synthesis,
 the trigger (one batch of contexts), the buffer (four batches), no KL, and the simulator `rules`, where the authors
 trained one of 32 billion parameters.
+
+The three for GPUs of a given size train inside TRL and sample with a vLLM beside it. They keep the authors' numbers for
+a step of the whole run, but that explorations and recoveries are one update, and none has run on a GPU yet: that they
+fit is arithmetic (`benchmarks/memory.py`).
 """
 
 from __future__ import annotations
 
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.config import RunSettings
+from fission_grpo.engines import Engine
+from fission_grpo.engines.settings import EngineSettings, Sharding, VllmMode
+from fission_grpo.models.catalog import Precision
+from fission_grpo.models.lora import LoraSettings
 from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.tasks.training_set import SyntheticSettings
 from fission_grpo.training.settings import TrainerSettings
@@ -35,4 +43,67 @@ def paper_settings() -> RunSettings:
         ),
         rollouts=RolloutSettings(max_tokens=4096, max_turns=8),
         fission=FissionSettings(contexts=8, group_size=8, trigger=8, capacity=32, horizon=Horizon.CALL, own_step=True),
+    )
+
+
+DIALOGUE_WINDOW = 16384
+"""Tokens of a dialogue: 6,000 of a prompt, an answer that fails, feedback, and its recovery, with room; ours."""
+
+
+def one_small_gpu() -> RunSettings:
+    """Adapters of Qwen3-1.7B on 24 GB (22 GiB, as an A10G or L4 has): half a group a micro-batch."""
+    engine = EngineSettings(
+        name=Engine.TRL,
+        vllm=VllmMode.COLOCATE,
+        vllm_share=0.35,
+        vllm_window=DIALOGUE_WINDOW,
+        autocast=True,
+        micro_batch=2,
+        gpu_memory=22.0,
+    )
+    # Adapters want steps of another size than whole weights; ours.
+    settings = _inside_trl(engine, token_budget=16384, learning_rate=1e-5)
+    return settings.model_copy(update={"precision": Precision.BF16, "lora": LoraSettings(rank=16)})
+
+
+def one_large_gpu() -> RunSettings:
+    """Every weight of Qwen3-1.7B on 80 GB."""
+    engine = EngineSettings(
+        name=Engine.TRL,
+        vllm=VllmMode.COLOCATE,
+        vllm_share=0.25,
+        vllm_window=DIALOGUE_WINDOW,
+        autocast=True,
+        micro_batch=4,
+        gpu_memory=79.0,
+    )
+    return _inside_trl(engine, token_budget=32768)
+
+
+def eight_large_gpus() -> RunSettings:
+    """Every weight of Qwen3-8B, spread over eight GPUs of 80 GB: a query and a context for each of them."""
+    engine = EngineSettings(
+        name=Engine.TRL,
+        vllm=VllmMode.COLOCATE,
+        vllm_share=0.35,
+        vllm_window=DIALOGUE_WINDOW,
+        autocast=True,
+        micro_batch=2,
+        gpus=8,
+        gpu_memory=79.0,
+        sharding=Sharding.FSDP2,
+    )
+    settings = _inside_trl(engine, token_budget=32768, queries=1)
+    fission = settings.fission.model_copy(update={"contexts": 1, "trigger": 1, "capacity": 4})
+    return settings.model_copy(update={"model": "Qwen/Qwen3-8B", "fission": fission})
+
+
+def _inside_trl(engine: EngineSettings, **trainer: float) -> RunSettings:
+    settings = paper_settings()
+    return settings.model_copy(
+        update={
+            "engine": engine,
+            "trainer": settings.trainer.model_copy(update=trainer),
+            "fission": settings.fission.model_copy(update={"own_step": False}),
+        }
     )

@@ -178,7 +178,7 @@ def test_the_command_line_trains_in_a_run_folder_goes_on_and_evaluates() -> None
     said("train", "--resume", "--output", "runs/trl", "trainer.steps=3")
     assert [line["step"] for line in read_jsonl(run.metrics)] == [0, 1, 2]
     refused = CliRunner().invoke(app, ["train", "--resume", "--output", "runs/trl", "--engine", "own"])
-    assert "was started with other settings (engine)" in refused.output
+    assert "was started with other settings (engine.name)" in refused.output
     assert "Final success" in said("eval", "tasks", "examples/own_tools_heldout.jsonl", "--run", "runs/trl")
 
 
@@ -193,7 +193,7 @@ def test_ctrl_c_ends_after_the_step_and_the_run_goes_on() -> None:
                 os.kill(os.getpid(), signal.SIGINT)
             return super().score()
 
-    settings = recipe("nano", {**TINY, "engine": "trl", "output": "runs/trl", "environments": {}})
+    settings = recipe("nano", {**TINY, "engine.name": "trl", "output": "runs/trl", "environments": {}})
     tasks = list(read_jsonl(Path("examples/own_tools.jsonl")))
     stopped = train(settings, tasks=tasks, environments={"helpdesk": Impatient})
     assert (stopped.step, stopped.finished) == (1, False)
@@ -203,10 +203,27 @@ def test_ctrl_c_ends_after_the_step_and_the_run_goes_on() -> None:
     assert train(settings, tasks=tasks, environments={"helpdesk": HelpDesk}, resume=True).finished
 
 
+def test_a_micro_batch_of_half_a_group_trains() -> None:
+    said(*typed("--output", "runs/half", trainer__steps=1, engine__micro_batch=1))
+    assert [line["step"] for line in read_jsonl(Path("runs/half/metrics.jsonl"))] == [0]
+
+
+def test_a_run_that_was_launched_otherwise_is_told_how() -> None:
+    refused = CliRunner().invoke(app, typed("--output", "runs/none", engine__gpus=8))
+    assert refused.exit_code == WRONG_INPUT
+    assert "accelerate launch --config_file deploy/accelerate/ddp.yaml --num_processes 8" in " ".join(
+        refused.output.split()
+    )
+    assert not Path("runs").exists()
+
+
 def test_a_dry_run_says_what_trl_is_given_and_writes_nothing() -> None:
     told = said(*typed("--dry-run", "--output", "runs/none"))
     assert "6 rows for each process, in 2 micro-batches" in told
     assert "loss_type: grpo" in told
+    assert "of one GPU, at most: 3 rows" in told
+    assert "engine.gpu_memory is not given" in told
+    assert told.splitlines()[-1] == "start        fission train ..."
     assert not Path("runs").exists()
 
 
