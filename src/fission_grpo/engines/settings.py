@@ -18,7 +18,7 @@ class VllmMode(StrEnum):
     COLOCATE = "colocate"
     """In each process that trains, on the same device."""
     SERVER = "server"
-    """On devices of its own: `trl vllm-serve`, at `vllm_url`."""
+    """On devices of its own: `vllm serve`, at `vllm_url`."""
 
 
 class Sharding(StrEnum):
