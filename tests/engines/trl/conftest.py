@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 
-INSTALLED = find_spec("trl") is not None
+SPEC = find_spec("trl")
+INSTALLED = SPEC is not None and SPEC.origin is not None  # a folder called `trl` on the path is no TRL
 collect_ignore_glob = [] if INSTALLED else ["test_*.py"]
 os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", TRL_EXPERIMENTAL_SILENCE="1")
 
