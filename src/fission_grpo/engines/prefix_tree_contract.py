@@ -24,7 +24,7 @@ def require_parameters(function: Callable[..., Any], names: Iterable[str]) -> No
     shown = [inspect.signature(function, follow_wrapped=follow).parameters for follow in (True, False)]
     missing = [name for name in names if not any(name in parameters for parameters in shown)]
     if missing:
-        raise ConfigError(_refusal(f"{function.__qualname__} takes no {', '.join(missing)}"))
+        raise ConfigError(refusal(f"{function.__qualname__} takes no {', '.join(missing)}"))
 
 
 def require_members(owner: Any, names: Iterable[str]) -> None:
@@ -36,8 +36,9 @@ def require_members(owner: Any, names: Iterable[str]) -> None:
     missing = [name for name in names if not hasattr(owner, name)]
     if missing:
         name = owner.__name__ if isinstance(owner, type) else type(owner).__name__
-        raise ConfigError(_refusal(f"{name} has no {', '.join(missing)}"))
+        raise ConfigError(refusal(f"{name} has no {', '.join(missing)}"))
 
 
-def _refusal(what: str) -> str:
+def refusal(what: str) -> str:
+    """What to say of a TRL that is not as expected, and what to install."""
     return f"in TRL {version('trl')} {what}, which we rely on: install trl=={TESTED}"

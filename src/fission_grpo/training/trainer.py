@@ -31,7 +31,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from fission_grpo.algorithm.groups import Group
-from fission_grpo.algorithm.judge import Judge
+from fission_grpo.algorithm.judge import SiblingsJudge
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.algorithm.stages import Stages
 from fission_grpo.chat.format import ChatFormat
@@ -98,7 +98,7 @@ class Trainer:
         tasks: Sequence[Task],
         environments: Environments,
         source: FissionSource,
-        judge: Judge,
+        judge: SiblingsJudge,
         settings: TrainerSettings,
         rollouts: RolloutSettings,
         run: RunFolder,

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any
 
-from fission_grpo.engines.prefix_tree_contract import TESTED, require_members
+from fission_grpo.engines.prefix_tree_contract import TESTED, refusal, require_members
 from fission_grpo.errors import ConfigError
 
 OVERRIDDEN: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -56,7 +56,7 @@ def require_overridden(trainer: type[Any]) -> None:
     for name, expected in OVERRIDDEN.items():
         found = tuple(inspect.signature(getattr(trainer, name)).parameters)[1:]
         if found != expected:
-            raise ConfigError(_refusal(f"{name} takes {', '.join(found)} and not {', '.join(expected)}"))
+            raise ConfigError(refusal(f"{name} takes {', '.join(found)} and not {', '.join(expected)}"))
 
 
 def require_trainer(trainer: Any) -> None:
@@ -75,10 +75,6 @@ def require_batch(batch: Mapping[str, Any], *, rows: int) -> None:
         ConfigError: a key is missing, or a row.
     """
     if missing := [key for key in BATCH if key not in batch]:
-        raise ConfigError(_refusal(f"a batch has no {', '.join(missing)}"))
+        raise ConfigError(refusal(f"a batch has no {', '.join(missing)}"))
     if (found := len(batch["completion_ids"])) != rows:
-        raise ConfigError(_refusal(f"a batch of {rows} rows has {found}"))
-
-
-def _refusal(what: str) -> str:
-    return f"in TRL {version('trl')} {what}, which we rely on: install trl=={TESTED}"
+        raise ConfigError(refusal(f"a batch of {rows} rows has {found}"))

@@ -21,11 +21,14 @@ from fission_grpo.policy.local.forward import ForwardRunner, GenerationCount
 from fission_grpo.policy.local.prefix_cache import weights_version
 from fission_grpo.policy.local.speculation import PromptLookup
 
+MAX_ROWS = 256
+"""Most sequences that are decoded side by side, unless the policy is told otherwise."""
+
 
 class HFPolicy(Policy):
     """Batched sampling from a causal language model with full attention."""
 
-    def __init__(self, model: Any, *, eos_id: int, pad_id: int, max_rows: int = 256, share: bool = True) -> None:
+    def __init__(self, model: Any, *, eos_id: int, pad_id: int, max_rows: int = MAX_ROWS, share: bool = True) -> None:
         """Sample from a model, wherever it lies.
 
         Args:
