@@ -32,6 +32,7 @@ from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.lock import writing_into
 from fission_grpo.tasks.gold_chain import fingerprint
 from fission_grpo.tasks.jsonl import Given, read_tasks, record_of, tasks_from
+from fission_grpo.tasks.training_set import GIVEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +134,8 @@ def evaluate(
         played = tasks_from(tasks, environments=known)
     require_judges(played, known, horizons={Horizon.EPISODE}, recovery=None)
     settings = settings.model_copy(update={"model": name})
+    settings = settings if server else settings.from_anywhere()
+    data = str(tasks) if isinstance(tasks, Path | str) else GIVEN
     kept = {"model", "chat_template", "precision", "rollouts", "environments"}
     tasks_kept = {"tasks": len(played), "fingerprint": fingerprint([record_of(task) for task in played])}
     asked = {**tasks_kept, **settings.model_dump(mode="json", include=kept), **on_server(server)}
@@ -144,5 +147,5 @@ def evaluate(
     with writing_into(Path(output)):
         require_free(Path(output), asked, resume=True)
         player = load_player(settings, environments=known, server=server)
-        found = play_into(Path(output), items, player, asked=asked, resume=resume)
+        found = play_into(Path(output), items, player, asked=asked, data=data, resume=resume)
     return Evaluated(records=found.episodes, asked=asked)
