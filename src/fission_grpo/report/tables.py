@@ -66,6 +66,18 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
+def aligned(table: str) -> str:
+    """What `markdown_table` gives, padded for a terminal."""
+    header, _, *rows = ([cell.strip() for cell in line.split(" | ")] for line in table.rstrip("\n").split("\n"))
+    cells = [[line[0].removeprefix("| "), *line[1:-1], line[-1].removesuffix(" |")] for line in (header, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    padded = (
+        [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in (cells[0], rule, *cells[1:])
+    )
+    return "".join(f"| {' | '.join(line)} |\n" for line in padded)
+
+
 def error_name(error: str) -> str:
     """`E6 precondition unmet`."""
     name, _ = _CLASSES.get(error, ("", ""))
