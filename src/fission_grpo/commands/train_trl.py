@@ -28,6 +28,7 @@ from fission_grpo.config import RunSettings
 from fission_grpo.engines.settings import EngineSettings, VllmMode
 from fission_grpo.engines.trl import FissionGRPOTrainer
 from fission_grpo.engines.trl.limits import SCALES, require_exact
+from fission_grpo.engines.trl.policy import require_vllm
 from fission_grpo.engines.trl.state import latest_checkpoint
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError
@@ -161,6 +162,7 @@ def trainer_of(settings: RunSettings, args: Any, ground: Groundwork, keeper: Run
     # In our own loop each process has all of these; TRL's trainer shares out what it is given for the run.
     each = settings.fission
     whole = {"contexts": each.contexts * ranks, "capacity": each.capacity * ranks, "trigger": each.trigger * ranks}
+    require_vllm(args, ground.chat)
     model = load_weights(settings.model, precision=settings.precision)
     if settings.engine.vllm is VllmMode.COLOCATE:
         model.name_or_path = str(find_model(settings.model).folder.resolve())  # where TRL lets vLLM look
