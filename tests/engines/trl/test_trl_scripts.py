@@ -26,8 +26,9 @@ from fission_grpo.chat.parse import render_call
 from fission_grpo.cli import app
 from fission_grpo.cli.options import WRONG_INPUT
 from fission_grpo.commands import train as train_command
+from fission_grpo.commands import train_trl
 from fission_grpo.engines.trl import FissionGRPOTrainer as GRPOTrainer
-from fission_grpo.engines.trl import inputs
+from fission_grpo.engines.trl import contract, inputs
 from fission_grpo.engines.trl.policy import ColocatedVLLM
 from fission_grpo.files import read_jsonl
 from fission_grpo.models.folder import save_model_folder
@@ -328,6 +329,34 @@ def test_what_trl_cannot_do_is_refused_before_anything_is_written(changes: dict[
         assert refused.exit_code == WRONG_INPUT
         assert sentence in " ".join(refused.output.split())
     assert not Path("runs/none/config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"trainer__queries": 500}, "rows, and each step of 1 process(es) explores 500; add tasks, or lower"),
+        ({"engine__vllm": "server", "engine__vllm_url": "http://127.0.0.1:9"}, "pip install 'trl[vllm]'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_weights_are_loaded(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], sentence: str
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(train_trl, "load_weights", never)
+    refused = CliRunner().invoke(app, typed("--output", "runs/none", **changes))
+    assert refused.exit_code == WRONG_INPUT
+    assert sentence in " ".join(refused.output.split())
+
+
+def test_another_trl_is_refused_by_the_command_line_and_by_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "TESTED", "1.15.2")
+    for words in ((), ("--dry-run",)):
+        refused = CliRunner().invoke(app, typed(*words, "--output", "runs/none"))
+        assert refused.exit_code == WRONG_INPUT
+        assert "this engine is proved with 1.15.2: install trl==1.15.2" in " ".join(refused.output.split())
+    assert not Path("runs").exists()
 
 
 def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

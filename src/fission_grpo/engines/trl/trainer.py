@@ -108,6 +108,7 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
         args = config_of(args, model)
         fission = limits.fission_for(args) if fission is None else fission
         limits.require_exact(args, fission, samples_itself=policy is None and not args.use_vllm)
+        share = limits.share_of(fission, args.world_size)
         tokenizer = tokenizer_of(processing_class, model)
         self.chat = chat or chat_of(tokenizer, args.chat_template_kwargs)
         require_vllm(args, self.chat)
@@ -142,7 +143,6 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
             max_tokens=args.max_completion_length,
             max_turns=MAX_TURNS if args.max_tool_calling_iterations is None else args.max_tool_calling_iterations + 1,
         )
-        share = limits.share_of(fission, self.accelerator.num_processes)
         self.objective = Objective(scale=limits.SCALES[args.scale_rewards])
         source = FissionSource(share, simulator=simulator or RulesSimulator(), chat=self.chat)
         stages = Stages(
