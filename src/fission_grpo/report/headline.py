@@ -37,10 +37,11 @@ def _recovery(one: Comparison, treatment: str, control: str) -> str:
         sides = ((treatment, one.after), (control, one.before))
         flawless = " and ".join(f"a policy trained with {name}" for name, side in sides if not side.total)
         return f"no message of {flawless} failed, so nothing can be said of recovery"
+    over = ", over all runs" if max(one.runs) > 1 else ""
     return (
         f"a policy trained with {treatment} still solved {_share(one.after)} of the held-out tasks in which one of its "
-        f"own messages had failed ({_count(one.after)}{', over all runs' if max(one.runs) > 1 else ''}), and one trained "
-        f"with {control} solved {_share(one.before)} ({_count(one.before)}): {_difference(one)}"
+        f"own messages had failed ({_count(one.after)}{over}), and one trained with {control} solved "
+        f"{_share(one.before)} ({_count(one.before)}): {_difference(one)}"
     )
 
 
