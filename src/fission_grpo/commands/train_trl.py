@@ -26,8 +26,9 @@ from fission_grpo.commands.launch import launch_line, require_launch
 from fission_grpo.commands.trained_run import TrainedRun, errors_name_the_run, require_same_tasks, status_line
 from fission_grpo.config import RunSettings
 from fission_grpo.engines.settings import EngineSettings, VllmMode
-from fission_grpo.engines.trl import FissionGRPOTrainer
-from fission_grpo.engines.trl.limits import SCALES, require_exact
+from fission_grpo.engines.trl import FissionGRPOTrainer, contract
+from fission_grpo.engines.trl.limits import SCALES, require_exact, require_tasks
+from fission_grpo.engines.trl.policy import require_vllm
 from fission_grpo.engines.trl.state import latest_checkpoint
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError
@@ -88,8 +89,8 @@ def make_trl_plan(settings: RunSettings) -> TrlPlan:
     Raises:
         ConfigError: something cannot work, or not inside TRL.
     """
-    exact_config(settings)
-    ground, fission = lay_groundwork(settings), settings.fission
+    args, ground, fission = exact_config(settings), lay_groundwork(settings), settings.fission
+    require_tasks(ground.tasks, args)
     rows = settings.trainer.queries * settings.trainer.group_size + fission.contexts * fission.group_size
     parts = micro_batches(settings)
     prompt = max(len(ground.chat.prompt(task.messages, task.tools)) for task in ground.tasks)
@@ -161,6 +162,8 @@ def trainer_of(settings: RunSettings, args: Any, ground: Groundwork, keeper: Run
     # In our own loop each process has all of these; TRL's trainer shares out what it is given for the run.
     each = settings.fission
     whole = {"contexts": each.contexts * ranks, "capacity": each.capacity * ranks, "trigger": each.trigger * ranks}
+    require_tasks(ground.tasks, args)
+    require_vllm(args, ground.chat)
     model = load_weights(settings.model, precision=settings.precision)
     if settings.engine.vllm is VllmMode.COLOCATE:
         model.name_or_path = str(find_model(settings.model).folder.resolve())  # where TRL lets vLLM look
@@ -190,8 +193,9 @@ def exact_config(settings: RunSettings) -> Any:
     """The `GRPOConfig` of a run.
 
     Raises:
-        ConfigError: something has no counterpart, or would not be exact.
+        ConfigError: TRL is another one; something has no counterpart, or would not be exact.
     """
+    contract.require_release()
     args = GRPOConfig(**config_values(settings))
     require_exact(args, settings.fission, samples_itself=True)
     return args
