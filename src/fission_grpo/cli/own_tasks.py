@@ -23,7 +23,9 @@ def eval_tasks(
     server: Server = None,
     config: ConfigOnTop = None,
     recipe: NoRunRecipe = None,
-    no_probes: Annotated[bool, typer.Option("--no-probes", help="Inject no errors: faster, if tools are slow.")] = False,
+    no_probes: Annotated[
+        bool, typer.Option("--no-probes", help="Inject no errors: faster, if tools are slow.")
+    ] = False,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
@@ -36,15 +38,16 @@ def eval_tasks(
     from fission_grpo.commands.own_tasks import evaluate
     from fission_grpo.config import read_overrides, written_names
 
-    given = settings.data if "data" in written_names(read_overrides(typed)) else settings.heldout
-    if file is None and given is None:
+    named = settings.data if "data" in written_names(read_overrides(typed)) else settings.heldout
+    tasks = file or (named and Path(named))
+    if not tasks:
         raise ConfigError(
             "no tasks to play: give a FILE of tasks that were not trained on, or name one in the settings of the run "
             "(heldout=FILE)"
         )
     found = evaluate(
         settings.model,
-        tasks=file or Path(given or ""),
+        tasks=tasks,
         settings=settings,
         output=what.output,
         server=server,
@@ -53,10 +56,10 @@ def eval_tasks(
     )
     typer.echo(json_text(found.as_json()) if as_json else str(found))
     if run is not None and output is None and not as_json:
-        _say_next(run, file or given)
+        _say_next(run, tasks)
 
 
-def _say_next(run: Path, tasks: Path | str | None) -> None:
+def _say_next(run: Path, tasks: Path) -> None:
     """What shows the change: the same tasks with the weights that the run started from, then both side by side."""
     from fission_grpo.config import load_settings
     from fission_grpo.evaluation.heldout import COMPLETE

@@ -11,8 +11,8 @@ from fission_grpo.config import RunSettings
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError, DataError
 from fission_grpo.preflight import require_fit_environments, require_judges, require_requests
-from fission_grpo.simulator_lab.records import check_simulator_records, looks_like_records
 from fission_grpo.rollout import Horizon
+from fission_grpo.simulator_lab.records import check_simulator_records, looks_like_records
 from fission_grpo.tasks.gold_chain import canonical
 from fission_grpo.tasks.jsonl import read_tasks, write_tasks
 from fission_grpo.tasks.synthesis.families import SEEN_APIS
@@ -80,9 +80,7 @@ class CheckedFile:
         return f"{self.file}: no problems" if self.tasks is None else f"{self.file}: {self.tasks} tasks, no problems"
 
 
-def check_file(
-    file: Path, *, against: Path | None = None, environments: Environments = ENVIRONMENTS
-) -> CheckedFile:
+def check_file(file: Path, *, against: Path | None = None, environments: Environments = ENVIRONMENTS) -> CheckedFile:
     """Find every problem of a file, overlap with the official test entries included.
 
     Args:
@@ -145,7 +143,9 @@ def _checked(
         require_requests(tasks, turn_queries=settings.trainer.turn_queries if trained else 0)
     except ConfigError as error:
         problems.append(str(error))
-    return CheckedFile(file=file, tasks=len(tasks), problems=tuple(f"{file}: {problem}" for problem in sorted(problems)))
+    return CheckedFile(
+        file=file, tasks=len(tasks), problems=tuple(f"{file}: {problem}" for problem in sorted(problems))
+    )
 
 
 def _official(tasks: list[Task]) -> list[Offence]:

@@ -140,8 +140,8 @@ def evaluate(
 ) -> Evaluated:
     """Play tasks with a policy, greedily and for real: it sees every error, may retry, and decides when it is done.
 
-    Where tasks have gold calls, errors are injected into them as well, the same for every policy: wrong versions of gold
-    calls that their world has really refused (`tasks/probe.py`).
+    Where tasks have gold calls, errors are injected into them as well, the same for every policy: wrong versions of
+    gold calls that their world has really refused (`tasks/probe.py`).
 
     Args:
         model: a run of `train`, a run folder, or what `settings.model` may be. A run brings settings along.
@@ -192,14 +192,10 @@ def evaluate(
 
 def _evaluated(found: Evaluation, asked: Mapping[str, Any], broken: Iterable[str]) -> Evaluated:
     mixed, precondition = found.mixed, found.precondition
-    return Evaluated(
-        records=found.episodes, mixed=mixed, precondition=precondition, broken=tuple(broken), asked=asked
-    )
+    return Evaluated(records=found.episodes, mixed=mixed, precondition=precondition, broken=tuple(broken), asked=asked)
 
 
-def _injected(
-    tasks: Sequence[Task], environments: Environments, broken: Callable[[str], None]
-) -> Iterator[PlayedItem]:
+def _injected(tasks: Sequence[Task], environments: Environments, broken: Callable[[str], None]) -> Iterator[PlayedItem]:
     """The fixed-error probes that can be made from some tasks."""
     fit = [task for task in tasks if can_be_probed(task)]
     for kind in (ProbeKind.MIXED, ProbeKind.PRECONDITION):

@@ -3,8 +3,8 @@
 Unlike natural recovery, its denominator does not move with the policy. Use it as a test metric; the
 demonstrations baseline alone trains on such items (of training tasks), and so meets the probe's own kinds of errors.
 
-Tasks are synthesised ones, official entries, or a user's own, of any number of user turns: the error is injected inside a
-turn, behind the gold calls that lead there.
+Tasks are synthesised ones, official entries, or a user's own, of any number of user turns: the error is injected inside
+a turn, behind the gold calls that lead there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from fission_grpo.tasks.corruption import Corruption, corrupt
 from fission_grpo.tasks.dialogue import DecisionPosition, Injection, decision_positions, inject, premature_calls
 from fission_grpo.tasks.gold_chain import chain_of
 from fission_grpo.types import ErrorClass, Task, ToolCall
-
 
 _BFCL: Environments = MappingProxyType({BFCL: BfclEnvironment})
 
@@ -79,11 +78,8 @@ def probe_items(
 
 def can_be_probed(task: Task) -> bool:
     """Whether an error can be injected: an executable world, gold calls, and a dialogue that has not begun."""
-    return task.world is not None and any(task.gold) and task.messages[-1]["role"] == "user" and _asks_once(task)
-
-
-def _asks_once(task: Task) -> bool:
-    return sum(message["role"] == "user" for message in task.messages) == 1
+    roles = [message["role"] for message in task.messages]
+    return task.world is not None and any(task.gold) and roles.count("user") == 1 and roles[-1] == "user"
 
 
 def within_turn(item: ProbeItem) -> ProbeItem:
@@ -136,9 +132,7 @@ def _first_of_turn(position: DecisionPosition) -> bool:
     return position.done == 0
 
 
-def _mixed(
-    tasks: Sequence[Task], seed: int, worlds: _Worlds, allowed: _Allowed = _anywhere
-) -> Iterator[ProbeItem]:
+def _mixed(tasks: Sequence[Task], seed: int, worlds: _Worlds, allowed: _Allowed = _anywhere) -> Iterator[ProbeItem]:
     had: Counter[ErrorClass] = Counter()
     for task in tasks:
         rng = Random(f"probe/{seed}/{task.id}")
