@@ -1,6 +1,6 @@
 # Needs make and Python 3.11 or newer; everything else is installed into .venv.
 #
-#   make quickstart    train and evaluate the arms on this machine    (ARGS="--seeds 3" for more)
+#   make quickstart    train and evaluate the arms on this machine    (ARGS="--arms ..." for others)
 #   make test          all tests, on the releases of requirements/
 #   make check         what must pass before a change: lint, types, tests
 #   make wheel-check   build the wheel, install it in an environment of its own, use it
