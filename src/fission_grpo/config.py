@@ -19,17 +19,18 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
+from fission_grpo.chat.templates import template_names
 from fission_grpo.engines.settings import EngineSettings
 from fission_grpo.errors import ConfigError
-from fission_grpo.files import parse_yaml, read_text, yaml_value
+from fission_grpo.files import parse_yaml, read_text, whole_path, yaml_value
 from fission_grpo.foreign_names import NAME_HERE, NOT_HERE
-from fission_grpo.models.catalog import Precision
+from fission_grpo.models.catalog import Precision, model_from_anywhere
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.settings import Settings, current_key, with_current_names
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
-from fission_grpo.tasks.training_set import SYNTHETIC, SyntheticSettings
+from fission_grpo.tasks.training_set import GIVEN, SYNTHETIC, SyntheticSettings
 from fission_grpo.training.settings import TrainerSettings
 
 Key: TypeAlias = tuple[str, ...]
@@ -117,6 +118,18 @@ class RunSettings(Settings):
     def folder(self) -> Path:
         """The run folder as a path."""
         return Path(self.output or "runs/run").expanduser()
+
+    def from_anywhere(self) -> RunSettings:
+        """The same with whole paths of model, template and data: they mean the same in any working directory."""
+        simulator = self.simulator_model
+        template = self.chat_template
+        changes = {
+            "model": model_from_anywhere(self.model),
+            "data": whole_path(self.data, names=(SYNTHETIC, GIVEN)),
+            "chat_template": template and whole_path(template, names=template_names()),
+            "simulator_model": simulator.model_copy(update={"model": model_from_anywhere(simulator.model)}),
+        }
+        return self.model_copy(update=changes)
 
     def saved(self) -> dict[str, Any]:
         """Plain values for `config.yaml`; a run folder does not name itself, so that it can be moved.

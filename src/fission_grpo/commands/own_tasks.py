@@ -34,6 +34,7 @@ from fission_grpo.run.lock import writing_into
 from fission_grpo.tasks.gold_chain import fingerprint
 from fission_grpo.tasks.jsonl import Given, read_tasks, record_of, tasks_from
 from fission_grpo.tasks.probe import ProbeKind, can_be_probed, probe_items
+from fission_grpo.tasks.training_set import GIVEN
 from fission_grpo.types import Task
 
 PROBE_SEED = 0
@@ -173,6 +174,8 @@ def evaluate(
         played = tasks_from(tasks, environments=known)
     require_judges(played, known, horizons={Horizon.EPISODE}, recovery=None)
     settings = settings.model_copy(update={"model": name})
+    settings = settings if server else settings.from_anywhere()
+    data = str(tasks) if isinstance(tasks, Path | str) else GIVEN
     kept = {"model", "chat_template", "precision", "rollouts", "environments"}
     tasks_kept = {"tasks": len(played), "fingerprint": fingerprint([record_of(task) for task in played])}
     broken: dict[str, None] = {}
@@ -187,7 +190,7 @@ def evaluate(
     with writing_into(Path(output)):
         require_free(Path(output), asked, resume=True)
         player = load_player(settings, environments=known, server=server)
-        return _evaluated(play_into(Path(output), items, player, asked=asked, resume=resume), asked, broken)
+        return _evaluated(play_into(Path(output), items, player, asked=asked, data=data, resume=resume), asked, broken)
 
 
 def _evaluated(found: Evaluation, asked: Mapping[str, Any], broken: Iterable[str]) -> Evaluated:

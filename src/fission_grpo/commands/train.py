@@ -9,7 +9,13 @@ from importlib.util import find_spec
 from typing import Any
 
 from fission_grpo.assembly import ENVIRONMENTS, agreed, assemble, open_run, save_policy
-from fission_grpo.commands.trained_run import TrainedRun, errors_name_the_run, require_same_tasks, status_line
+from fission_grpo.commands.trained_run import (
+    TrainedRun,
+    errors_name_the_run,
+    record_origin,
+    require_same_tasks,
+    status_line,
+)
 from fission_grpo.config import RunSettings
 from fission_grpo.engines import Engine
 from fission_grpo.environments.functions.imported import environments_of
@@ -48,7 +54,7 @@ def train(
             be used, or is being written by another process; nothing has been trained then.
         FissionError, OSError: something broke later; a note says where the rest is safe.
     """
-    run = RunFolder(settings.folder)
+    run, settings = RunFolder(settings.folder), settings.from_anywhere()
     if tasks is not None:
         settings = settings.model_copy(update={"data": GIVEN})
     run.check(settings.saved(), resume=resume)
@@ -65,12 +71,26 @@ def train(
         open_run(trainer, settings, resume=resume)
         if tasks is not None and trainer.accelerator.is_main_process:
             write_tasks(run.tasks, trainer.tasks)
+        _record_origin(trainer, settings)
         done = TrainedRun(settings=settings, environments=trainer.stages.environments, step=trainer.state.step)
         with errors_name_the_run(done), Interruption() as interruption, _reports(trainer) as report:
             trainer.train(stop=agreed(interruption, trainer.accelerator), report=report)
             if trainer.finished:  # whoever finds `policy/` must be able to take it for the trained one
                 save_policy(trainer)
     return replace(done, step=trainer.state.step)
+
+
+def _record_origin(trainer: Trainer, settings: RunSettings) -> None:
+    if trainer.accelerator.is_main_process and not trainer.finished:
+        record_origin(
+            trainer.run.path,
+            settings.model,
+            chat=trainer.chat,
+            tasks=trainer.tasks,
+            data=settings.data,
+            step=trainer.state.step,
+            processes=trainer.accelerator.num_processes,
+        )
 
 
 def require_trl() -> None:

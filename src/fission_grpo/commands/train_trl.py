@@ -23,7 +23,13 @@ from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.assembly import Groundwork, agreed, lay_groundwork
 from fission_grpo.commands.engine_memory import DeviceMemory, device_memory, micro_batches
 from fission_grpo.commands.launch import launch_line, require_launch
-from fission_grpo.commands.trained_run import TrainedRun, errors_name_the_run, require_same_tasks, status_line
+from fission_grpo.commands.trained_run import (
+    TrainedRun,
+    errors_name_the_run,
+    record_origin,
+    require_same_tasks,
+    status_line,
+)
 from fission_grpo.config import RunSettings
 from fission_grpo.engines.settings import EngineSettings, VllmMode
 from fission_grpo.engines.trl import FissionGRPOTrainer, contract
@@ -130,6 +136,15 @@ def train_inside_trl(
             run.compare_metrics(step)
             if tasks is not None:
                 write_tasks(run.tasks, ground.tasks)
+            record_origin(
+                run.path,
+                settings.model,
+                chat=ground.chat,
+                tasks=ground.tasks,
+                data=settings.data,
+                step=step,
+                processes=trainer.accelerator.num_processes,
+            )
         trainer.accelerator.wait_for_everyone()
         shown = keeper.showing(settings.trainer.steps, done=step)
         with errors_name_the_run(done), Interruption() as interruption, shown:
