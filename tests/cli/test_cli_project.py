@@ -125,3 +125,15 @@ def test_demonstrations_are_made_from_ones_own_tasks() -> None:
         # 10 tasks, half of which lack a login: 5 different premature calls, and 12 corrupted ones in three rounds.
         assert (told["demonstrations"], told["clean"]) == (17, 9 * 17)
         fission("fission eval tasks --config fission.yaml --model shown --output runs/shown --no-probes")
+
+
+def test_without_a_world_a_message_is_judged_by_the_calls_that_are_right_next() -> None:
+    tool = {"type": "function", "function": {"name": "get_account_info", "parameters": {"type": "object"}}}
+    task = {"messages": [{"role": "user", "content": "Show my account."}], "tools": [tool]}
+    lines = [{**task, "id": "call", "gold": [{"name": "get_account_info"}]}, {**task, "id": "words", "gold": []}]
+    Path("points.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    fission("fission eval tasks points.jsonl --model nano --output points")
+    for record in Evaluation.load(Path("points")).episodes:
+        called = [call.name for call in record.turns[-1].calls]
+        assert record.verdict is not None
+        assert record.verdict.ok == (called == (["get_account_info"] if record.task == "call" else []))

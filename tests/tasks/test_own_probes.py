@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from fission_grpo.environments.functions.imported import environments_of
 from fission_grpo.errors import ToolError
+from fission_grpo.simulator_lab.corpus import OwnTasks
 from fission_grpo.tasks.probe import ProbeKind, can_be_probed, probe_items
 from fission_grpo.types import ErrorClass, Task, ToolCall, World
 
@@ -78,3 +79,16 @@ def test_what_cannot_be_probed() -> None:
     assert not can_be_probed(replace(task, world=None))
     begun = (*task.messages, {"role": "assistant", "content": "Sure."}, {"role": "user", "content": "Go on."})
     assert not can_be_probed(replace(task, messages=begun))
+
+
+def test_records_for_a_simulator_are_made_from_ones_own_tasks() -> None:
+    found = OwnTasks(tasks=[baking(hot=False), replace(baking(hot=True), gold=())], environments=ENVIRONMENTS)
+    calls = found.wrong_calls(0)
+    assert {one.api for one in calls} == {"oven"}
+    (early,) = (one for one in calls if one.name.endswith("premature"))
+    assert (early.call, early.outcome.text) == (BAKE, "not ready; heat it first")
+    assert not any("KeyError" in one.outcome.text for one in calls)
+    again = found.wrong_calls(0)
+    assert [(one.name, one.call, one.outcome.text) for one in again] == [
+        (one.name, one.call, one.outcome.text) for one in calls
+    ]

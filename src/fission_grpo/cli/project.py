@@ -15,7 +15,7 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Write a small project that works: a world of tools, ten tasks, held-out ones, settings and a test."""
-    from fission_grpo.commands.project import SETTINGS, write_project
+    from fission_grpo.commands.project import SETTINGS_FILE, write_project
     from fission_grpo.run.folder import quoted
 
     written = write_project(folder)
@@ -24,4 +24,4 @@ def init(
         return
     typer.echo(f"{folder}: {', '.join(file.name for file in written)}\ngo on with:")
     typer.echo(f"  cd {quoted(folder)}")
-    typer.echo(f"  fission data check --config {SETTINGS}")
+    typer.echo(f"  fission data check --config {SETTINGS_FILE}")

@@ -22,7 +22,7 @@ from fission_grpo.types import Task, Tool, ToolCall
 
 Record: TypeAlias = Mapping[str, Any]
 
-_KEYS: Mapping[str, type] = {
+KEYS: Mapping[str, type] = {
     "id": str,
     "messages": list,
     "tools": list,
@@ -32,6 +32,7 @@ _KEYS: Mapping[str, type] = {
     "followups": list,
     "meta": dict,
 }
+"""Every key of a record, with the kind of its value."""
 _REQUIRED = ("messages",)
 _REQUIRED_WITHOUT_A_WORLD: Mapping[str, str] = {
     "tools": "there is no world to ask for its own",
@@ -80,11 +81,11 @@ def _shape(record: Record) -> Iterator[str]:
     for key, value in record.items():
         if key in _NAME_HERE:
             yield f"unknown key {key!r}; the nearest by meaning is {_NAME_HERE[key]!r}"
-        elif key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.0)[0]
+        elif key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.0)[0]
             yield f"unknown key {key!r}; the nearest known key is {near!r}"
-        elif not isinstance(value, _KEYS[key]):
-            yield f"{key}: got {_json(value)}, expected {_KIND[_KEYS[key]]}"
+        elif not isinstance(value, KEYS[key]):
+            yield f"{key}: got {_json(value)}, expected {_KIND[KEYS[key]]}"
     yield from (f"missing key {key!r}" for key in _REQUIRED if key not in record)
     if "world" not in record:
         needed = _REQUIRED_WITHOUT_A_WORLD.items()

@@ -11,7 +11,7 @@ from fission_grpo.files import write_text
 _SUFFIX = ".template"
 """Of the shipped files: Python that only works in the folder that it is written to is none of ours."""
 
-SETTINGS = "fission.yaml"
+SETTINGS_FILE = "fission.yaml"
 """What the project's commands take as `--config`."""
 
 
