@@ -178,8 +178,8 @@ def judge_episode(
 ) -> Verdict:
     """The official verdict on calls that are known in full, for instance from stored traces.
 
-    Like the official checker it runs every function of the world's classes, whatever tools were on offer, reads calls as
-    `spelled` does, and judges `together` where that makes a difference.
+    Like the official checker it runs every function of the world's classes, whatever tools were on offer, reads calls
+    as `spelled` does, and judges `together` where that makes a difference.
 
     Args:
         config: of the world.
