@@ -22,7 +22,7 @@ from fission_grpo.environments.limits import CallLimits
 from fission_grpo.errors import ConfigError, EnvironmentFault, boundary
 from fission_grpo.types import Task, Tool, ToolCall, ToolOutcome, Verdict
 
-Run: TypeAlias = Callable[[BfclWorld, str, Mapping[str, Any], CallLimits], str]
+RunCall: TypeAlias = Callable[[BfclWorld, str, Mapping[str, Any], CallLimits], str]
 """How the text of a call is had: a policy's overrun is a text too, a replay's a fault of ours."""
 
 __all__ = ["BFCL", "BFCL_CLASSES", "BfclEnvironment", "BfclSnapshot", "bfcl_tools"]
@@ -146,7 +146,7 @@ class BfclEnvironment:
             raise EnvironmentFault("a BFCL environment was used before reset(task)")
         return self._task
 
-    def _run(self, call: ToolCall, run: Run = BfclWorld.call) -> str:
+    def _run(self, call: ToolCall, run: RunCall = BfclWorld.call) -> str:
         if self._may_run(call.name):
             text = run(self._world, call.name, call.arguments, self._limits)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from fission_grpo.environments.bfcl.environment import BfclEnvironment, BfclSnapshot, Run
+from fission_grpo.environments.bfcl.environment import BfclEnvironment, BfclSnapshot, RunCall
 from fission_grpo.environments.bfcl.verdict import Judgement, replayed, together, verdict
 from fission_grpo.environments.bfcl.world import BfclWorld, spelled
 from fission_grpo.environments.limits import CallLimits
@@ -62,7 +62,7 @@ class JudgedWorld(BfclEnvironment):
         with boundary(EnvironmentFault, f"replay of {call.name}"):
             self._run(call, replayed)
 
-    def _run(self, call: ToolCall, run: Run = BfclWorld.call) -> str:
+    def _run(self, call: ToolCall, run: RunCall = BfclWorld.call) -> str:
         self._calls[-1].append(call)
         return super()._run(spelled(call), run)
 
