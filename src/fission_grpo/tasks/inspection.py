@@ -32,9 +32,12 @@ _KEYS: Mapping[str, type] = {
     "followups": list,
     "meta": dict,
 }
-_REQUIRED = ("id", "messages")
-_REQUIRED_WITHOUT_A_WORLD = ("tools", "gold")
-"""A world may know its tools itself, and judge by itself."""
+_REQUIRED = ("messages",)
+_REQUIRED_WITHOUT_A_WORLD: Mapping[str, str] = {
+    "tools": "there is no world to ask for its own",
+    "gold": "nothing else says what is right next; [] where words are",
+}
+"""A world may know its tools itself, and judge by itself; key -> why it is needed."""
 _NAME_HERE: Mapping[str, str] = {
     **dict.fromkeys(("prompt", "prompts", "conversation", "conversations", "question", "query", "input"), "messages"),
     **dict.fromkeys(("answer", "answers", "ground_truth", "solution", "label", "completion", "target"), "gold"),
@@ -82,8 +85,10 @@ def _shape(record: Record) -> Iterator[str]:
             yield f"unknown key {key!r}; the nearest known key is {near!r}"
         elif not isinstance(value, _KEYS[key]):
             yield f"{key}: got {_json(value)}, expected {_KIND[_KEYS[key]]}"
-    required = _REQUIRED if "world" in record else (*_REQUIRED, *_REQUIRED_WITHOUT_A_WORLD)
-    yield from (f"missing key {key!r}" for key in required if key not in record)
+    yield from (f"missing key {key!r}" for key in _REQUIRED if key not in record)
+    if "world" not in record:
+        needed = _REQUIRED_WITHOUT_A_WORLD.items()
+        yield from (f"missing key {key!r}: {why}" for key, why in needed if key not in record)
     if "turns" in record and "world" not in record:
         yield "turns: gold calls per turn need a world; give `world` too, or only `gold`"
     yield from chain.from_iterable(_shape_of_items(record, key) for key in ("messages", "tools", "gold", "turns"))
@@ -210,7 +215,8 @@ def _offered(task: Task, environments: Environments) -> tuple[tuple[Tool, ...], 
     name = task.world.environment if task.world else ""
     if name not in environments:
         return (), [
-            f"missing key 'tools', and no environment {name!r} to ask for them; known: {', '.join(environments)}"
+            f"missing key 'tools', and no environment {name!r} to ask for them; known: {', '.join(environments)}. "
+            f"Say where yours is: environments.{name}=module:name"
         ]
     environment = environments[name]()
     try:
