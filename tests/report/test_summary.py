@@ -53,8 +53,13 @@ def arm(name: str, *runs: str) -> EvaluatedArm:
 def said(control: tuple[str, ...], treatment: tuple[str, ...]) -> tuple[str, Comparison]:
     """The first line, and the comparison of ERR that it speaks of."""
     before, after = arm(CONTROL, *control), arm(TREATMENT, *treatment)
-    recovery = compare_arms(ERR, before, after)
-    return headline(recovery, compare_arms(FIRST_ATTEMPT, before, after)), recovery
+    recovery, final, first = (compare_arms(metric, before, after) for metric in (ERR, FINAL, FIRST_ATTEMPT))
+    return headline(recovery, final, first), recovery
+
+
+def interval_of_final(control: str, treatment: str) -> str:
+    one = compare_arms(FINAL, arm(CONTROL, *(control,) * 8), arm(TREATMENT, *(treatment,) * 8))
+    return f"[{100 * one.interval.low:+.1f}, {100 * one.interval.high:+.1f}]"
 
 
 def interval(one: Comparison) -> str:
@@ -67,12 +72,14 @@ POOR, GOOD = ("r" * 2 + "x" * 38 + MANY), ("r" * 30 + "x" * 10 + MANY)
 
 def test_the_first_line_of_a_fission_that_helps() -> None:
     sentence, one = said((POOR,) * 8, (GOOD,) * 8)
-    # 30 of 40 against 2 of 40, in each of 8 runs; the same 40 tasks are solved at once in all of them.
+    # 30 of 40 against 2 of 40, in each of 8 runs; the same 40 tasks are solved at once in all of them. So of all
+    # 80 tasks 70 are solved against 42.
     assert sentence == (
         "In 8 training runs each, a policy trained with Fission-GRPO on single messages still solved 75.0 % of the "
-        "held-out tasks in which one of its messages had failed (240 of 320, over all runs), and one trained with "
+        "held-out tasks in which one of its own messages had failed (240 of 320, over all runs), and one trained with "
         "plain GRPO on single messages at the same rollout budget solved 5.0 % (16 of 320): +70.0 points (95 % "
-        f"interval {interval(one)}, over runs and tasks), which is better; tasks solved without any failed message: "
+        f"interval {interval(one)}, over runs and tasks), which is better; of all tasks they solved 87.5 % and 52.5 %: "
+        f"+35.0 {interval_of_final(POOR, GOOD)} points, better; without any failed message: "
         "+0.0 [+0.0, +0.0] points, not settled."
     )
 
@@ -82,7 +89,7 @@ def test_the_first_line_of_a_fission_that_harms() -> None:
     assert f": -70.0 points (95 % interval {interval(one)}, over runs and tasks), which is worse; " in sentence
     # What is solved at once is worse as well, where half of it is lost.
     lost, _ = said(("+" * 80,) * 8, ("+" * 40 + "-" * 40,) * 8)
-    assert "tasks solved without any failed message: -50.0 [-" in lost
+    assert "; without any failed message: -50.0 [-" in lost
     assert lost.endswith("points, worse.")
 
 
@@ -95,7 +102,7 @@ def test_the_first_line_where_nothing_is_settled() -> None:
 def test_the_first_line_counts_the_runs() -> None:
     alone, _ = said((POOR,), (GOOD,))
     assert alone.startswith("In one training run each, ")
-    assert "in which one of its messages had failed (30 of 40), and" in alone
+    assert "in which one of its own messages had failed (30 of 40), and" in alone
     assert "over tasks only: one run cannot tell what another would give), which is better" in alone
     few, _ = said((POOR,) * 3, (GOOD,) * 3)
     assert few.startswith("In 3 training runs each, ")
@@ -109,8 +116,9 @@ def test_the_first_line_without_errors_to_recover_from() -> None:
     sentence, _ = said((POOR,) * 2, ("+" * 80,) * 2)
     assert sentence.startswith(
         "In 2 training runs each, no message of a policy trained with Fission-GRPO on single messages failed, so "
-        "nothing can be said of recovery; tasks solved without any failed message: +50.0 [+"
+        "nothing can be said of recovery; of all tasks they solved 100.0 % and 52.5 %: +47.5 [+"
     )
+    assert "; without any failed message: +50.0 [+" in sentence
     nowhere, _ = said(("+-",), ("++",))
     assert (
         "no message of a policy trained with Fission-GRPO on single messages and a policy trained with plain GRPO on "
@@ -287,7 +295,7 @@ def test_a_summary_is_written_from_the_files_alone(tmp_path: Path) -> None:
     # Classes are explained once, of those that occur.
     page = page_of(tmp_path, CONTROL, TREATMENT)
     assert page.count("<em>E7 conflict</em>: ") == page.count("<em>E4 value not found</em>: ") == 1
-    assert "E8 time" not in page
+    assert "<em>E8 time" not in page
     for title in ("In sentences", "Probe, all kinds of errors: by class", "Identical repeats by class of error"):
         assert page.count(f"<summary>{title}</summary>") == 1
     assert {path.name for path in tmp_path.glob("*.png")} == {"curves.png", "episodes.png", "probe.png", "runs.png"}

@@ -197,7 +197,6 @@ def _conclude(run: TrainedRun, as_json: bool) -> None:
     """What came of it, what is there now, and the next command."""
     from fission_grpo.report.run_summary import SUMMARY, write_run_summary
     from fission_grpo.run.folder import quoted
-    from fission_grpo.tasks.training_set import SYNTHETIC
 
     summary = write_run_summary(run.folder) if run.finished else ""
     if as_json:
@@ -207,7 +206,18 @@ def _conclude(run: TrainedRun, as_json: bool) -> None:
         typer.echo(json_text({**told, "finished": run.finished, **shown}))
     elif run.finished:
         typer.echo(summary)
-        what = "heldout" if run.settings.data == SYNTHETIC else "tasks HELD_OUT.jsonl"
-        typer.echo(f"{run}; evaluate it with: fission eval {what} --run {quoted(run.folder)}")
+        typer.echo(f"{run}; evaluate it with: fission eval {_evaluation_of(run.settings)} --run {quoted(run.folder)}")
     else:
         typer.echo(str(run))
+
+
+def _evaluation_of(settings: RunSettings) -> str:
+    """The command that plays tasks which the run has not seen; without such ones, those that it was trained on."""
+    from fission_grpo.run.folder import RunFolder, quoted
+    from fission_grpo.tasks.training_set import GIVEN, SYNTHETIC
+
+    if settings.data == SYNTHETIC:
+        return "heldout"
+    if settings.heldout is not None:
+        return "tasks"
+    return f"tasks {quoted(RunFolder(settings.folder).tasks if settings.data == GIVEN else settings.data)}"

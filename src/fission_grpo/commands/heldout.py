@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,28 +97,17 @@ def evaluate_heldout(
         suite = build_suite(
             split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
         )
-        items = suite_items(suite)
-        tasks = [item.task for item in items]
-        begun = partial(
-            record_origin, output, settings.model, chat=player.chat, tasks=tasks, data=f"{SYNTHETIC} {split}"
-        )
-        return play_into(output, items, player, asked=asked, begun=begun, resume=resume)
+        return play_into(output, suite_items(suite), player, asked=asked, data=f"{SYNTHETIC} {split}", resume=resume)
 
 
 def play_into(
-    output: Path,
-    items: Sequence[PlayedItem],
-    player: Player,
-    *,
-    asked: Mapping[str, Any],
-    begun: Callable[[], None] = lambda: None,
-    resume: bool,
+    output: Path, items: Sequence[PlayedItem], player: Player, *, asked: Mapping[str, Any], data: str, resume: bool
 ) -> Evaluation:
     """Play what a folder does not hold yet, and leave a whole evaluation there.
 
     Args:
-        asked: for `settings.json`.
-        begun: called when the folder is taken, if there is anything to play.
+        asked: for `settings.json`; what it calls `model` is the model.
+        data: where the tasks came from: a file, or a word of ours.
     Raises:
         ConfigError: prompts leave no room for an answer, and then the folder is left alone; or what it holds cannot be
             read.
@@ -129,7 +117,7 @@ def play_into(
     def begin() -> None:
         reserve(output, asked)
         if len(kept.held) < len(items):
-            begun()
+            record_origin(output, asked["model"], chat=player.chat, tasks=[item.task for item in items], data=data)
         kept.begin()
 
     with episodes_shown(len(items)) as report:

@@ -20,10 +20,11 @@ from fission_grpo.config import RunSettings
 from fission_grpo.engines import Engine
 from fission_grpo.environments.functions.imported import environments_of
 from fission_grpo.errors import ConfigError
-from fission_grpo.progress import progress
+from fission_grpo.progress import progress, warn
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.interruption import Interruption
 from fission_grpo.run.lock import writing_into
+from fission_grpo.run.outlook import Outlook
 from fission_grpo.tasks.jsonl import Given, write_tasks
 from fission_grpo.tasks.training_set import GIVEN
 from fission_grpo.training.trainer import StepReport, Trainer
@@ -108,5 +109,11 @@ def _reports(trainer: Trainer) -> Iterator[Callable[[StepReport], None]]:
     if not trainer.accelerator.is_main_process:
         yield lambda report: None
         return
+    outlook = Outlook(trainer.settings.steps)
     with progress("train", total=trainer.settings.steps, done=trainer.state.step) as show:
-        yield lambda report: show(report.step, status_line(report.metrics, entropy="update/entropy"))
+
+        def report_step(report: StepReport) -> None:
+            show(report.step, status_line(report.metrics, entropy="update/entropy"))
+            warn(outlook.heed(report.step, report.metrics))
+
+        yield report_step

@@ -1,9 +1,10 @@
-"""The arms of every comparison: within a family one recipe, changed in nothing but where its rollouts go.
+"""The arms of every comparison: within a family one recipe, and what differs is where its rollouts go.
 
 Two families. Whole episodes, judged by their world, are the recipe's own exploration; `-decision` is the paper's:
 single messages at every place of a dialogue, judged by their reference, recoveries included. In each of them the
 controls spend what fission spends in another way: `-matched` (and `grpo-decision`) the rollouts, `-tokens` the sampled
 tokens, on more exploration; `grpo-mixed` the rollouts on whole turns; `grpo` and `grpo-decision-plain` leave them out.
+A recipe may give arms with whole turns among their rollouts another objective (`recipes/nano.py` does).
 """
 
 from __future__ import annotations

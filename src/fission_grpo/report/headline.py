@@ -13,17 +13,22 @@ FEW_RUNS = 5
 """Below it the sentence says that the runs are few: the interval then knows training noise from too few values."""
 
 
-def headline(recovery: Comparison, first_attempts: Comparison) -> str:
-    """What fission did for recovery, with its interval, and for first attempts.
+def headline(recovery: Comparison, final: Comparison, first_attempts: Comparison) -> str:
+    """What fission did for recovery, with its interval, for all tasks together, and for first attempts.
+
+    Recovery is a share of the tasks in which the policy itself failed, which are other tasks in each arm: final success
+    of all tasks, which are the same, stands beside it.
 
     Args:
         recovery: ERR, treatment against control.
+        final: final success of the same arms.
         first_attempts: of the same arms.
     """
     treatment, control = trained_with(recovery.treatment), trained_with(recovery.baseline)
     return (
         f"{_runs(recovery)}, {_recovery(recovery, treatment, control)}; "
-        f"tasks solved without any failed message: {_in_short(first_attempts)}."
+        f"of all tasks they solved {_share(final.after)} and {_share(final.before)}: {_in_short(final)}; "
+        f"without any failed message: {_in_short(first_attempts)}."
     )
 
 
@@ -32,10 +37,11 @@ def _recovery(one: Comparison, treatment: str, control: str) -> str:
         sides = ((treatment, one.after), (control, one.before))
         flawless = " and ".join(f"a policy trained with {name}" for name, side in sides if not side.total)
         return f"no message of {flawless} failed, so nothing can be said of recovery"
+    over = ", over all runs" if max(one.runs) > 1 else ""
     return (
         f"a policy trained with {treatment} still solved {_share(one.after)} of the held-out tasks in which one of its "
-        f"messages had failed ({_count(one.after)}{', over all runs' if max(one.runs) > 1 else ''}), and one trained "
-        f"with {control} solved {_share(one.before)} ({_count(one.before)}): {_difference(one)}"
+        f"own messages had failed ({_count(one.after)}{over}), and one trained with {control} solved "
+        f"{_share(one.before)} ({_count(one.before)}): {_difference(one)}"
     )
 
 

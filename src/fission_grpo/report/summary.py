@@ -157,7 +157,8 @@ def first_line(episodes: Sequence[Comparison]) -> str:
     by_metric = {(one.baseline, one.treatment, one.metric.name): one for one in episodes}
     for control, treatment in ALIKE:
         if recovery := by_metric.get((control, treatment, ERR.name)):
-            return headline(recovery, by_metric[control, treatment, FIRST_ATTEMPT.name])
+            final, first = (by_metric[control, treatment, metric.name] for metric in (FINAL, FIRST_ATTEMPT))
+            return headline(recovery, final, first)
     return "Nothing comparable was run: no arm with fission stands beside a control that explores as it does."
 
 

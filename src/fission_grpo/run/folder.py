@@ -229,9 +229,14 @@ class RunFolder:
         return f"{latest} is whole" if latest else f"{self.checkpoints} holds no earlier one"
 
 
-def quoted(path: Path) -> str:
+def quoted(path: Path | str) -> str:
     """A path as a shell takes it, for a command that is printed."""
     return shlex.quote(str(path))
+
+
+def before(run: Path) -> Path:
+    """Where the commands that are printed put what a model could before a run: beside the run's folder."""
+    return run.with_name(f"{run.name}-before")
 
 
 @contextmanager
