@@ -28,6 +28,7 @@ def test_a_summary_says_what_changed_and_what_it_cost(tmp_path: Path) -> None:
     assert "(2/2)" in right
     assert "- **Dead groups**: 50 % of the exploration groups of the last 2 steps had no gradient" in told
     assert "8 s; 80 tokens were sampled; 20 were trained on, shared prefixes once (3.0 times" in told
+    assert "fission (step 1): 2/2 right" in told or "fission (step 0): 0/2 right" in told
     assert told.endswith(f"`fission report {run}`\n")
     for name in ("curves.png", "tree.png"):
         picture = matplotlib.image.imread(run / name)

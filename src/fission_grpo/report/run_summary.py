@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fission_grpo.report.page.sources import PageRun, read_settings_file
 from fission_grpo.report.page.verdict import settings_text, shifts_table, training_cautions, training_sentence
 from fission_grpo.report.style import BLUE
 from fission_grpo.report.tables import aligned
-from fission_grpo.report.tree import fission_trees, most_telling
+from fission_grpo.report.tree import FissionTree, fission_trees, most_telling, text_tree
 from fission_grpo.report.tree_figure import tree_figure
 from fission_grpo.run.folder import RunFolder, quoted
 
@@ -34,10 +34,10 @@ def write_run_summary(path: Path) -> str:
     """
     run = _read(path)
     change = run_change(run)
+    tree = most_telling(fission_trees(run.traces))
     pictures = [curves_figure({run.name: [run.rows]}, path / "curves.png", colours={run.name: BLUE})]
-    if (tree := most_telling(fission_trees(list(run.traces)))) is not None:
-        pictures.append(tree_figure(tree, path / "tree.png"))
-    text = "\n".join(_sections(run, change, pictures)) + "\n"
+    pictures += [tree_figure(tree, path / "tree.png")] if tree else []
+    text = "\n".join(_sections(run, change, tree, pictures)) + "\n"
     write_text(path / SUMMARY, text)
     return text
 
@@ -55,7 +55,9 @@ def _read(path: Path) -> PageRun:
     return replace(run, traces=tuple(read_jsonl(folder.traces, "group", "kind", "trajectories")))
 
 
-def _sections(run: PageRun, change: RunChange | None, pictures: list[Path]) -> Iterator[str]:
+def _sections(
+    run: PageRun, change: RunChange | None, tree: FissionTree | None, pictures: Sequence[Path]
+) -> Iterator[str]:
     yield f"# {run.name}: {run.steps} steps\n"
     if words := settings_text(run.settings):
         yield f"{words}\n"
@@ -70,5 +72,7 @@ def _sections(run: PageRun, change: RunChange | None, pictures: list[Path]) -> I
         yield ""
     spent = spending(run)
     yield f"{f'{duration(spent.seconds)}; ' if spent.seconds else ''}{spent.sentence}\n"
+    if tree:
+        yield f"One fission tree, chosen because it tells much:\n\n```\n{text_tree(tree)}\n```\n"
     yield " ".join(f"![{path.stem}]({path.name})" for path in pictures)
     yield f"\nTrees, samples, errors by class and tool: `fission report {quoted(run.path)}`"

@@ -107,7 +107,7 @@ def page_of_quickstart(results: Results, *, samples: int, seed: int) -> Page:
             for title, body in zip(("by class of error", "by tool"), recovery_tables(arms), strict=True)
         ]
         + [*_folded("Identical repeats by class of error", repeats_table(arms, costs=costs))],
-        glossary=glossary([], [*classes_that_occur(evaluations)]),
+        glossary=glossary(classes_that_occur(evaluations)),
         spending=[spending(run) for run in runs],
         costs=[
             Table(title="What each arm spent", body=html_of(budget_table(curves))),
@@ -181,14 +181,12 @@ def _cautions(results: Results, runs: Sequence[PageRun], arms: Sequence[Evaluate
 
 
 def _signal(results: Results, runs: Sequence[PageRun]) -> Iterator[Table]:
-    """Of the two arms of the headline: the traces of all arms are gigabytes."""
+    """Step by step of the two arms of the headline, and the account of every arm."""
     for run in runs:
         yield Table(title=f"{run.name}: exploration groups, step by step", body=group_bars(run))
-    arms = [run.name.rpartition("-")[0] for run in runs]
-    if arms:
-        accounts = {arm: account_arm(results, arm) for arm in arms}
-        note = "All groups of all runs of the arm; Wilson 95 % intervals over groups."
-        yield Table(title="Account of all groups", body=html_of(groups_table(accounts)), note=note)
+    accounts = {arm: account_arm(results, arm) for arm in results.arms}
+    note = "All groups of all runs of the arm; Wilson 95 % intervals over groups."
+    yield Table(title="Account of all groups", body=html_of(groups_table(accounts)), note=note)
 
 
 def _episodes(runs: Sequence[PageRun], episodes: Sequence[Comparison], pair: tuple[str, ...]) -> Iterator[Episodes]:

@@ -15,6 +15,7 @@ from fission_grpo.evaluation.metrics import (
     FIRST_ATTEMPT,
     PROBE_METRICS,
     Metric,
+    error_classes,
 )
 from fission_grpo.evaluation.paired import EvaluatedArm, category_of, estimate_arm
 from fission_grpo.evaluation.records import EpisodeRecord
@@ -88,7 +89,7 @@ def page_of_runs(runs: Sequence[PageRun], *, samples: int, seed: int) -> Page:
         ),
         flows=[*_training_flows(changes), *flow_panels(arms, titled="Evaluation" if trained else "")],
         errors=_error_tables(arms, changes),
-        glossary=glossary([*(record for arm in arms for record in arm.records), *explored]),
+        glossary=glossary(error_classes([*(record for arm in arms for record in arm.records), *explored])),
         spending=[spending(run) for run in trained],
         costs=_cost_tables(arms, trained),
         sources=[source_facts(run) for run in runs],
