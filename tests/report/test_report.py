@@ -313,9 +313,9 @@ def test_the_account_of_groups_from_a_file(tmp_path: Path) -> None:
 def test_an_aligned_table_is_the_same_table() -> None:
     table = markdown_table(["", "first | steps", "b"], [["metric ↑", "1 %", "-"], ["m", "100.0 %", "x"]])
     assert aligned(table).splitlines() == [
-        "|          | first \\| steps |   b |",
-        "| -------- | -------------: | --: |",
-        "| metric ↑ |            1 % |   - |",
-        "| m        |        100.0 % |   x |",
+        "|          | first \\| steps |    b |",
+        "| -------- | -------------: | ---: |",
+        "| metric ↑ |            1 % |    - |",
+        "| m        |        100.0 % |    x |",
     ]
     assert html_of(aligned(table)) == html_of(table)

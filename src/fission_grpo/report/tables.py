@@ -68,13 +68,10 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def aligned(table: str) -> str:
     """What `markdown_table` gives, padded for a terminal."""
-    header, _, *rows = ([cell.strip() for cell in line.split(" | ")] for line in table.rstrip("\n").split("\n"))
-    cells = [[line[0].removeprefix("| "), *line[1:-1], line[-1].removesuffix(" |")] for line in (header, *rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    padded = (
-        [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in (cells[0], rule, *cells[1:])
-    )
+    lines = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in table.rstrip("\n").split("\n")]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines[1] = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    padded = ([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines)
     return "".join(f"| {' | '.join(line)} |\n" for line in padded)
 
 
