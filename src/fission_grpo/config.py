@@ -120,12 +120,13 @@ class RunSettings(Settings):
         return Path(self.output or "runs/run").expanduser()
 
     def from_anywhere(self) -> RunSettings:
-        """The same with whole paths of model, template and data: they mean the same in any working directory."""
+        """The same with whole paths of model, template and task files: they mean the same in any working directory."""
         simulator = self.simulator_model
         template = self.chat_template
         changes = {
             "model": model_from_anywhere(self.model),
             "data": whole_path(self.data, names=(SYNTHETIC, GIVEN)),
+            "heldout": self.heldout and whole_path(self.heldout, names=()),
             "chat_template": template and whole_path(template, names=template_names()),
             "simulator_model": simulator.model_copy(update={"model": model_from_anywhere(simulator.model)}),
         }

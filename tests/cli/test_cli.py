@@ -213,7 +213,17 @@ def test_a_dry_run_rehearses_and_writes_nothing(model: Path) -> None:
 def test_the_plan_can_be_read(model: Path) -> None:
     result = train(model, "--dry-run")
     lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
-    assert list(lines) == ["tasks", "updates", "rollouts", "tokens", "parameters", "memory", "time", "rehearsal"]
+    assert list(lines) == [
+        "tasks",
+        "updates",
+        "rollouts",
+        "tokens",
+        "parameters",
+        "memory",
+        "time",
+        *("rehearsal", "caution"),
+    ]
+    assert "0% right" in lines["rehearsal"]
     assert "estimate" in lines["memory"]
 
 
@@ -329,7 +339,8 @@ def test_the_next_command_that_training_prints_works_as_printed(model: Path) -> 
     for part in PARTS:
         assert Path(f"runs/mine/evaluation/{part}.jsonl").read_bytes() == Path(f"ev/{part}.jsonl").read_bytes()
     asked = json.loads(Path("runs/mine/evaluation/settings.json").read_text())
-    assert (asked["model"], asked["size"], asked["rollouts"]["max_tokens"]) == ("runs/mine/policy", 3, 8)
+    policy = str(Path("runs/mine/policy").resolve())
+    assert (asked["model"], asked["size"], asked["rollouts"]["max_tokens"]) == (policy, 3, 8)
 
 
 def test_what_is_typed_wins_over_the_run(model: Path) -> None:
@@ -419,17 +430,21 @@ def test_tasks_of_ones_own_have_a_folder_of_their_own(model: Path) -> None:
     own = ("eval", "tasks", "own.jsonl", "--run", "run")
     first = fission(*own, "--json")
     assert told(first)["final"]["total"] == 2
-    assert {path.name for path in Path("run/tasks").iterdir()} == {"settings.json", "episodes.jsonl", "complete.json"}
+    assert {path.name for path in Path("run/tasks").iterdir()} == {
+        *("settings.json", "provenance.jsonl", "complete.json", "episodes.jsonl", "mixed.jsonl", "precondition.jsonl")
+    }
     assert fission(*own, "--json").stdout == first.stdout
-    asked = json.loads(Path("run/tasks/settings.json").read_text())
-    assert (asked["tasks"], asked["model"], asked["rollouts"]["max_tokens"]) == (2, "run/policy", 8)
+    asked, policy = json.loads(Path("run/tasks/settings.json").read_text()), str(Path("run/policy").resolve())
+    assert (asked["tasks"], asked["model"], asked["rollouts"]["max_tokens"]) == (2, policy, 8)
     other = fission("eval", "tasks", "other.jsonl", "--run", "run")
     assert (other.exit_code, "other settings (fingerprint)" in other.stderr) == (2, True)
     assert "other settings (tasks" not in fission(*own, "--output", "elsewhere", "rollouts.max_tokens=9").stderr
     both = fission("compare", "run", "elsewhere")
     assert (both.exit_code, "give one of them: run/evaluation or run/tasks" in both.stderr) == (2, True)
     compared = told(fission("compare", "run/tasks", "elsewhere", "--json"))
-    assert [(one["part"], one["entries"]) for one in compared["contrasts"]] == [("episodes", 2)]
+    assert [(one["part"], one["entries"]) for one in compared["contrasts"]] == [
+        *(("episodes", 2), ("mixed", 2), ("precondition", 1))
+    ]
     Path("run/evaluation").rename("aside")
     assert told(fission("compare", "run", "elsewhere", "--json"))["contrasts"] == [
         {**one, "baseline": "run"} for one in compared["contrasts"]
@@ -641,7 +656,7 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_nothing, ("supervise", "--output", "x", "--learning-rate", "-1"), "got -1.0", "expected greater than 0"),
     (_nothing, ("supervise", "--output", "x", "--demonstrations", "0"), "nothing to learn", "ask for --clean 3000"),
     (_nothing, ("supervise", "--output", "x", "worlds.shop=shopp:Shop"), "No module named 'shopp'", "correct it there"),
-    (_nothing, ("init", "."), ". is there already", "choose another name"),
+    (_broken_plan, ("init", "."), ". is there already", "choose another name"),
     (_nothing, ("data", "check"), "data=synthetic is no file", "give a FILE"),
     (_nothing, ("simulator", "train", "r.jsonl", "--output", "x", "epochs=0"), "epochs: got 0", "greater than 0"),
     (_nothing, ("simulator", "train", "r.jsonl", "--output", "x", "epoch=1"), "unknown setting epoch", "epochs, batch"),

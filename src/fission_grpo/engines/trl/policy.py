@@ -139,7 +139,11 @@ def served(args: Any, chat: ChatFormat, *, patience: float = 0.0) -> VLLMPolicy:
         ConfigError: no server, or a wrong one: see `VLLMPolicy`.
     """
     url = args.vllm_server_base_url or f"http://{args.vllm_server_host}:{args.vllm_server_port}"
-    asking = EndpointSettings(url=url, model="", concurrency=MOST_DIALOGUES)
-    patient = {"attempts": 1 + ceil(patience / PAUSE), "backoff_seconds": 2 * PAUSE, "longest_wait_seconds": PAUSE}
-    name = first_model(asking.model_copy(update=patient))
-    return VLLMPolicy(asking.model_copy(update={"model": name}), chat=chat)
+    looking = EndpointSettings(
+        url=url,
+        model="",
+        attempts=1 + ceil(patience / PAUSE),
+        backoff_seconds=2 * PAUSE,
+        longest_wait_seconds=PAUSE,
+    )
+    return VLLMPolicy(EndpointSettings(url=url, model=first_model(looking), concurrency=MOST_DIALOGUES), chat=chat)
