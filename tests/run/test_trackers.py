@@ -18,7 +18,7 @@ from fission_grpo.config import load_settings, read_overrides
 from fission_grpo.errors import ConfigError
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.follow import Follower
-from fission_grpo.run.trackers import TrackerName, Trackers, require_trackers, tracked_values
+from fission_grpo.run.trackers import TrackerName, Trackers, open_trackers, require_trackers, tracked_values
 
 
 class Told:
@@ -125,3 +125,20 @@ def test_each_new_step_is_told_and_a_tree_now_and_then(tmp_path: Path, monkeypat
     with tracking(settings, is_main_process=False) as tell:
         tell()
     assert len(told.lines) == 3
+
+
+def test_tensorboard_keeps_every_step_and_the_tree(tmp_path: Path) -> None:
+    """The real one, through accelerate."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with open_trackers([TrackerName.TENSORBOARD], tmp_path, {"model": "nano", "trainer": {"steps": 2}}) as trackers:
+        for step in range(2):
+            trackers.log({"step": step, "reward": 0.25 + step})
+        trackers.show_tree("the tree", step=1)
+    kept = EventAccumulator(str(tmp_path / "tensorboard"))
+    kept.Reload()
+    for name in ("reward", "train/reward"):
+        assert [(one.step, one.value) for one in kept.Scalars(name)] == [(0, 0.25), (1, 1.25)]
+    (text,) = kept.Tensors("fission/tree/text_summary")
+    assert b"the tree" in text.tensor_proto.string_val[0]

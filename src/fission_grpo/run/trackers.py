@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from enum import StrEnum
 from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
@@ -96,7 +97,7 @@ class Trackers:
     def _each(self, tell: Callable[[TrackerName, Any], None]) -> None:
         for name, tracker in list(self._opened.items()):
             try:
-                with boundary(TrackerError, f"tracker {name}"):
+                with boundary(TrackerError, f"tracker {name}"), redirect_stdout(sys.stderr):  # ours is for --json
                     tell(name, tracker)
             except TrackerError as error:
                 del self._opened[name]
@@ -115,7 +116,7 @@ def open_trackers(names: Sequence[TrackerName], folder: Path, settings: Mapping[
     """
     opened = {}
     for name in names:
-        with boundary(TrackerError, f"tracker {name} cannot be opened"):
+        with boundary(TrackerError, f"tracker {name} cannot be opened"), redirect_stdout(sys.stderr):
             opened[name] = _open(name, folder, settings)
     trackers = Trackers(opened)
     try:
