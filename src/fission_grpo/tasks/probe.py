@@ -17,7 +17,8 @@ from functools import partial
 from random import Random
 from typing import TypeAlias
 
-from fission_grpo.environments.bfcl.environment import BfclEnvironment
+from fission_grpo.environments.base import Environment
+from fission_grpo.environments.shipped import environment_for
 from fission_grpo.tasks.corruption import Corruption, corrupt
 from fission_grpo.tasks.dialogue import DecisionPosition, Injection, decision_positions, inject, premature_calls
 from fission_grpo.tasks.gold_chain import chain_of
@@ -53,7 +54,7 @@ def probe_items(tasks: Sequence[Task], seed: int, kind: ProbeKind | str = ProbeK
     """At most one item for each task, in the order of the tasks, as they are asked for; a function of the arguments.
 
     Args:
-        tasks: tasks at their beginning, with BFCL worlds.
+        tasks: tasks at their beginning, with worlds of an environment that ships.
         seed: every choice is drawn from it.
         kind: tasks in which nothing is missing have no premature call, and give no "precondition" item.
     """
@@ -79,9 +80,8 @@ def _first_of_turn(position: DecisionPosition) -> bool:
 
 def _mixed(tasks: Sequence[Task], seed: int, allowed: _Allowed = _anywhere) -> Iterator[ProbeItem]:
     had: Counter[ErrorClass] = Counter()
-    environment = BfclEnvironment()
     for task in tasks:
-        rng = Random(f"probe/{seed}/{task.id}")
+        rng, environment = Random(f"probe/{seed}/{task.id}"), environment_for(task)
         items = [*_corruptions(task, rng, environment, allowed), *_premature(task, rng, environment, allowed)]
         if items:
             rarest = min(had[item.error] for item in items)
@@ -91,12 +91,11 @@ def _mixed(tasks: Sequence[Task], seed: int, allowed: _Allowed = _anywhere) -> I
 
 
 def _preconditions(tasks: Sequence[Task], seed: int) -> Iterator[ProbeItem]:
-    environment = BfclEnvironment()
     for task in tasks:
-        yield from _premature(task, Random(f"probe/{seed}/{task.id}"), environment, _anywhere)
+        yield from _premature(task, Random(f"probe/{seed}/{task.id}"), environment_for(task), _anywhere)
 
 
-def _corruptions(task: Task, rng: Random, environment: BfclEnvironment, allowed: _Allowed) -> Iterator[ProbeItem]:
+def _corruptions(task: Task, rng: Random, environment: Environment, allowed: _Allowed) -> Iterator[ProbeItem]:
     """One explicit error for each kind of corruption, at a random position."""
     positions = (position for position in decision_positions(task) if position.done < len(task.gold[position.turn]))
     calling = [position for position in positions if allowed(position)]
@@ -110,7 +109,7 @@ def _corruptions(task: Task, rng: Random, environment: BfclEnvironment, allowed:
             yield _item(injection, kind)
 
 
-def _premature(task: Task, rng: Random, environment: BfclEnvironment, allowed: _Allowed) -> Iterator[ProbeItem]:
+def _premature(task: Task, rng: Random, environment: Environment, allowed: _Allowed) -> Iterator[ProbeItem]:
     """The premature call of one position, if there is any."""
     found = [one for one in premature_calls(task, environment=environment) if allowed(one[0])]
     if found:

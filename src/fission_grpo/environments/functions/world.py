@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from fission_grpo.environments.functions.digest import attribute_digests
 from fission_grpo.environments.functions.schema_of import score_hook, tool_methods, toolbox
-from fission_grpo.environments.functions.worker import Overrun, Worker
+from fission_grpo.environments.functions.worker import Overrun, Runner, Worker
 from fission_grpo.environments.limits import CallLimits
 from fission_grpo.errors import ConfigError, EnvironmentFault, ToolError
 from fission_grpo.types import Tool, ToolCall, Verdict
@@ -22,15 +22,17 @@ _ResultT = TypeVar("_ResultT")
 
 
 class FunctionWorld:
-    """One object and the one thread on which all of its code runs."""
+    """One object, and where all of its code runs."""
 
-    def __init__(self, factory: Callable[[], Any], config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, factory: Callable[[], Any], config: Mapping[str, Any], *, runner: Callable[[], Runner] = Worker
+    ) -> None:
         """Call `factory()`, then `reset(**config)` on what it made.
 
         Raises:
             ConfigError: either of them failed, or the object's methods have no JSON Schema.
         """
-        self._worker = Worker()
+        self._runner = runner()
         given = copy.deepcopy(dict(config))
         try:
             self._subject = self._guarded("reset", lambda: _born(factory, given))
@@ -48,7 +50,7 @@ class FunctionWorld:
         """
         method = tool_methods(self._subject)[call.name]
         given = copy.deepcopy(dict(call.arguments))
-        return self._worker.run(
+        return self._runner.run(
             f"tool {call.name}", lambda: _as_text(method(**given), limits.characters), seconds=limits.seconds
         )
 
@@ -71,7 +73,7 @@ class FunctionWorld:
 
     def _guarded(self, what: str, job: Callable[[], _ResultT]) -> _ResultT:
         try:
-            return self._worker.run(what, job, seconds=SETUP_SECONDS)
+            return self._runner.run(what, job, seconds=SETUP_SECONDS)
         except (Overrun, ToolError) as error:
             raise EnvironmentFault(f"{what}: {error}") from error
 
