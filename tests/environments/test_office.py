@@ -1,4 +1,4 @@
-"""The office: its tools are nobody else's, every class of error can be met, snapshots are exact, and it judges fairly."""
+"""The office: its tools are nobody else's, every class of error can be met, snapshots are exact, verdicts fair."""
 
 from __future__ import annotations
 
@@ -39,12 +39,9 @@ def test_every_world_has_eight_to_twelve_tools_and_no_two_share_one() -> None:
 def test_no_tool_has_the_name_of_one_of_bfcl() -> None:
     bfcl_eval = pytest.importorskip("bfcl_eval")
     official = {tool["function"]["name"] for tool in bfcl_tools(BFCL_CLASSES)}
-    data = Path(bfcl_eval.__file__).parent / "data"
-    described = [
-        text for file in data.rglob("*.json") if "answer" not in str(file) for text in [file.read_text("utf-8")]
-    ]
-    for text in described:  # single-turn entries and the documents of the classes: `"name": "..., "description"`
-        official |= {name.rpartition(".")[2] for name in re.findall(r'"name": "([\w.]+)", "description"', text)}
+    for file in (Path(bfcl_eval.__file__).parent / "data").rglob("*.json"):  # single-turn entries, too
+        names = re.findall(r'"name": "([\w.]+)", "description"', file.read_text("utf-8"))
+        official |= {name.rpartition(".")[2] for name in names}
     assert len(official) > 1000
     assert not NAMES & official
 
@@ -310,11 +307,9 @@ def test_worlds_that_would_share_a_name_are_refused() -> None:
 
     with pytest.raises(ConfigError, match="open_calendar"):
         FunctionEnvironment.from_classes([*OFFICE_WORLDS, Other])
-    task = Task(
-        id="t", messages=(), tools=(), world=World(environment="office", config={"classes": ["Zoo"], "initial": {}})
-    )
+    zoo = World(environment="office", config={"classes": ["Zoo"], "initial": {}})
     with pytest.raises(ConfigError, match="no class Zoo"):
-        office_environment().reset(task)
+        office_environment().reset(Task(id="t", messages=(), tools=(), world=zoo))
 
 
 @cache
