@@ -75,17 +75,20 @@ $(TRL)/.installed: $(READY) requirements/trl.txt
 test-trl: install-trl
 	$(TRL)/bin/python -m pytest $(PARALLEL) tests/engines/trl $(ARGS)
 
-# The server alone: what asks it, and its tests, stay in the ordinary environment.
+# The server alone: what asks it, and its tests, stay in the ordinary environment and in TRL's.
+NO_VLLM := vLLM is not installed, and none of its tests has run: they need a network, and wheels for this machine (as in requirements/vllm.txt)
 install-vllm: $(VLLM)/.installed
 
 $(VLLM)/.installed: requirements/vllm.txt
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip --disable-pip-version-check install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --no-deps torch==2.13.0
-	$(VLLM)/bin/python -m pip --disable-pip-version-check install --no-deps -r $<
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --no-deps torch==2.13.0 \
+		|| { echo "$(NO_VLLM)" >&2; exit 1; }
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install --no-deps -r $< || { echo "$(NO_VLLM)" >&2; exit 1; }
 	@touch $@
 
-test-vllm: install install-vllm
+test-vllm: install install-trl install-vllm
 	FISSION_VLLM=$(VLLM)/bin/python $(BIN)/python -m pytest tests/engines/vllm $(ARGS)
+	FISSION_VLLM=$(VLLM)/bin/python $(TRL)/bin/python -m pytest tests/engines/trl/test_trl_vllm.py $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -96,7 +96,7 @@ def test_fission_alone_shows_what_is_needed_first_and_how_to_see_the_rest() -> N
     result = fission()
     assert result.exit_code == 0
     shown = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("  fission ")]
-    assert shown == ["quickstart", "train", "eval", "compare", "report", "doctor"]
+    assert shown == ["quickstart", "init", "train", "eval", "compare", "report", "doctor"]
     assert "fission --help shows all commands" in result.stdout
     assert "..." not in result.stdout  # no description is cut off
 
@@ -640,8 +640,9 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_nothing, ("supervise", "--output", "x", "--learning-rate", "0"), "got 0.0", "expected greater than 0"),
     (_nothing, ("supervise", "--output", "x", "--learning-rate", "-1"), "got -1.0", "expected greater than 0"),
     (_nothing, ("supervise", "--output", "x", "--demonstrations", "0"), "nothing to learn", "ask for --clean 3000"),
-    (_nothing, ("supervise", "--output", "x", "--data", "a.jsonl"), "data=a.jsonl: ", "leave this out"),
-    (_nothing, ("supervise", "--output", "x", "worlds.shop=shop:Shop"), "environments.shop: ", "leave this out"),
+    (_nothing, ("supervise", "--output", "x", "worlds.shop=shopp:Shop"), "No module named 'shopp'", "correct it there"),
+    (_nothing, ("init", "."), ". is there already", "choose another name"),
+    (_nothing, ("data", "check"), "data=synthetic is no file", "give a FILE"),
     (_nothing, ("simulator", "train", "r.jsonl", "--output", "x", "epochs=0"), "epochs: got 0", "greater than 0"),
     (_nothing, ("simulator", "train", "r.jsonl", "--output", "x", "epoch=1"), "unknown setting epoch", "epochs, batch"),
     (_nothing, ("quickstart", "--arms", "grpo,ppo"), "unknown arm 'ppo'", "grpo-matched"),

@@ -90,8 +90,8 @@ def test_what_is_kept_where() -> None:
     assert (one.reference, one.at_work, one.exchange, one.generator) == (0, 0, 0, 0)
     # Eight dialogues of 125 tokens; keys and values of three layers, one head of four, in single precision.
     assert one.cache == 8 * 125 * 2 * 3 * 4 * 4
-    cast = memory({"autocast": True})
-    assert (cast.weights, cast.at_work, cast.cache) == (4 * WHOLE, 2 * WHOLE, one.cache // 2)
+    cast = memory({"autocast": True})  # keys stay in single precision
+    assert (cast.weights, cast.at_work, cast.cache) == (4 * WHOLE, 2 * WHOLE, one.cache * 3 // 4)
     copies = memory({"gpus": 2})
     assert (copies.weights, copies.exchange) == (4 * WHOLE, 4 * WHOLE)
     held = memory({}, trainer=settings().trainer.model_copy(update={"beta": 0.1}))

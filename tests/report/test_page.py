@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from episodes import CALL, OTHER, episode, message
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +35,7 @@ from fission_grpo.report.page.sources import read_runs
 from fission_grpo.report.page.verdict import training_cautions
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
 from fission_grpo.report.tables import groups_table
+from fission_grpo.run.provenance import RunInputs, record_provenance
 from fission_grpo.types import ErrorClass
 
 
@@ -435,3 +437,20 @@ def test_a_run_without_traces_has_its_curves(tmp_path: Path) -> None:
     done, page = written(run)
     assert done.verdict == "run has made 2 steps; there are no traces to judge it by."
     assert "curves" in [attributes.get("id") for tag, attributes in Elements(page).tags if tag == "section"]
+
+
+def test_the_page_says_where_a_run_comes_from(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", family(0))
+    old = write_report([run], tmp_path / "old.html", samples=10, seed=0).path.read_text(encoding="utf-8")
+    assert "older than provenance.jsonl: command, versions, commit and machine were not written down" in old
+    inputs = RunInputs(model=HOSTILE[0], files={"model.safetensors": "ab" * 32}, tasks=3, tasks_hash="cd" * 32)
+    record_provenance(run, inputs=inputs, threads=1)
+    record_provenance(run, step=1, threads=2)
+    page = write_report([run], tmp_path / "new.html", samples=10, seed=0).path.read_text(encoding="utf-8")
+    assert "older than provenance.jsonl" not in page
+    assert f"model.safetensors {'ab' * 8}</dd>" in page
+    assert f"3 tasks, {'cd' * 8}</dd>" in page
+    assert "at step 1: threads: 1 then, 2 now</dd>" in page
+    assert f"torch {torch.__version__}" in page
+    assert HOSTILE[0] not in page
+    assert f"<code>fission reproduce {run}</code>" in page

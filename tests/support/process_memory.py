@@ -150,6 +150,7 @@ def measured(engine: str, changes: Mapping[str, Any], *, hidden: int, layers: in
     import torch
 
     torch.set_num_threads(1)
+    torch.backends.mkldnn.set_flags(False)  # its library keeps code for every shape of a bfloat16 product: no tensor
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         small = model_folder(place / "small", hidden=64, layers=1)

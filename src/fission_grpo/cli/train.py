@@ -196,14 +196,24 @@ def _show_plan(settings: RunSettings, as_json: bool) -> None:
 def _conclude(run: TrainedRun, as_json: bool) -> None:
     """What is there now, and the next command."""
     from fission_grpo.run.folder import quoted
-    from fission_grpo.tasks.training_set import SYNTHETIC
 
     if as_json:
         reached = run.policy if run.finished else run.folder / "checkpoints"
         told = {"run": str(run.folder), "policy": str(reached), "step": run.step, "steps": run.settings.trainer.steps}
         typer.echo(json_text({**told, "finished": run.finished}))
     elif run.finished:
-        what = "heldout" if run.settings.data == SYNTHETIC else "tasks HELD_OUT.jsonl"
-        typer.echo(f"{run}; evaluate it with: fission eval {what} --run {quoted(run.folder)}")
+        typer.echo(f"{run}; evaluate it with: fission eval {_evaluation_of(run.settings)} --run {quoted(run.folder)}")
     else:
         typer.echo(str(run))
+
+
+def _evaluation_of(settings: RunSettings) -> str:
+    """The command that plays tasks which the run has not seen; without such ones, those that it was trained on."""
+    from fission_grpo.run.folder import RunFolder, quoted
+    from fission_grpo.tasks.training_set import GIVEN, SYNTHETIC
+
+    if settings.data == SYNTHETIC:
+        return "heldout"
+    if settings.heldout is not None:
+        return "tasks"
+    return f"tasks {quoted(RunFolder(settings.folder).tasks if settings.data == GIVEN else settings.data)}"

@@ -16,6 +16,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from fission_grpo.assembly import ENVIRONMENTS
+from fission_grpo.commands.trained_run import record_origin
 from fission_grpo.config import RunSettings
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError
@@ -86,6 +87,7 @@ def evaluate_heldout(
     """
     if settings.data != SYNTHETIC:
         raise ConfigError(f"data={settings.data}: evaluation plays synthesised held-out tasks only; leave data out")
+    settings = settings if server else settings.from_anywhere()
     model = settings.model_dump(mode="json", include={"model", "chat_template", "precision", "rollouts", "synthetic"})
     asked = {**model, **on_server(server), "split": split, "seed": seed, "size": size}
     with writing_into(output):
@@ -95,14 +97,17 @@ def evaluate_heldout(
         suite = build_suite(
             split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
         )
-        return play_into(output, suite_items(suite), player, asked=asked, resume=resume)
+        return play_into(output, suite_items(suite), player, asked=asked, data=f"{SYNTHETIC} {split}", resume=resume)
 
 
 def play_into(
-    output: Path, items: Sequence[PlayedItem], player: Player, *, asked: Mapping[str, Any], resume: bool
+    output: Path, items: Sequence[PlayedItem], player: Player, *, asked: Mapping[str, Any], data: str, resume: bool
 ) -> Evaluation:
     """Play what a folder does not hold yet, and leave a whole evaluation there.
 
+    Args:
+        asked: for `settings.json`; what it calls `model` is the model.
+        data: where the tasks came from: a file, or a word of ours.
     Raises:
         ConfigError: prompts leave no room for an answer, and then the folder is left alone; or what it holds cannot be
             read.
@@ -111,6 +116,8 @@ def play_into(
 
     def begin() -> None:
         reserve(output, asked)
+        if len(kept.held) < len(items):
+            record_origin(output, asked["model"], chat=player.chat, tasks=[item.task for item in items], data=data)
         kept.begin()
 
     with episodes_shown(len(items)) as report:

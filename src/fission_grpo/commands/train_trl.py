@@ -23,21 +23,29 @@ from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.assembly import Groundwork, agreed, lay_groundwork
 from fission_grpo.commands.engine_memory import DeviceMemory, device_memory, micro_batches
 from fission_grpo.commands.launch import launch_line, require_launch
-from fission_grpo.commands.trained_run import TrainedRun, errors_name_the_run, require_same_tasks, status_line
+from fission_grpo.commands.trained_run import (
+    TrainedRun,
+    errors_name_the_run,
+    record_origin,
+    require_same_tasks,
+    status_line,
+)
 from fission_grpo.config import RunSettings
 from fission_grpo.engines.settings import EngineSettings, VllmMode
-from fission_grpo.engines.trl import FissionGRPOTrainer
-from fission_grpo.engines.trl.limits import SCALES, require_exact
+from fission_grpo.engines.trl import FissionGRPOTrainer, contract
+from fission_grpo.engines.trl.limits import SCALES, require_exact, require_tasks
+from fission_grpo.engines.trl.policy import require_vllm
 from fission_grpo.engines.trl.state import latest_checkpoint
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import find_model, load_config, load_weights
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import lora_config
-from fission_grpo.progress import ProgressCallback, progress
+from fission_grpo.progress import ProgressCallback, progress, warn
 from fission_grpo.run.folder import KEPT_CHECKPOINTS, RunFolder
 from fission_grpo.run.interruption import Interruption
 from fission_grpo.run.lock import writing_into
+from fission_grpo.run.outlook import Outlook
 from fission_grpo.run.traces import trace
 from fission_grpo.tasks.jsonl import Given, write_tasks
 
@@ -88,8 +96,8 @@ def make_trl_plan(settings: RunSettings) -> TrlPlan:
     Raises:
         ConfigError: something cannot work, or not inside TRL.
     """
-    exact_config(settings)
-    ground, fission = lay_groundwork(settings), settings.fission
+    args, ground, fission = exact_config(settings), lay_groundwork(settings), settings.fission
+    require_tasks(ground.tasks, args)
     rows = settings.trainer.queries * settings.trainer.group_size + fission.contexts * fission.group_size
     parts = micro_batches(settings)
     prompt = max(len(ground.chat.prompt(task.messages, task.tools)) for task in ground.tasks)
@@ -128,6 +136,15 @@ def train_inside_trl(
             run.compare_metrics(step)
             if tasks is not None:
                 write_tasks(run.tasks, ground.tasks)
+            record_origin(
+                run.path,
+                settings.model,
+                chat=ground.chat,
+                tasks=ground.tasks,
+                data=settings.data,
+                step=step,
+                processes=trainer.accelerator.num_processes,
+            )
         trainer.accelerator.wait_for_everyone()
         shown = keeper.showing(settings.trainer.steps, done=step)
         with errors_name_the_run(done), Interruption() as interruption, shown:
@@ -161,6 +178,8 @@ def trainer_of(settings: RunSettings, args: Any, ground: Groundwork, keeper: Run
     # In our own loop each process has all of these; TRL's trainer shares out what it is given for the run.
     each = settings.fission
     whole = {"contexts": each.contexts * ranks, "capacity": each.capacity * ranks, "trigger": each.trigger * ranks}
+    require_tasks(ground.tasks, args)
+    require_vllm(args, ground.chat)
     model = load_weights(settings.model, precision=settings.precision)
     if settings.engine.vllm is VllmMode.COLOCATE:
         model.name_or_path = str(find_model(settings.model).folder.resolve())  # where TRL lets vLLM look
@@ -190,8 +209,9 @@ def exact_config(settings: RunSettings) -> Any:
     """The `GRPOConfig` of a run.
 
     Raises:
-        ConfigError: something has no counterpart, or would not be exact.
+        ConfigError: TRL is another one; something has no counterpart, or would not be exact.
     """
+    contract.require_release()
     args = GRPOConfig(**config_values(settings))
     require_exact(args, settings.fission, samples_itself=True)
     return args
@@ -277,6 +297,7 @@ class RunKeeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         self._scale = scale
         self._main = PartialState().is_main_process
         self._show: ProgressCallback = lambda done, note: None
+        self._outlook: Outlook | None = None
 
     @contextmanager
     def showing(self, steps: int, *, done: int) -> Iterator[None]:
@@ -284,6 +305,7 @@ class RunKeeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         if not self._main:
             yield
             return
+        self._outlook = Outlook(steps)
         with progress("train", total=steps, done=done) as self._show:
             yield
 
@@ -300,6 +322,8 @@ class RunKeeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         ours = {name: told[theirs] for theirs, name in UPDATE_NAMES.items() if theirs in told}
         self._run.append(self._run.metrics, [{"step": state.global_step - 1, **told, **ours}])
         self._show(state.global_step, status_line(told, entropy="entropy"))
+        if self._outlook is not None:
+            warn(self._outlook.heed(state.global_step, told))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """Save at the end, and where somebody asked to stop."""

@@ -34,6 +34,7 @@ _PROBE_TEXT = 'Ünïcode, 12345 and\n\t{"nested": [1.5, null]} — 你好; the n
 _PROBE_TOKENS = 8
 _MOST_TIED = 8
 _CONTROL_TOKENS = 32
+_LISTED = Question(path="/models", payload=None, read=read_served_models, expected="list of vLLM's models")
 
 
 class VLLMPolicy(Policy):
@@ -126,7 +127,7 @@ class VLLMPolicy(Policy):
         repeatable = self.seeded or not drawn
         final = frozenset[Trouble]() if repeatable else frozenset(Trouble) - _NEVER_TAKEN
         try:
-            sampled = await self._ask(http, self._sampling(request, final), random=Random(seed))
+            sampled = await _ask(self._client, http, self._sampling(request, final), random=Random(seed))
         except ConfigError as error:
             raise PolicyError(str(error)) from error
         if sampled.prompt_ids != context:
@@ -142,7 +143,7 @@ class VLLMPolicy(Policy):
 
     @property
     def _name(self) -> str:
-        return f"{self._client.url} with model {self.server.model!r}"
+        return _name(self._client)
 
     def _sampling(self, request: TokenRequest, final: frozenset[Trouble] = frozenset()) -> Question[SampledTokens]:
         return Question(
@@ -153,20 +154,6 @@ class VLLMPolicy(Policy):
             final=final,
         )
 
-    async def _ask(self, http: httpx2.AsyncClient, question: Question[AnswerT], *, random: Random) -> AnswerT:
-        """The answer.
-
-        Raises:
-            ConfigError: there is none after all tries.
-        """
-        exchange = await self._client.ask(http, question, random=random)
-        if exchange.answer is None:
-            raise ConfigError(
-                f"{self._name} gives no {question.expected}: {_told(exchange.setbacks)}; "
-                f"tried {exchange.attempts} time(s); {_remedy(exchange.setbacks[0].trouble)}"
-            )
-        return exchange.answer
-
     async def _check(self, chat: ChatFormat, context_window: int | None) -> int:
         """Most tokens of a context and its completion.
 
@@ -174,12 +161,11 @@ class VLLMPolicy(Policy):
             ConfigError: no server, or a wrong one.
         """
         async with self._client.connections(_ONE_CONNECTION) as http:
-            listed = Question(path="/models", payload=None, read=read_served_models, expected="list of vLLM's models")
-            served = await self._ask(http, listed, random=Random(0))
+            served = await _ask(self._client, http, _LISTED, random=Random(0))
             self._require_model(served, context_window)
             text = _PROBE_TEXT.join(["", *list(chat.renderer.control_ids)[:_CONTROL_TOKENS], ""])
             request = TokenRequest(prompt=text, max_tokens=_PROBE_TOKENS, temperature=2.0, top_k=1)
-            probed = await self._ask(http, self._sampling(request), random=Random(0))
+            probed = await _ask(self._client, http, self._sampling(request), random=Random(0))
             self._require_tokenizer(tuple(chat.renderer.encode(text)), probed.prompt_ids)
             self._require_sampled_logprobs(probed.logprobs)
         return context_window or served[self.server.model]
@@ -219,6 +205,24 @@ class VLLMPolicy(Policy):
             )
 
 
+def first_model(server: EndpointSettings) -> str:
+    """The first model that a server lists, for somebody who knows its address alone; `server.model` is empty then.
+
+    Raises:
+        ConfigError: no server, or none of vLLM's.
+    """
+    client = EndpointClient(server)
+
+    async def listed() -> dict[str, int]:
+        async with client.connections(_ONE_CONNECTION) as http:
+            return await _ask(client, http, _LISTED, random=Random(0))
+
+    names = list(asyncio.run(listed()))
+    if not names:
+        raise ConfigError(f"{client.url} serves no model; start it with one")
+    return names[0]
+
+
 def require_temperature(temperature: float) -> None:
     """A temperature that vLLM samples at.
 
@@ -230,6 +234,28 @@ def require_temperature(temperature: float) -> None:
             f"temperature {temperature:g}: vLLM would sample at {LOWEST_TEMPERATURE} in its place; "
             f"choose 0, which is greedy, or at least {LOWEST_TEMPERATURE}"
         )
+
+
+async def _ask(
+    client: EndpointClient, http: httpx2.AsyncClient, question: Question[AnswerT], *, random: Random
+) -> AnswerT:
+    """The answer.
+
+    Raises:
+        ConfigError: there is none after all tries.
+    """
+    exchange = await client.ask(http, question, random=random)
+    if exchange.answer is None:
+        raise ConfigError(
+            f"{_name(client)} gives no {question.expected}: {_told(exchange.setbacks)}; "
+            f"tried {exchange.attempts} time(s); {_remedy(exchange.setbacks[0].trouble)}"
+        )
+    return exchange.answer
+
+
+def _name(client: EndpointClient) -> str:
+    model = client.settings.model
+    return f"{client.url} with model {model!r}" if model else client.url
 
 
 _REMEDIES: Mapping[Trouble, str] = MappingProxyType(

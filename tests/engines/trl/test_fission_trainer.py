@@ -19,6 +19,7 @@ from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.losses import ObjectiveName
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.engines.trl import FissionGRPOTrainer, contract
+from fission_grpo.engines.trl import policy as policies
 from fission_grpo.engines.trl.limits import require_exact, require_whole_weights, share_of
 from fission_grpo.errors import ConfigError
 from fission_grpo.policy.base import Sampling
@@ -257,6 +258,7 @@ def refused(folder: Path, fission: FissionSettings = FISSION, **changes: Any) ->
         ({"given": {"train_dataset": rows(1)}}, "got 1 rows, and each step of 1 process(es) explores 2"),
         ({"given": {"train_dataset": None}, "max_steps": -1}, "max_steps says how long the run is"),
         ({"given": {"train_dataset": None, "environment_factory": {"a": Counter}}}, "a column `environment`"),
+        ({"use_vllm": True}, "none is installed here; pip install 'trl[vllm]'"),
         ({"given": {"rollout_func": lambda prompts, trainer: {}}}, "leave it out"),
         ({"given": {"reward_funcs": "some/model"}}, "is a reward model"),
         ({"given": {"reward_funcs": None, "environment_factory": None}}, "nothing gives a reward"),
@@ -297,6 +299,13 @@ def test_the_model_is_sampled_from_under_zero_2_and_not_under_zero_3(
         return
     with pytest.raises(ConfigError, match=r"DeepSpeed ZeRO-3 spreads .*; set use_vllm=True, or use DDP or ZeRO-2"):
         require_whole_weights(trainer)
+
+
+def test_weights_are_not_sent_to_a_server_from_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before TRL loads a model, and waits for the server."""
+    monkeypatch.setattr(policies, "is_vllm_available", lambda: True)
+    sentence = "over NCCL, from a CUDA device, and this process has cpu; leave use_vllm out, or give policy="
+    assert sentence in refused(tmp_path, use_vllm=True, vllm_mode="server")
 
 
 def test_another_release_of_trl_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

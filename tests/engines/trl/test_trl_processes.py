@@ -18,11 +18,14 @@ from typing import Any
 
 import pytest
 from mortal_server import Mortal, mortal_server
-from tiny_trl import STEPS, buffer_of, call, fingerprint, run_steps, tiny_trainer
+from tiny_trl import STEPS, buffer_of, call, config, fingerprint, run_steps, tiny_trainer, tokenizer
 
+from fission_grpo.chat.format import ChatFormat
 from fission_grpo.engines.trl import FissionGRPOTrainer
+from fission_grpo.engines.trl.policy import served
 from fission_grpo.engines.trl.state import latest_checkpoint, read_state
 from fission_grpo.errors import ConfigError, FissionError, PolicyError
+from fission_grpo.models.catalog import load_chat
 from fission_grpo.policy.vllm import VLLMPolicy
 
 SAVED = {"save_strategy": "steps", "save_steps": 2, "max_steps": STEPS}
@@ -86,6 +89,16 @@ def test_a_server_that_dies_in_the_middle_of_a_step_loses_nothing(tmp_path: Path
         resumed.train(resume_from_checkpoint=True)
     assert len(buffer_of(resumed)) > 0
     assert (resumed.state.global_step, fingerprint(resumed)) == (STEPS, fingerprint(whole))
+
+
+def test_the_server_that_trl_pushes_to_is_looked_at_before_a_model_is_loaded(tmp_path: Path) -> None:
+    with mortal_server(["Done."]) as server:
+        args = config(tmp_path, use_vllm=True, vllm_mode="server", vllm_server_base_url=server.url)
+        assert served(args, ChatFormat(tokenizer())).server.model == "the-model"
+        with pytest.raises(ConfigError, match="with model 'the-model' has another tokenizer: it reads a text of"):
+            served(args, load_chat("nano"))
+    with pytest.raises(ConfigError, match=r"gives no list of vLLM's models: no connection .*tried 2 time\(s\)"):
+        served(args, ChatFormat(tokenizer()), patience=1.0)
 
 
 def test_two_processes_agree_on_the_weights_and_keep_a_buffer_each(tmp_path: Path) -> None:

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import runpy
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trl
 from datasets import Dataset, IterableDataset
 from tiny_trl import Counter, call, model, scripted, tokenizer
 from trl import GRPOConfig
 from typer.testing import CliRunner
 
 from fission_grpo import recipe, train
+from fission_grpo.chat.parse import render_call
 from fission_grpo.cli import app
 from fission_grpo.cli.options import WRONG_INPUT
 from fission_grpo.commands import train as train_command
+from fission_grpo.commands import train_trl
 from fission_grpo.engines.trl import FissionGRPOTrainer as GRPOTrainer
+from fission_grpo.engines.trl import contract, inputs
 from fission_grpo.engines.trl.policy import ColocatedVLLM
 from fission_grpo.files import read_jsonl
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.policy.base import Sampling
 from fission_grpo.run.folder import RunFolder
-from fission_grpo.types import Completion, FinishReason
+from fission_grpo.types import Completion, FinishReason, ToolCall
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -79,6 +85,88 @@ SMALL = {
     "max_completion_length": 8,
     "report_to": [],
 }
+
+
+def test_the_script_in_trls_documentation_of_its_trainer_runs_with_one_import_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TRL prints it; only what it would download or lacks lies here under the same name. TRL itself asks for
+    `use_cpu` where there is no GPU, and the answers are short for the sake of time."""
+    example = str(trl.GRPOTrainer.__doc__).split("```python")[1].split("```")[0]
+    lines = [line.strip()[4:] for line in example.strip().splitlines()]
+    script = "\n".join(lines).replace("from trl import", "from fission_grpo.engines.trl import FissionGRPOTrainer as")
+    assert script.count("FissionGRPOTrainer as GRPOTrainer") == 1
+    names = [word for word in script.split('"') if "/" in word]
+    (dataset,) = (name for name in names if f'load_dataset("{name}"' in script)
+    (policy,) = (name for name in names if name != dataset)
+    save_model_folder(model("qwen3"), tokenizer(), tmp_path / policy)
+    (tmp_path / dataset).mkdir(parents=True)
+    row = {"prompt": [{"role": "user", "content": "Count."}], "solution": "1"}
+    (tmp_path / dataset / "train.jsonl").write_text(json.dumps(row) + "\n")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+    def accuracy_reward(completions: Any, solution: list[str], **kwargs: Any) -> list[float]:
+        assert solution == ["1"] * len(completions)
+        return [float(len(said[0]["content"]) % 2) for said in completions]
+
+    monkeypatch.setattr("trl.rewards.accuracy_reward", accuracy_reward)  # TRL's needs a package for mathematics
+    monkeypatch.setattr(inputs, "GRPOConfig", partial(GRPOConfig, use_cpu=True, max_completion_length=16))
+    (tmp_path / "script.py").write_text(script)
+    trainer = runpy.run_path("script.py")["trainer"]
+    assert isinstance(trainer, GRPOTrainer)
+    assert trainer.state.global_step == trainer.state.max_steps == 3  # epochs of one row
+    assert "rewards/accuracy_reward/mean" in trainer.state.log_history[0]
+
+
+class Echo:
+    """Of the kind in TRL's guide to environments: it says nothing at first, and keeps a reward for a function."""
+
+    def __init__(self) -> None:
+        self.reward = 0.0
+
+    def reset(self, **kwargs: Any) -> str | None:
+        self.reward = 0.0
+        return None
+
+    def echo(self, message: str) -> str:
+        """
+        Say the message again.
+
+        Args:
+            message: What to say again
+
+        Returns:
+            The same message.
+        """
+        self.reward = len(message) / 10
+        return message
+
+
+def test_a_script_of_the_kind_in_trls_guide_to_environments_runs(folder: str) -> None:
+    def reward_func(environments: Any, **kwargs: Any) -> list[float]:
+        return [environment.reward for environment in environments]
+
+    asked = [{"role": "user", "content": "Say 'Hello' with the tool."}]
+    trainer = GRPOTrainer(
+        model=folder,
+        train_dataset=Dataset.from_dict({"prompt": [asked] * 2}),
+        reward_funcs=reward_func,
+        args=GRPOConfig(
+            chat_template_kwargs={"enable_thinking": False},
+            log_completions=True,
+            max_steps=1,
+            max_completion_length=128,
+            use_cpu=True,
+        ),
+        environment_factory=Echo,
+        policy=scripted(
+            *(render_call(ToolCall(name="echo", arguments={"message": "Hello" * count})) for count in (1, 2)), "Hello."
+        ),
+    )
+    trainer.train()
+    (logged, *_) = trainer.state.log_history
+    # Half a point, a whole one and none, in turn, for eight siblings.
+    assert logged["rewards/reward_func/mean"] == pytest.approx((3 * 0.5 + 3 * 1.0) / 8)
 
 
 def test_an_environment_that_makes_up_its_tasks_needs_nothing_else(folder: str) -> None:
@@ -241,6 +329,34 @@ def test_what_trl_cannot_do_is_refused_before_anything_is_written(changes: dict[
         assert refused.exit_code == WRONG_INPUT
         assert sentence in " ".join(refused.output.split())
     assert not Path("runs/none/config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"trainer__queries": 500}, "rows, and each step of 1 process(es) explores 500; add tasks, or lower"),
+        ({"engine__vllm": "server", "engine__vllm_url": "http://127.0.0.1:9"}, "pip install 'trl[vllm]'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_weights_are_loaded(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], sentence: str
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(train_trl, "load_weights", never)
+    refused = CliRunner().invoke(app, typed("--output", "runs/none", **changes))
+    assert refused.exit_code == WRONG_INPUT
+    assert sentence in " ".join(refused.output.split())
+
+
+def test_another_trl_is_refused_by_the_command_line_and_by_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "TESTED", "1.15.2")
+    for words in ((), ("--dry-run",)):
+        refused = CliRunner().invoke(app, typed(*words, "--output", "runs/none"))
+        assert refused.exit_code == WRONG_INPUT
+        assert "this engine is proved with 1.15.2: install trl==1.15.2" in " ".join(refused.output.split())
+    assert not Path("runs").exists()
 
 
 def test_without_the_extra_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

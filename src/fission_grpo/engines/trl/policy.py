@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from math import ceil
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
+from trl.import_utils import is_vllm_available
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.client.endpoint import EndpointSettings
 from fission_grpo.errors import ConfigError, PolicyError, boundary
 from fission_grpo.policy.base import Context, Policy, Reply, Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy, context_window
-from fission_grpo.policy.vllm import VLLMPolicy
+from fission_grpo.policy.vllm import VLLMPolicy, first_model
 from fission_grpo.types import Completion, FinishReason
 
 MOST_DIALOGUES = 64
 """Most that a process has under way at a server; ours."""
+PAUSE = 2.0
+"""Seconds between two looks for a server that is not up yet; TRL's."""
 
 
 class TrainedPolicy(HFPolicy):
@@ -93,7 +96,7 @@ def policy_of(trainer: Any, chat: ChatFormat) -> Policy:
     if not trainer.use_vllm:
         return TrainedPolicy(trainer.model, chat=chat, autocast=trainer.accelerator.autocast)
     if trainer.vllm_mode == "server":
-        return _served(trainer, chat)
+        return served(trainer.args, chat)
     if trainer.vllm_tensor_parallel_size > 1:
         raise ConfigError(
             f"vllm_tensor_parallel_size={trainer.vllm_tensor_parallel_size} makes processes sample in step, and "
@@ -105,14 +108,38 @@ def policy_of(trainer: Any, chat: ChatFormat) -> Policy:
     return ColocatedVLLM(trainer.vllm_generation, eos_id=chat.eos_id, window=window)
 
 
-def _served(trainer: Any, chat: ChatFormat) -> Policy:
-    """The server that TRL pushes weights to; its name for the model is known to the main process alone.
+def require_vllm(args: Any, chat: ChatFormat) -> None:
+    """See that TRL can drive the vLLM that a `GRPOConfig` asks for, before a model is loaded.
 
+    Raises:
+        ConfigError: vLLM is not installed; weights cannot be sent from here; no server, or a wrong one.
+    """
+    if not args.use_vllm:
+        return
+    if not is_vllm_available():
+        raise ConfigError(
+            "use_vllm=True has TRL drive a vLLM, and none is installed here; pip install 'trl[vllm]', or leave it out: "
+            "the model is then sampled from by itself"
+        )
+    if args.vllm_mode == "server":
+        if args.device.type != "cuda":
+            raise ConfigError(
+                f'vllm_mode="server" has TRL send weights over NCCL, from a CUDA device, and this process has '
+                f"{args.device.type}; leave use_vllm out, or give policy= for a server that keeps its weights"
+            )
+        served(args, chat, patience=args.vllm_server_timeout)
+
+
+def served(args: Any, chat: ChatFormat, *, patience: float = 0.0) -> VLLMPolicy:
+    """The server that TRL pushes weights to; of several models TRL's client means the first.
+
+    Args:
+        patience: seconds to wait for a server that is not up yet.
     Raises:
         ConfigError: no server, or a wrong one: see `VLLMPolicy`.
     """
-    args = trainer.args
     url = args.vllm_server_base_url or f"http://{args.vllm_server_host}:{args.vllm_server_port}"
-    name = [trainer.vllm_generation.vllm_client.model if trainer.accelerator.is_main_process else None]
-    broadcast_object_list(name, from_process=0)
-    return VLLMPolicy(EndpointSettings(url=url, model=str(name[0]), concurrency=MOST_DIALOGUES), chat=chat)
+    asking = EndpointSettings(url=url, model="", concurrency=MOST_DIALOGUES)
+    patient = {"attempts": 1 + ceil(patience / PAUSE), "backoff_seconds": 2 * PAUSE, "longest_wait_seconds": PAUSE}
+    name = first_model(asking.model_copy(update=patient))
+    return VLLMPolicy(asking.model_copy(update={"model": name}), chat=chat)

@@ -36,7 +36,7 @@ from fission_grpo.engines.trl import contract, limits
 from fission_grpo.engines.trl.environment import Factory
 from fission_grpo.engines.trl.inputs import chat_of, config_of, given_rows, given_tasks, placeholder, tokenizer_of
 from fission_grpo.engines.trl.metrics import StepLog, step_metrics
-from fission_grpo.engines.trl.policy import policy_of
+from fission_grpo.engines.trl.policy import policy_of, require_vllm
 from fission_grpo.engines.trl.rewards import extras_of, judge_of
 from fission_grpo.engines.trl.rows import Handover
 from fission_grpo.engines.trl.stages import RowStages
@@ -108,8 +108,10 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
         args = config_of(args, model)
         fission = limits.fission_for(args) if fission is None else fission
         limits.require_exact(args, fission, samples_itself=policy is None and not args.use_vllm)
+        share = limits.share_of(fission, args.world_size)
         tokenizer = tokenizer_of(processing_class, model)
         self.chat = chat or chat_of(tokenizer, args.chat_template_kwargs)
+        require_vllm(args, self.chat)
         if tasks is None:
             found = given_rows(
                 args,
@@ -141,7 +143,6 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
             max_tokens=args.max_completion_length,
             max_turns=MAX_TURNS if args.max_tool_calling_iterations is None else args.max_tool_calling_iterations + 1,
         )
-        share = limits.share_of(fission, self.accelerator.num_processes)
         self.objective = Objective(scale=limits.SCALES[args.scale_rewards])
         source = FissionSource(share, simulator=simulator or RulesSimulator(), chat=self.chat)
         stages = Stages(
@@ -162,9 +163,8 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
         render_prompts([*(tasks or ()), *eval_tasks], chat=self.chat, window=window, max_tokens=rollouts.max_tokens)
         self.on_step = on_step
         self._handover: Handover
-        explored = args.per_device_train_batch_size * args.steps_per_generation
         parts = args.steps_per_generation
-        self._rows = parts * ceil((explored + share.contexts * share.group_size) / parts)
+        self._rows = parts * (args.per_device_train_batch_size + ceil(share.contexts * share.group_size / parts))
         self._step_log = StepLog(self, rows=self._rows * self.accelerator.num_processes)
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:

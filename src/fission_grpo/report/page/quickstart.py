@@ -24,7 +24,7 @@ from fission_grpo.report.page.curves import charts_of_arms
 from fission_grpo.report.page.errors import flow_panels, glossary, recovery_tables
 from fission_grpo.report.page.markdown import html_of
 from fission_grpo.report.page.page import Page, Table
-from fission_grpo.report.page.provenance import provenance
+from fission_grpo.report.page.provenance import folder_facts, source_facts
 from fission_grpo.report.page.runs import PART_TITLES, rates_of
 from fission_grpo.report.page.samples import Episodes, payload_of
 from fission_grpo.report.page.signal import group_bars, signal_sentence
@@ -100,7 +100,7 @@ def page_of_quickstart(results: Results, *, samples: int, seed: int) -> Page:
             Table(title="What each arm spent", body=html_of(budget_table(curves))),
             Table(title="What a recovery takes", body=effort(arms)),
         ],
-        sources=[provenance(run) for run in runs],
+        sources=[folder_facts(results.folder), *(source_facts(run) for run in runs)],
         payload=payload_of(
             [run for run in runs if run.traces],
             list(_episodes(runs, comparisons[EPISODES], pair)),

@@ -26,7 +26,7 @@ from fission_grpo.report.page.curves import charts_of_arms, charts_of_run
 from fission_grpo.report.page.errors import FlowPanel, flow_panel, flow_panels, glossary, recovery_tables
 from fission_grpo.report.page.markdown import html_of
 from fission_grpo.report.page.page import Page, Table
-from fission_grpo.report.page.provenance import provenance
+from fission_grpo.report.page.provenance import source_facts
 from fission_grpo.report.page.samples import Episodes, payload_of
 from fission_grpo.report.page.signal import account_run, group_bars, signal_sentence
 from fission_grpo.report.page.sources import PageRun
@@ -91,7 +91,7 @@ def page_of_runs(runs: Sequence[PageRun], *, samples: int, seed: int) -> Page:
         glossary=glossary([*(record for arm in arms for record in arm.records), *explored]),
         spending=[spending(run) for run in trained],
         costs=_cost_tables(arms, trained),
-        sources=[provenance(run) for run in runs],
+        sources=[source_facts(run) for run in runs],
         payload=payload_of(
             [run for run in trained if run.traces], _episodes(evaluated, comparison), samples=samples, seed=seed
         ),

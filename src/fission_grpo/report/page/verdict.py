@@ -164,8 +164,8 @@ def _signal(last: MetricsRows) -> Iterator[Caution]:
         yield Caution(
             title="Dead groups",
             text=f"{100 * dead:.0f} % of the exploration groups of the last {len(last)} steps had no gradient "
-            f"(all right: {100 * right:.0f} %, all wrong: {100 * wrong:.0f} %). Harder tasks, or larger groups, "
-            "would give more to learn from.",
+            f"(all right: {100 * right:.0f} %, all wrong: {100 * wrong:.0f} %). "
+            f"{'Harder' if right >= wrong else 'Easier'} tasks, or larger groups, would give more to learn from.",
         )
 
 
