@@ -65,7 +65,7 @@ CONNECTED = Setup(
     ),
 )
 
-FOLDER = Setup(
+MAIL_FOLDER = Setup(
     name="mail_folder",
     fixers=("make_folder",),
     arrange=_folder,
@@ -283,7 +283,7 @@ MAIL = Api(
         RequestGenerator(
             name="file_mail",
             draw=_file,
-            setups=(CONNECTED, FOLDER),
+            setups=(CONNECTED, MAIL_FOLDER),
             weight=2.0,
             wordings=Wordings(
                 train=(

@@ -144,7 +144,7 @@ STOCKED = Setup(
     ),
 )
 
-RESERVED = Setup(
+ORDER_RESERVED = Setup(
     name="reserved",
     fixers=("reserve_order",),
     arrange=_reserved,
@@ -370,7 +370,7 @@ WAREHOUSE = Api(
         RequestGenerator(
             name="pack",
             draw=_pack,
-            setups=(CLOCKED_ON, RESERVED),
+            setups=(CLOCKED_ON, ORDER_RESERVED),
             topic="count",
             weight=1.5,
             wordings=Wordings(
