@@ -125,6 +125,8 @@ ERRORS: list[tuple[str, ErrorClass, ToolCall]] = [
     ("Calendar", ErrorClass.NOT_FOUND, call("find_free_slot", day="2026-05-04", minutes=500)),
     ("Calendar", ErrorClass.ILLEGAL_VALUE, call("show_day", day="4.5.2026")),
     ("Calendar", ErrorClass.ILLEGAL_VALUE, call("show_day", day="2026-02-30")),
+    ("Calendar", ErrorClass.ILLEGAL_VALUE, call("move_event", event_id=7, day="20260504", start="14:00")),
+    ("Calendar", ErrorClass.ILLEGAL_VALUE, call("move_event", event_id=7, day="2026-05-04", start="1:030")),
     ("Calendar", ErrorClass.ILLEGAL_VALUE, call("add_event", title="x", day="2026-05-04", start="25:00", minutes=30)),
     ("Calendar", ErrorClass.ILLEGAL_VALUE, call("add_event", title="x", day="2026-05-04", start="14:00", minutes=0)),
     ("Calendar", ErrorClass.PRECONDITION, call("drop_event", event_id=8)),
@@ -259,6 +261,15 @@ def test_a_payment_goes_its_way() -> None:
     outcomes = [environment.execute(step) for step in steps]
     assert [outcome.error for outcome in outcomes] == [None, ErrorClass.PRECONDITION, None, None, None]
     assert outcomes[-1].text == "10.0"  # 50 + 40 - 80
+
+
+def test_money_that_goes_and_comes_back_leaves_no_trace() -> None:
+    environment = world_of("Bank")
+    before = environment.snapshot().attributes
+    for source, target in (("saved", "daily"), ("daily", "saved")):
+        outcome = environment.execute(call("shift_money", source=source, target=target, amount=33.93))
+        assert outcome.kind is OutcomeKind.SUCCESS
+    assert environment.snapshot().attributes == before  # binary fractions alone would leave 50.00000000000001
 
 
 GOLD = ((call("find_sku", name="amber"), call("move_stock", sku="AM1", shelf="B-02")),)

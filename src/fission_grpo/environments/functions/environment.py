@@ -132,7 +132,8 @@ class FunctionEnvironment:
     ) -> FunctionEnvironment:
         """A world of several objects, of which each task names those that it needs.
 
-        Its config is `{"classes": [name, ...], "initial": {name: what that class's reset takes}}`.
+        Its config is `{"classes": [name, ...], "initial": {name: what that class's reset takes}}`. A `score` of
+        one of them is not asked: `judge` sees them all.
 
         Raises:
             ConfigError: two classes share a tool or their name, one has no `reset`, or a method has no JSON Schema.

@@ -145,15 +145,14 @@ def _without_self(function: Callable[..., Any]) -> Callable[..., Any]:
     return stand_in
 
 
-@cache
 def _public(kind: type[Any]) -> Mapping[str, tuple[Callable[..., Any], bool]]:
     """Public methods of a class with whether they are bound; base classes first, in order of definition."""
     names = dict.fromkeys(name for base in reversed(kind.__mro__) for name in vars(base))
     tools: dict[str, tuple[Callable[..., Any], bool]] = {}
     for name in names:
-        found = inspect.getattr_static(kind, name)
         if name.startswith("_") or name in HOOKS:
             continue
+        found = inspect.getattr_static(kind, name)
         if isinstance(found, classmethod | staticmethod):
             tools[name] = (found.__func__, isinstance(found, classmethod))
         elif isinstance(found, FunctionType):

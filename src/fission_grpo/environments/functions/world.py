@@ -38,6 +38,7 @@ class FunctionWorld:
             self._subject = self._guarded("reset", lambda: _born(factory, given))
         except EnvironmentFault as fault:
             raise ConfigError(f"the world cannot be built from {dict(config)!r}: {fault}") from fault
+        self._methods = tool_methods(self._subject)
         self.tools: tuple[Tool, ...] = toolbox(type(self._subject), self._subject)
 
     def call(self, call: ToolCall, limits: CallLimits) -> str:
@@ -48,7 +49,7 @@ class FunctionWorld:
             EnvironmentFault: it raised anything else.
             Overrun: it took too long; this world is lost.
         """
-        method = tool_methods(self._subject)[call.name]
+        method = self._methods[call.name]
         given = copy.deepcopy(dict(call.arguments))
         return self._runner.run(
             f"tool {call.name}", lambda: _as_text(method(**given), limits.characters), seconds=limits.seconds

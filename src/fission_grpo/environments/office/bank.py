@@ -95,8 +95,8 @@ class Bank:
             amount: how much
         """
         self._take(self._account(source), checked_amount(amount), unless=self._account(target))
-        self.accounts[target] += float(amount)
-        return f"{source} {self.accounts[source]:g}, {target} {self.accounts[target]:g}"
+        self.accounts[target] = round(self.accounts[target] + amount, 2)
+        return f"{source} {self.accounts[source]:.2f}, {target} {self.accounts[target]:.2f}"
 
     def prepare_payment(self, account: str, iban: str, amount: float) -> str:
         """Prepare a payment, to be approved later.
@@ -220,8 +220,8 @@ class Bank:
         if account == unless:
             raise ToolError(f"invalid target {account!r}: it is the source itself")
         if self.accounts[account] < amount:
-            raise ToolError(f"{account} holds {self.accounts[account]:g}, not {amount:g}; shift money to it first")
-        self.accounts[account] -= amount
+            raise ToolError(f"{account} holds {self.accounts[account]:.2f}, not {amount:.2f}; shift money to it first")
+        self.accounts[account] = round(self.accounts[account] - amount, 2)  # a detour leaves no trace
 
 
 def _checked_iban(iban: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 
 from fission_grpo.errors import ToolError
+
+_TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 
 
 def checked_day(text: str) -> str:
@@ -14,9 +17,12 @@ def checked_day(text: str) -> str:
         ToolError: it is written in another way, or no such day is in the calendar.
     """
     try:
-        return date.fromisoformat(text).isoformat()
+        written = date.fromisoformat(text).isoformat()
     except ValueError:
-        raise ToolError(f"invalid day {text!r}: write it as YYYY-MM-DD") from None
+        written = ""
+    if written != text:  # `20260517` is ISO, too, and would not be found among the days of the others
+        raise ToolError(f"invalid day {text!r}: write it as YYYY-MM-DD")
+    return text
 
 
 def minutes_past_midnight(text: str) -> int:
@@ -25,10 +31,9 @@ def minutes_past_midnight(text: str) -> int:
     Raises:
         ToolError: it is written in another way.
     """
-    hours, _, minutes = text.partition(":")
-    if len(text) != 5 or not (hours + minutes).isdecimal() or int(hours) > 23 or int(minutes) > 59:
+    if not _TIME.fullmatch(text):
         raise ToolError(f"invalid time {text!r}: write it as HH:MM, from 00:00 to 23:59")
-    return int(hours) * 60 + int(minutes)
+    return int(text[:2]) * 60 + int(text[3:])
 
 
 def time_of_day(minutes: int) -> str:
