@@ -44,7 +44,7 @@ class Runner(Protocol):
 class SameThread:
     """Runs jobs where they are asked for, and waits for them as long as they take: for code that is known to end.
 
-    With short tools a `Worker` costs four times the processor time, and on a busy machine it waits for its turn besides.
+    With short tools a `Worker` costs four times the processor time, and on a busy machine waits for its turn besides.
     """
 
     def run(self, what: str, job: Callable[[], _ResultT], *, seconds: float) -> _ResultT:
