@@ -194,14 +194,18 @@ def _show_plan(settings: RunSettings, as_json: bool) -> None:
 
 
 def _conclude(run: TrainedRun, as_json: bool) -> None:
-    """What is there now, and the next command."""
+    """What came of it, what is there now, and the next command."""
+    from fission_grpo.report.run_summary import SUMMARY, write_run_summary
     from fission_grpo.run.folder import quoted
 
+    summary = write_run_summary(run.folder) if run.finished else ""
     if as_json:
         reached = run.policy if run.finished else run.folder / "checkpoints"
         told = {"run": str(run.folder), "policy": str(reached), "step": run.step, "steps": run.settings.trainer.steps}
-        typer.echo(json_text({**told, "finished": run.finished}))
+        shown = {"summary": str(run.folder / SUMMARY)} if summary else {}
+        typer.echo(json_text({**told, "finished": run.finished, **shown}))
     elif run.finished:
+        typer.echo(summary)
         typer.echo(f"{run}; evaluate it with: fission eval {_evaluation_of(run.settings)} --run {quoted(run.folder)}")
     else:
         typer.echo(str(run))

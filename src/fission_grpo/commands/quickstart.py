@@ -211,9 +211,11 @@ def _evaluate(plan: Quickstart, model: str, folder: Path) -> None:
 
 
 def _summarise(plan: Quickstart) -> None:
+    from fission_grpo.commands.report import write_quickstart_report
     from fission_grpo.report.summary import write_summary
 
     write_summary(plan.results())
+    write_quickstart_report(plan.results())
 
 
 def _settings(
