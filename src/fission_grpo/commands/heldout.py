@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,17 +98,27 @@ def evaluate_heldout(
         suite = build_suite(
             split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
         )
-        return play_into(output, suite_items(suite), player, asked=asked, data=f"{SYNTHETIC} {split}", resume=resume)
+        items, data = suite_items(suite), f"{SYNTHETIC} {split}"
+        begun = partial(
+            record_origin, output, settings.model, chat=player.chat, tasks=[item.task for item in items], data=data
+        )
+        return play_into(output, items, player, asked=asked, begun=begun, resume=resume)
 
 
 def play_into(
-    output: Path, items: Sequence[PlayedItem], player: Player, *, asked: Mapping[str, Any], data: str, resume: bool
+    output: Path,
+    items: Sequence[PlayedItem],
+    player: Player,
+    *,
+    asked: Mapping[str, Any],
+    begun: Callable[[], None] = lambda: None,
+    resume: bool,
 ) -> Evaluation:
     """Play what a folder does not hold yet, and leave a whole evaluation there.
 
     Args:
         asked: for `settings.json`; what it calls `model` is the model.
-        data: where the tasks came from: a file, or a word of ours.
+        begun: called when the folder is taken, if there is anything to play.
     Raises:
         ConfigError: prompts leave no room for an answer, and then the folder is left alone; or what it holds cannot be
             read.
@@ -117,7 +128,7 @@ def play_into(
     def begin() -> None:
         reserve(output, asked)
         if len(kept.held) < len(items):
-            record_origin(output, asked["model"], chat=player.chat, tasks=[item.task for item in items], data=data)
+            begun()
         kept.begin()
 
     with episodes_shown(len(items)) as report:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fission_grpo.assembly import ENVIRONMENTS, with_own_environments
 from fission_grpo.commands.heldout import episodes_shown, load_player, on_server, play_into, rates_by_key
-from fission_grpo.commands.trained_run import TrainedRun
+from fission_grpo.commands.trained_run import TrainedRun, record_origin
 from fission_grpo.config import RunSettings, load_settings
 from fission_grpo.environments.base import Environments
 from fission_grpo.environments.functions.imported import environments_of
@@ -190,7 +191,9 @@ def evaluate(
     with writing_into(Path(output)):
         require_free(Path(output), asked, resume=True)
         player = load_player(settings, environments=known, server=server)
-        return _evaluated(play_into(Path(output), items, player, asked=asked, data=data, resume=resume), asked, broken)
+        begun = partial(record_origin, Path(output), settings.model, chat=player.chat, tasks=played, data=data)
+        found = play_into(Path(output), items, player, asked=asked, begun=begun, resume=resume)
+    return _evaluated(found, asked, broken)
 
 
 def _evaluated(found: Evaluation, asked: Mapping[str, Any], broken: Iterable[str]) -> Evaluated:
