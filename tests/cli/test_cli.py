@@ -145,7 +145,8 @@ def test_of_several_processes_the_first_says_what_the_training_will_do(
 def test_a_run_leaves_its_files_and_can_go_on(model: Path) -> None:
     first = train(model, "--output", "run", "--json", steps=1)
     assert first.exit_code == 0, first.stderr
-    assert told(first) == {"run": "run", "policy": "run/policy", "step": 1, "steps": 1, "finished": True}
+    files = {"run": "run", "policy": "run/policy", "summary": "run/summary.md"}
+    assert told(first) == {**files, "step": 1, "steps": 1, "finished": True}
     assert load_policy_model("run/policy").chat.eos_id == chat().eos_id
     more = fission("train", "--resume", "--output", "run", "trainer.steps=3", "--json")
     assert told(more)["step"] == 3, more.stderr

@@ -98,10 +98,9 @@ def evaluate_heldout(
         suite = build_suite(
             split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
         )
-        items, data = suite_items(suite), f"{SYNTHETIC} {split}"
-        begun = partial(
-            record_origin, output, settings.model, chat=player.chat, tasks=[item.task for item in items], data=data
-        )
+        items = suite_items(suite)
+        tasks, data = [item.task for item in items], f"{SYNTHETIC} {split}"
+        begun = partial(record_origin, output, settings.model, chat=player.chat, tasks=tasks, data=data)
         return play_into(output, items, player, asked=asked, begun=begun, resume=resume)
 
 
