@@ -213,7 +213,7 @@ def test_a_world_that_knows_its_tools_and_judges_itself_need_not_be_told_either(
     assert [tool["function"]["name"] for tool in task.tools] == ["add"]
     assert (task.target, task.gold) == ((), ())
     assert problems_of(path) == [
-        "line 1: missing key 'tools', and no environment 'counter' to ask for them; known: bfcl. "
+        "line 1: missing key 'tools', and no environment 'counter' to ask for them; known: bfcl, office. "
         "Say where yours is: environments.counter=module:name"
     ]
     wrong = {**SHORT, "gold": [{"name": "ad", "arguments": {"number": 3}}]}

@@ -19,17 +19,17 @@ def make(
     split: Annotated[str, typer.Option(help="train, validation or heldout.")] = "train",
     count: Annotated[int, typer.Option(min=1)] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    apis: Annotated[str | None, typer.Option(help="Official classes, separated by commas.")] = None,
+    apis: Annotated[str, typer.Option(help="bfcl, office, or some APIs of one of them, separated by commas.")] = "bfcl",
     as_json: Json = False,
 ) -> None:
-    """Synthesise tasks over the official BFCL classes; every one has proved itself in its world."""
+    """Synthesise tasks over the official BFCL classes or our own office; each has proved itself in its world."""
     from fission_grpo.commands.data import make_tasks
-    from fission_grpo.tasks.synthesis.families import SEEN_APIS
+    from fission_grpo.tasks.synthesis.api_sets import expand_sets
     from fission_grpo.tasks.synthesis.generator import Split
 
     if split not in list(Split):
         raise ConfigError(f"unknown split {split!r}; expected {', '.join(Split)}")
-    chosen = tuple(name.strip() for name in apis.split(",")) if apis else SEEN_APIS
+    chosen = expand_sets([name.strip() for name in apis.split(",")])
     made = make_tasks(output, split=Split(split), count=count, seed=seed, apis=chosen)
     typer.echo(json_text(made.as_json()) if as_json else str(made))
 

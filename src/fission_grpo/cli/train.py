@@ -28,6 +28,7 @@ from fission_grpo.run.interruption import INTERRUPTED
 if TYPE_CHECKING:
     from fission_grpo.commands.dry_run import RunPlan
     from fission_grpo.commands.train_trl import TrlPlan
+    from fission_grpo.commands.train_verl import VerlPlan
     from fission_grpo.commands.trained_run import TrainedRun
     from fission_grpo.config import RunSettings
 
@@ -40,7 +41,9 @@ def train(
     model: ModelName = None,
     output: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run; the tasks stay the same.")] = None,
-    engine: Annotated[Engine | None, typer.Option(help="Who makes the updates: our own loop, or TRL's.")] = None,
+    engine: Annotated[
+        Engine | None, typer.Option(help="Who makes the updates: our own loop, TRL's, or verl's.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Rehearse, print the plan, write nothing.")] = False,
     no_tree: NoTree = False,
@@ -177,13 +180,19 @@ def _say_once(line: str) -> None:
 
 def _show_plan(settings: RunSettings, as_json: bool) -> None:
     from fission_grpo.commands.dry_run import make_plan
-    from fission_grpo.commands.train import require_trl
+    from fission_grpo.commands.train import require_engine
 
+    plan: RunPlan | TrlPlan | VerlPlan
     if settings.engine.name is Engine.TRL:
-        require_trl()
+        require_engine(Engine.TRL)
         from fission_grpo.commands.train_trl import make_trl_plan
 
-        plan: RunPlan | TrlPlan = make_trl_plan(settings)
+        plan = make_trl_plan(settings)
+    elif settings.engine.name is Engine.VERL:
+        require_engine(Engine.VERL)
+        from fission_grpo.commands.train_verl import make_verl_plan
+
+        plan = make_verl_plan(settings)
     else:
         plan = make_plan(settings)
     if as_json:

@@ -46,7 +46,7 @@ class MadeTasks:
 def make_tasks(
     output: Path, *, split: Split, count: int, seed: int = 0, apis: tuple[str, ...] = SEEN_APIS
 ) -> MadeTasks:
-    """Draw tasks over the official classes and write them; folders are made.
+    """Draw tasks over APIs of one set and write them; folders are made.
 
     Raises:
         ConfigError: the drawing cannot be done.

@@ -63,10 +63,15 @@ def train(
     require_trackers(settings.trackers)
     known = {**ENVIRONMENTS, **environments_of(environments or {})}
     if settings.engine.name is Engine.TRL:
-        require_trl()
+        require_engine(Engine.TRL)
         from fission_grpo.commands.train_trl import train_inside_trl
 
         return train_inside_trl(settings, tasks=tasks, environments=known, resume=resume)
+    if settings.engine.name is Engine.VERL:
+        require_engine(Engine.VERL)
+        from fission_grpo.commands.train_verl import train_inside_verl
+
+        return train_inside_verl(settings, tasks=tasks, environments=known, resume=resume)
     trainer = assemble(settings, environments=known, tasks=tasks)
     if tasks is not None:
         require_same_tasks(run, trainer.tasks)
@@ -97,14 +102,14 @@ def _record_origin(trainer: Trainer, settings: RunSettings) -> None:
         )
 
 
-def require_trl() -> None:
-    """Ask for the extra before anything is spent.
+def require_engine(engine: Engine) -> None:
+    """Ask for the extra before anything is spent; it bears the name of the engine and of its package.
 
     Raises:
         ConfigError: it is not installed.
     """
-    if find_spec("trl") is None:
-        raise ConfigError("engine=trl is not installed; install it: pip install 'fission-grpo[trl]'")
+    if find_spec(engine) is None:
+        raise ConfigError(f"engine={engine} is not installed; install it: pip install 'fission-grpo[{engine}]'")
 
 
 @contextmanager

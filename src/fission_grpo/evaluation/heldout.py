@@ -24,7 +24,8 @@ from fission_grpo.files import read_json, write_text
 from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.rollout import Horizon, RolloutSettings, Trajectory, render_prompts, rollout, start_from
 from fission_grpo.tasks.probe import ProbeItem, ProbeKind, probe_items
-from fission_grpo.tasks.synthesis.families import HELDOUT_APIS, SEEN_APIS
+from fission_grpo.tasks.synthesis.api_sets import set_of
+from fission_grpo.tasks.synthesis.families import SEEN_APIS
 from fission_grpo.tasks.synthesis.generator import Mixture, Split, synthesise
 from fission_grpo.types import Task, ToolCall, Turn, Verdict
 
@@ -72,7 +73,8 @@ def build_suite(
     to_probe = synthesise(seed + 1, size * HIDDEN_SHARE, apis=apis, split=split, mixture=mixture, tools=tools)
     transfer: list[Task] = []
     if split is Split.HELDOUT:
-        transfer = synthesise(seed, size // 3, apis=HELDOUT_APIS, split=split, mixture=mixture, tools=tools)
+        unseen = set_of(apis).heldout
+        transfer = synthesise(seed, size // 3, apis=unseen, split=split, mixture=mixture, tools=tools)
     return Suite(
         episodes=tuple(episodes),
         transfer=tuple(transfer),

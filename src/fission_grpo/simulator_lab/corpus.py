@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 from fission_grpo.algorithm.failures import Fault
 from fission_grpo.chat.parse import parse_message, render_call
 from fission_grpo.environments.base import Environment, Environments, Snapshot
-from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment, bfcl_tools
+from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.files import read_jsonl
 from fission_grpo.progress import ProgressCallback
@@ -44,6 +44,7 @@ from fission_grpo.tasks.corruption import Corruption, corrupt
 from fission_grpo.tasks.dialogue import decision_points, premature_calls
 from fission_grpo.tasks.gold_chain import chain_of
 from fission_grpo.tasks.probe import can_be_probed
+from fission_grpo.tasks.synthesis.api_sets import API_SETS, tools_by_name
 from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS
 from fission_grpo.tasks.synthesis.generator import Split, synthesise
 from fission_grpo.types import ErrorClass, GroupKind, Message, ParsedMessage, Task, ToolCall, ToolOutcome
@@ -327,8 +328,9 @@ def _wrong_call(case: Case, origin: RecordOrigin, task: Task) -> WrongCall | Non
     names = [case.failed.parsed.calls[0].name, *(call.name for call in case.reference)]
     if not case.reference or case.failed.parsed.calls[0] == case.reference[0]:
         return None
-    owners = {tool["function"]["name"]: api for api in task.meta.get("apis", ()) for tool in bfcl_tools((api,))}
-    own = task.world.environment if task.world and task.world.environment != BFCL else None
+    own = task.world.environment if task.world and task.world.environment not in API_SETS else None
+    apis = () if own else task.meta.get("apis", ())
+    owners = {name: api for api in apis for name in tools_by_name(api)}
     api = next((owners[name] for name in names if name in owners), own)
     return None if api is None else WrongCall(case=case, api=api, origin=origin, name=task.id)
 

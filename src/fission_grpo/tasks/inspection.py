@@ -289,12 +289,9 @@ def _run(environment: Environment, calls: Sequence[ToolCall], where: str) -> Ite
 
 
 def _default_environments() -> Environments:
-    from fission_grpo.environments.bfcl.environment import (  # only files with worlds need the benchmark
-        BFCL,
-        BfclEnvironment,
-    )
+    from fission_grpo.environments.shipped import SHIPPED  # only files with worlds need the benchmark
 
-    return {BFCL: BfclEnvironment}
+    return SHIPPED
 
 
 def _json(value: Any, most: int = 80) -> str:

@@ -15,18 +15,15 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from random import Random
-from types import MappingProxyType
 from typing import TypeAlias
 
 from fission_grpo.environments.base import Environment, Environments
-from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
+from fission_grpo.environments.shipped import SHIPPED
 from fission_grpo.errors import EnvironmentFault
 from fission_grpo.tasks.corruption import Corruption, corrupt
 from fission_grpo.tasks.dialogue import DecisionPosition, Injection, decision_positions, inject, premature_calls
 from fission_grpo.tasks.gold_chain import chain_of
 from fission_grpo.types import ErrorClass, Task, ToolCall
-
-_BFCL: Environments = MappingProxyType({BFCL: BfclEnvironment})
 
 
 class ProbeKind(StrEnum):
@@ -59,7 +56,7 @@ def probe_items(
     seed: int,
     kind: ProbeKind | str = ProbeKind.MIXED,
     *,
-    environments: Environments = _BFCL,
+    environments: Environments = SHIPPED,
     broken: Callable[[str], None] = lambda fault: None,
 ) -> Iterator[ProbeItem]:
     """At most one item for each task, in the order of the tasks, as they are asked for; a function of the arguments.
