@@ -271,6 +271,13 @@ def test_an_invalid_trajectory_is_drawn_without_numbers(tmp_path: Path) -> None:
     assert tree_figure(tree, tmp_path / "tree.png").stat().st_size > 10_000
 
 
+def test_a_policy_may_say_what_no_face_can_draw(tmp_path: Path) -> None:
+    odd = copy.deepcopy(FAMILY)
+    odd["trajectories"][1]["text"] = ["\x01 done \U000e0041"]  # matplotlib warns of both, and warnings are errors
+    (tree,) = fission_trees([EXPLORATION, odd])
+    assert tree_figure(tree, tmp_path / "tree.png").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_pictures_are_reproducible(tmp_path: Path, suffix: str) -> None:
     (tree,) = fission_trees([EXPLORATION, FAMILY])

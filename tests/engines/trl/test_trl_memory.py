@@ -9,6 +9,7 @@ from process_memory import probe
 
 
 @pytest.mark.early
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
 def test_the_plan_is_the_peak_of_a_process_within_a_fifth(autocast: bool) -> None:
