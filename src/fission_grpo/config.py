@@ -27,6 +27,7 @@ from fission_grpo.foreign_names import NAME_HERE, NOT_HERE
 from fission_grpo.models.catalog import Precision, model_from_anywhere
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.rollout import Horizon, RolloutSettings
+from fission_grpo.run.trackers import TrackerName
 from fission_grpo.settings import Settings, current_key, with_current_names
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
@@ -81,6 +82,8 @@ class RunSettings(Settings):
     """The run folder; the command line names it after recipe, arm and seed if it has no name."""
     engine: EngineSettings = Field(default_factory=EngineSettings)
     """Who makes the updates, on which devices; `engine: trl` is short for `engine: {name: trl}`."""
+    trackers: tuple[TrackerName, ...] = ()
+    """Who is told of every step besides the files of the run: `[trackio, wandb, tensorboard, mlflow]`."""
     simulator: SimulatorName = SimulatorName.RULES
     """Who writes the feedback of corrective contexts."""
     simulator_model: ModelSimulatorSettings = Field(default_factory=ModelSimulatorSettings)
@@ -135,12 +138,13 @@ class RunSettings(Settings):
     def saved(self) -> dict[str, Any]:
         """Plain values for `config.yaml`; a run folder does not name itself, so that it can be moved.
 
-        Our own engine goes without saying, as in folders that are older than the choice.
+        Our own engine, and no tracker, go without saying, as in folders that are older than the choice.
         """
         engine = self.engine.model_dump(mode="json", exclude_defaults=True)
         return {
-            **self.model_dump(mode="json", exclude={"output", "engine"}),
+            **self.model_dump(mode="json", exclude={"output", "engine", "trackers"}),
             **({"engine": engine} if engine else {}),
+            **({"trackers": [str(name) for name in self.trackers]} if self.trackers else {}),
         }
 
 

@@ -3,6 +3,7 @@
     FissionError
     ├── ConfigError(ValueError)      the user's settings, files or model; raised before expensive work starts
     │   └── DataError                a data file; carries one line per problem
+    ├── TrackerError                 somebody else's tracker; the files of the run have everything
     └── RolloutError                 our machinery during a rollout; recorded on the trajectory, counted, masked
         ├── PolicyError              sampling failed
         ├── EnvironmentFault         a tool broke in a way it did not announce
@@ -40,6 +41,10 @@ class DataError(ConfigError):
         return (type(self), (self.path, self.problems))
 
 
+class TrackerError(FissionError):
+    """A tracker could not be opened, or told."""
+
+
 class RolloutError(FissionError):
     """A fault of ours while a trajectory was made."""
 
@@ -66,11 +71,11 @@ def message_lines(error: BaseException) -> list[str]:
 
 
 @contextmanager
-def boundary(fault: type[RolloutError], what: str) -> Iterator[None]:
+def boundary(fault: type[RolloutError | TrackerError], what: str) -> Iterator[None]:
     """Attribute every unexpected exception inside to one part of the machinery.
 
     Raises:
-        RolloutError: of type `fault`, chained to the original, which keeps its traceback.
+        RolloutError, TrackerError: of type `fault`, chained to the original, which keeps its traceback.
     """
     try:
         yield

@@ -64,6 +64,8 @@ NAME_HERE: Mapping[str, str] = {
     "path": "model",
     "lora_rank": "lora.rank",
     # both, and their like
+    "report_to": "trackers",
+    "logger": "trackers",
     "num_steps": "trainer.steps",
     "batch_size": "trainer.queries",
     "max_new_tokens": "rollouts.max_tokens",
@@ -73,8 +75,9 @@ NAME_HERE: Mapping[str, str] = {
 
 NOT_HERE: Mapping[str, str] = {
     **dict.fromkeys(
-        ("report_to", "logger", "logging_steps", "run_name", "project_name", "experiment_name"),
-        "every step goes to metrics.jsonl and traces.jsonl in the run folder, and no tracker is wired up",
+        ("logging_steps", "run_name", "project_name", "experiment_name"),
+        "every step goes to metrics.jsonl and traces.jsonl in the run folder, and to those that trackers names, where "
+        "a run is called like its folder",
     ),
     **dict.fromkeys(
         ("num_train_epochs", "total_epochs", "epochs"),

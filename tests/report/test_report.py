@@ -230,6 +230,8 @@ def test_text_tree() -> None:
         '      └─ ✗  2.00  -1.00  E6 start(mode="START")',
         "   exploration all failed; fission (step 5): 1/2 right",
     ]
+    broken = replace(tree, request="two\nlines", feedback=("error\nhint",))
+    assert len(text_tree(broken).splitlines()) == len(text_tree(tree).splitlines())
 
 
 @pytest.mark.parametrize("width", [60, 80, 110])

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from fission_grpo.assembly import ENVIRONMENTS, agreed, assemble, open_run, save_policy
+from fission_grpo.commands.tracking import tracking
 from fission_grpo.commands.trained_run import (
     TrainedRun,
     errors_name_the_run,
@@ -25,6 +26,7 @@ from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.interruption import Interruption
 from fission_grpo.run.lock import writing_into
 from fission_grpo.run.outlook import Outlook
+from fission_grpo.run.trackers import require_trackers
 from fission_grpo.tasks.jsonl import Given, write_tasks
 from fission_grpo.tasks.training_set import GIVEN
 from fission_grpo.training.trainer import StepReport, Trainer
@@ -58,6 +60,7 @@ def train(
     if tasks is not None:
         settings = settings.model_copy(update={"data": GIVEN})
     run.check(settings.saved(), resume=resume)
+    require_trackers(settings.trackers)
     known = {**ENVIRONMENTS, **environments_of(environments or {})}
     if settings.engine.name is Engine.TRL:
         require_engine(Engine.TRL)
@@ -78,7 +81,8 @@ def train(
             write_tasks(run.tasks, trainer.tasks)
         _record_origin(trainer, settings)
         done = TrainedRun(settings=settings, environments=trainer.stages.environments, step=trainer.state.step)
-        with errors_name_the_run(done), Interruption() as interruption, _reports(trainer) as report:
+        told = tracking(settings, is_main_process=trainer.accelerator.is_main_process)
+        with errors_name_the_run(done), Interruption() as interruption, told as tell, _reports(trainer, tell) as report:
             trainer.train(stop=agreed(interruption, trainer.accelerator), report=report)
             if trainer.finished:  # whoever finds `policy/` must be able to take it for the trained one
                 save_policy(trainer)
@@ -109,8 +113,12 @@ def require_engine(engine: Engine) -> None:
 
 
 @contextmanager
-def _reports(trainer: Trainer) -> Iterator[Callable[[StepReport], None]]:
-    """Progress on the main process, silence on the others."""
+def _reports(trainer: Trainer, tell: Callable[[], None]) -> Iterator[Callable[[StepReport], None]]:
+    """Progress on the main process, silence on the others.
+
+    Args:
+        tell: whom else, after each step.
+    """
     if not trainer.accelerator.is_main_process:
         yield lambda report: None
         return
@@ -120,5 +128,6 @@ def _reports(trainer: Trainer) -> Iterator[Callable[[StepReport], None]]:
         def report_step(report: StepReport) -> None:
             show(report.step, status_line(report.metrics, entropy="update/entropy"))
             warn(outlook.heed(report.step, report.metrics))
+            tell()
 
         yield report_step

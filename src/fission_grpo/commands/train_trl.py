@@ -23,6 +23,7 @@ from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.assembly import Groundwork, agreed, lay_groundwork
 from fission_grpo.commands.engine_memory import DeviceMemory, device_memory, micro_batches
 from fission_grpo.commands.launch import launch_line, require_launch
+from fission_grpo.commands.tracking import tracking
 from fission_grpo.commands.trained_run import (
     TrainedRun,
     errors_name_the_run,
@@ -147,7 +148,8 @@ def train_inside_trl(
             )
         trainer.accelerator.wait_for_everyone()
         shown = keeper.showing(settings.trainer.steps, done=step)
-        with errors_name_the_run(done), Interruption() as interruption, shown:
+        told = tracking(settings, is_main_process=trainer.accelerator.is_main_process)
+        with errors_name_the_run(done), Interruption() as interruption, shown, told as keeper.tell:
             keeper.stop = agreed(interruption, trainer.accelerator)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             done = replace(done, step=trainer.state.global_step)
@@ -293,6 +295,7 @@ class RunKeeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
 
     def __init__(self, run: RunFolder, *, scale: Scale) -> None:
         self.stop: Callable[[], bool] = lambda: False
+        self.tell: Callable[[], None] = lambda: None
         self._run = run
         self._scale = scale
         self._main = PartialState().is_main_process
@@ -324,6 +327,7 @@ class RunKeeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         self._show(state.global_step, status_line(told, entropy="entropy"))
         if self._outlook is not None:
             warn(self._outlook.heed(state.global_step, told))
+        self.tell()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """Save at the end, and where somebody asked to stop."""

@@ -88,7 +88,7 @@ def verl_values(settings: RunSettings, *, prompt: int, window: int, resume: bool
         "trainer.save_freq": trainer.checkpoint_every,
         "trainer.test_freq": -1,
         "trainer.val_before_train": False,
-        "trainer.logger": ["console"],
+        "trainer.logger": ["console", *map(str, settings.trackers)],
         "trainer.project_name": "fission",
         "trainer.experiment_name": settings.folder.name,
         "trainer.default_local_dir": str(RunFolder(settings.folder).checkpoints.resolve()),

@@ -163,6 +163,10 @@ def _text_line(branch: Branch, stem: str, width: int) -> str:
     return head + branch.fit(max(12, width - len(head)))
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _stems(count: int, indent: str) -> list[str]:
     return [indent + ("└─ " if place == count - 1 else "├─ ") for place in range(count)]
 
@@ -175,14 +179,14 @@ def text_tree(tree: FissionTree, *, width: int = 110) -> str:
         width: columns; longer lines are clipped with an ellipsis.
     """
     lines = [
-        _clip(f"x  {tree.request}", width),
+        _clip(f"x  {_one_line(tree.request)}", width),
         f"   task {tree.task}, step {tree.step}; reward, advantage, error, calls",
     ]
     for place, stem in enumerate(_stems(len(tree.branches), "")):
         lines.append(_text_line(tree.branches[place], stem, width))
         if place == tree.failed:
             indent = "   " if place == len(tree.branches) - 1 else "│  "
-            lines += [_clip(f"{indent}   ↳ {tree.origin}: {text}", width) for text in tree.feedback]
+            lines += [_clip(f"{indent}   ↳ {tree.origin}: {_one_line(text)}", width) for text in tree.feedback]
             recoveries = zip(tree.recoveries, _stems(len(tree.recoveries), indent + "   "), strict=True)
             lines += [_text_line(recovery, inner, width) for recovery, inner in recoveries]
     explored = "all failed" if tree.all_fail else "mixed"

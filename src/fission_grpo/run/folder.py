@@ -47,8 +47,8 @@ WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 _CHECKPOINT = re.compile(r"step-[0-9]+")
 """What a complete one is called; a copy of the user's, `step-3-backup`, is none."""
 
-_MAY_GROW = "trainer.steps"
-"""The one setting that a resumed run may change: a finished run can go on."""
+_MAY_CHANGE = frozenset({"trainer.steps", "trackers"})
+"""The settings that a resumed run may change: a finished run can go on, and whoever is told changes nothing."""
 
 
 class RunFolder:
@@ -102,7 +102,7 @@ class RunFolder:
     def _same_settings(self, settings: Mapping[str, Any]) -> None:
         saved = dict(_dotted(with_current_names(self._saved_settings())))
         wanted = dict(_dotted(settings))
-        asked = {*saved, *wanted} - {_MAY_GROW}
+        asked = {*saved, *wanted} - _MAY_CHANGE
         changed = sorted(key for key in asked if not same_value(saved.get(key), wanted.get(key)))
         if changed:
             raise ConfigError(
