@@ -8,6 +8,7 @@ YAML). What is written can be read after a crash: the old text or the new one, a
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import secrets
 import shutil
@@ -205,6 +206,12 @@ def whole_path(value: str, *, names: Container[str] = ()) -> str:
     """
     path = Path(value).expanduser()
     return str(path.resolve()) if value and value not in names and path.exists() else value
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of all bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unfinished_beside(path: Path) -> Path:

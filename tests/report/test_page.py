@@ -36,6 +36,7 @@ from fission_grpo.report.page.signal import account_run, gradient_share
 from fission_grpo.report.page.sources import read_runs
 from fission_grpo.report.page.verdict import training_cautions
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
+from fission_grpo.report.summary import ComparedArms
 from fission_grpo.report.tables import groups_table
 from fission_grpo.run.provenance import RunInputs, record_provenance
 from fission_grpo.types import ErrorClass
@@ -391,7 +392,8 @@ def test_a_quickstart_accounts_for_the_groups_of_every_arm(tmp_path: Path) -> No
         results.evaluation("grpo", 0)
     )
     write_run(results.run("grpo", 0).path, [family(0)[0]])
-    (table,) = (one for one in page_of_quickstart(results, samples=0, seed=0).signal if one.title.startswith("Account"))
+    page = page_of_quickstart(results, ComparedArms.read(results), samples=0, seed=0)
+    (table,) = (one for one in page.signal if one.title.startswith("Account"))
     assert all(f'<th scope="col">{arm}</th>' in table.body for arm in results.arms)
 
 

@@ -25,7 +25,7 @@ from fission_grpo.report.headline import headline
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
 from fission_grpo.report.spread import Spread, run_values, runs_figure, spread_table
 from fission_grpo.report.style import arm_colours
-from fission_grpo.report.summary import ALIKE, write_summary
+from fission_grpo.report.summary import ALIKE, ComparedArms, write_summary
 from fission_grpo.report.tables import classes_glossary, comparisons_table, macro_table, metrics_table
 from fission_grpo.types import ErrorClass
 
@@ -255,12 +255,13 @@ def summary_of(tmp_path: Path, *arms: str) -> str:
     for name in (WARM_START, DEMONSTRATIONS, *arms):
         save(results, name, "r" * 12 + "+" * 12)
     train(results)
-    write_summary(results)
+    write_summary(results, ComparedArms.read(results))
     return results.summary.read_text(encoding="utf-8")
 
 
 def page_of(folder: Path, *arms: str) -> str:
-    written = write_quickstart_report(Results(folder=folder, arms=arms, seeds=(0,), size=24))
+    results = Results(folder=folder, arms=arms, seeds=(0,), size=24)
+    written = write_quickstart_report(results, ComparedArms.read(results))
     assert written.path == folder / "report.html"
     return written.path.read_text(encoding="utf-8")
 
@@ -280,7 +281,7 @@ def test_a_summary_is_written_from_the_files_alone(tmp_path: Path) -> None:
     for name, letters in ((WARM_START, "x"), (DEMONSTRATIONS, "r"), (CONTROL, "rxxx"), (TREATMENT, "rrrx")):
         save(results, name, (letters * 12)[:12] + "+" * 12)
     train(results)
-    write_summary(results)
+    write_summary(results, ComparedArms.read(results))
     title, _, first, *rest = results.summary.read_text(encoding="utf-8").splitlines()
     assert title.startswith("# ")
     assert first.startswith(

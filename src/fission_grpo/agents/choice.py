@@ -93,7 +93,7 @@ class AgentChoice:
     def inputs(self) -> RunInputs:
         """Hashes of the model on this machine, and of the chat template that is used."""
         template = load_tokenizer(self.model, chat_template=self.chat_template).chat_template
-        return model_inputs(self.model, template=template if isinstance(template, str) else None)
+        return model_inputs(self.model, template=template)
 
     def saved(self) -> dict[str, Any]:
         """Plain values; what an older version of us wrote reads the same."""

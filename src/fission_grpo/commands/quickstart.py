@@ -212,10 +212,12 @@ def _evaluate(plan: Quickstart, model: str, folder: Path) -> None:
 
 def _summarise(plan: Quickstart) -> None:
     from fission_grpo.commands.report import write_quickstart_report
-    from fission_grpo.report.summary import write_summary
+    from fission_grpo.report.summary import ComparedArms, write_summary
 
-    write_summary(plan.results())
-    write_quickstart_report(plan.results())
+    results = plan.results()
+    compared = ComparedArms.read(results)
+    write_summary(results, compared)
+    write_quickstart_report(results, compared)
 
 
 def _settings(

@@ -14,7 +14,7 @@ from fission_grpo.report.page.quickstart import page_of_quickstart
 from fission_grpo.report.page.runs import page_of_runs
 from fission_grpo.report.page.sources import is_quickstart, read_quickstart, read_runs
 from fission_grpo.report.results import Results
-from fission_grpo.report.summary import REPORT
+from fission_grpo.report.summary import REPORT, ComparedArms
 
 SAMPLES = 2000
 """Most trajectories and episodes on a page, unless said otherwise."""
@@ -70,9 +70,9 @@ def write_report(paths: Sequence[Path], output: Path, *, samples: int, seed: int
     return _write(_page(paths, samples=samples, seed=seed), paths, output, samples=samples, seed=seed)
 
 
-def write_quickstart_report(results: Results) -> WrittenReport:
+def write_quickstart_report(results: Results, compared: ComparedArms) -> WrittenReport:
     """The page of a quickstart beside its summary, of the same arms and seeds."""
-    page = page_of_quickstart(results, samples=SAMPLES, seed=0)
+    page = page_of_quickstart(results, compared, samples=SAMPLES, seed=0)
     return _write(page, [results.folder], results.folder / REPORT, samples=SAMPLES, seed=0)
 
 
@@ -94,4 +94,5 @@ def _page(paths: Sequence[Path], *, samples: int, seed: int) -> Page:
             f"{quickstarts[0]} is a quickstart, which has a page of its own, and {len(paths)} paths were given; "
             "give it alone, or single runs in it"
         )
-    return page_of_quickstart(read_quickstart(paths[0]), samples=samples, seed=seed)
+    results = read_quickstart(paths[0])
+    return page_of_quickstart(results, ComparedArms.read(results), samples=samples, seed=seed)

@@ -13,10 +13,10 @@ import torch
 from fission_grpo.commands.train import train
 from fission_grpo.config import RunSettings, load_settings
 from fission_grpo.errors import ConfigError
-from fission_grpo.files import read_jsonl
+from fission_grpo.files import file_hash, read_jsonl
 from fission_grpo.models.catalog import load_tokenizer
 from fission_grpo.run.folder import RunFolder
-from fission_grpo.run.inputs import data_hash, file_hash, model_inputs
+from fission_grpo.run.inputs import data_hash, model_inputs
 from fission_grpo.run.provenance import Provenance, RunInputs, differences, input_differences, read_provenance
 from fission_grpo.tasks.training_set import GIVEN
 
@@ -207,7 +207,7 @@ def _require_same_inputs(origin: Provenance, settings: RunSettings) -> None:
     if origin.inputs is None:
         return
     template = load_tokenizer(settings.model, chat_template=settings.chat_template).chat_template
-    model = model_inputs(settings.model, template=template if isinstance(template, str) else None)
+    model = model_inputs(settings.model, template=template)
     now = RunInputs(model=model.model, files=model.files, template=model.template, data_file=data_hash(settings.data))
     if changed := list(input_differences(origin.inputs, now)):
         raise ConfigError(

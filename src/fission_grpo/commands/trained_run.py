@@ -95,8 +95,7 @@ def record_origin(
         step: updates that have been made already.
         processes: that share the work.
     """
-    template = chat.tokenizer.chat_template
-    inputs = model_inputs(model, template=template if isinstance(template, str) else None)
+    inputs = model_inputs(model, template=chat.tokenizer.chat_template)
     record_provenance(
         folder,
         inputs=with_tasks(inputs, tasks, data=data),

@@ -75,25 +75,61 @@ REPORT = "report.html"
 Compare: TypeAlias = Callable[[EvaluatedArm, EvaluatedArm], Comparison]
 
 
-def write_summary(results: Results) -> None:
-    """Read every evaluation back and write `summary.md`, one screen, with its pictures; all tables are on the page of
-    `fission report`."""
-    evaluations = load_evaluations(results)
-    arms = arms_on(evaluations, "episodes")
-    probes = {part: arms_on(evaluations, part) for part in (*PROBED, "transfer")}
-    runs = [run for arm in arms for run in arm.runs.values()]
-    macros = Macros(by_tool=recovery_by_tool(runs), by_class=recovery_by_class(runs))
-    comparisons = arm_comparisons(arms, probes, macros)
-    curves = {arm: [read_metrics(results.run(arm, seed).metrics) for seed in results.seeds] for arm in results.arms}
-    costs = arm_costs(results, curves)
-    drawn = _draw(results, arms, probes, curves)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Macros:
+    """Mean recovery over the tools and over the classes that occur in all arms together."""
+
+    by_tool: Macro
+    by_class: Macro
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedArms:
+    """All arms read back and compared: once for summary and page."""
+
+    evaluations: Mapping[str, Mapping[int, Evaluation]]
+    """By arm and seed."""
+    arms: Sequence[EvaluatedArm]
+    """On the held-out episodes."""
+    probes: Mapping[str, Sequence[EvaluatedArm]]
+    """On the other parts of the suite."""
+    macros: Macros
+    comparisons: Mapping[str, Sequence[Comparison]]
+    curves: Mapping[str, Sequence[MetricsRows]]
+    """What the runs of each trained arm wrote, step by step."""
+    costs: Costs
+
+    @classmethod
+    def read(cls, results: Results) -> ComparedArms:
+        """Read every evaluation and every run's metrics, and compare the arms."""
+        evaluations = load_evaluations(results)
+        arms = arms_on(evaluations, "episodes")
+        probes = {part: arms_on(evaluations, part) for part in (*PROBED, "transfer")}
+        runs = [run for arm in arms for run in arm.runs.values()]
+        macros = Macros(by_tool=recovery_by_tool(runs), by_class=recovery_by_class(runs))
+        curves = {arm: [read_metrics(results.run(arm, seed).metrics) for seed in results.seeds] for arm in results.arms}
+        return cls(
+            evaluations=evaluations,
+            arms=arms,
+            probes=probes,
+            macros=macros,
+            comparisons=arm_comparisons(arms, probes, macros),
+            curves=curves,
+            costs=arm_costs(results, curves),
+        )
+
+
+def write_summary(results: Results, compared: ComparedArms) -> None:
+    """Write `summary.md`, one screen, with its pictures; all tables are on the page of `fission report`."""
+    arms, probes, comparisons = compared.arms, compared.probes, compared.comparisons
+    drawn = _draw(results, arms, probes, compared.curves)
     several = f"{len(results.seeds)} training runs of each arm" if len(results.seeds) > 1 else "one training run an arm"
     sections = [
         "# Quickstart: what fission teaches\n",
         first_line(comparisons[EPISODES]),
         f"\n{results.size} held-out tasks, {several}; in brackets {ARM_INTERVALS}.\n",
         screen_table(arms, probes["mixed"]),
-        *(f"- *{name}*: {words}." for name, words in _words(arms, costs)),
+        *(f"- *{name}*: {words}." for name, words in _words(arms, compared.costs)),
         "",
         " ".join(f"![{path.stem}]({path.name})" for path in drawn),
         f"\nEvery table, every class of error, trees and samples: `{REPORT}` beside this file; a browser opens it.",
@@ -125,14 +161,6 @@ def _words(arms: Sequence[EvaluatedArm], costs: Costs) -> Iterator[tuple[str, st
     for arm in arms:
         line = ARM_WORDS[arm.name].line if arm.name in ARM_WORDS else ""
         yield arm.name, ". Spent: ".join(filter(None, (line, costs.get(arm.name))))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Macros:
-    """Mean recovery over the tools and over the classes that occur in all arms together."""
-
-    by_tool: Macro
-    by_class: Macro
 
 
 def _draw(

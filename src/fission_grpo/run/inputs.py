@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from fission_grpo.files import file_hash
 from fission_grpo.models.catalog import ModelSource, base_of, find_model
 from fission_grpo.run.provenance import RunInputs
 from fission_grpo.tasks.gold_chain import canonical
@@ -18,18 +19,18 @@ from fission_grpo.types import Task
 _HASHED = ("*.safetensors", "*.bin", "*.gguf", "config.json", "adapter_config.json", "tokenizer.json")
 
 
-def model_inputs(name_or_path: str, *, template: str | None) -> RunInputs:
+def model_inputs(name_or_path: str, *, template: object) -> RunInputs:
     """Hashes of a model's files: about a second for each GB.
 
     Args:
-        template: text of the chat template that is used.
+        template: the tokenizer's chat template that is used; what is no text is none of ours.
     Raises:
         ConfigError: no such model, or no such base of an adapter.
     """
     return RunInputs(
         model=name_or_path,
         files=dict(_hashes(find_model(name_or_path))),
-        template=text_hash(template) if template else "",
+        template=text_hash(template) if isinstance(template, str) and template else "",
     )
 
 
@@ -59,12 +60,6 @@ def accelerators() -> tuple[str, ...]:
 def text_hash(text: str) -> str:
     """SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of all bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hashes(source: ModelSource, above: str = "") -> Iterator[tuple[str, str]]:

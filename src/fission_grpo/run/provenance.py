@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -103,7 +104,7 @@ class Provenance:
     @property
     def command_line(self) -> str:
         """To be read, and typed again."""
-        return " ".join(_shell_word(word) for word in self.command)
+        return shlex.join(self.command)
 
 
 _ADAPTER = TypeAdapter(Provenance)
@@ -229,10 +230,6 @@ def _command() -> list[str]:
     if path.name == "__main__.py":  # python -m package
         return ["python", "-m", ".".join(path.parent.parts[-2:]), *rest]
     return ["python", program, *rest] if path.suffix == ".py" else [path.name, *rest]
-
-
-def _shell_word(word: str) -> str:
-    return word if re.fullmatch(r"[\w@%+=:,./-]+", word, re.ASCII) else "'" + word.replace("'", "'\"'\"'") + "'"
 
 
 def _words(value: object) -> str:

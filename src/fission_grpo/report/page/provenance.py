@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from fission_grpo.files import file_hash
 from fission_grpo.report.page.sources import PageRun
 from fission_grpo.run.folder import RunFolder, quoted
 from fission_grpo.run.provenance import Provenance, RunInputs, differences, read_provenance
@@ -158,10 +158,7 @@ def _facts(run: PageRun) -> Iterator[FileFact]:
 def _file_fact(place: Path, name: Path) -> FileFact:
     """Size and hash of a file."""
     size = place.stat().st_size
-    digest = ""
-    if size <= HASHED:
-        with place.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:SHOWN]
+    digest = file_hash(place)[:SHOWN] if size <= HASHED else ""
     return FileFact(name=str(name), size=_size_text(size), sha256=digest)
 
 

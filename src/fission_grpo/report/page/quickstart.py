@@ -11,13 +11,11 @@ from fission_grpo.evaluation.metrics import (
     FINAL,
     FIRST_ATTEMPT,
     PROBE_METRICS,
-    recovery_by_class,
-    recovery_by_tool,
 )
 from fission_grpo.evaluation.paired import Comparison, EvaluatedArm
 from fission_grpo.files import read_jsonl
 from fission_grpo.report.arms import arms_glossary
-from fission_grpo.report.costs import arm_costs, budget_table
+from fission_grpo.report.costs import budget_table
 from fission_grpo.report.figures import read_metrics
 from fission_grpo.report.page.cost import effort, spending
 from fission_grpo.report.page.curves import charts_of_arms
@@ -44,15 +42,11 @@ from fission_grpo.report.style import arm_colours
 from fission_grpo.report.summary import (
     ALIKE,
     EPISODES,
-    PROBED,
-    Macros,
+    ComparedArms,
     account_arm,
-    arm_comparisons,
-    arms_on,
     classes_that_occur,
     first_line,
     glance_table,
-    load_evaluations,
     verdict_list,
 )
 from fission_grpo.report.tables import (
@@ -66,16 +60,10 @@ from fission_grpo.report.tables import (
 )
 
 
-def page_of_quickstart(results: Results, *, samples: int, seed: int) -> Page:
-    """Read into a page: see `Page`. Its numbers are those of `summary.md`, by the same functions."""
-    evaluations = load_evaluations(results)
-    arms = arms_on(evaluations, "episodes")
-    probes = {part: arms_on(evaluations, part) for part in (*PROBED, "transfer")}
-    found = [run for arm in arms for run in arm.runs.values()]
-    macros = Macros(by_tool=recovery_by_tool(found), by_class=recovery_by_class(found))
-    comparisons = arm_comparisons(arms, probes, macros)
-    curves = {arm: [read_metrics(results.run(arm, one).metrics) for one in results.seeds] for arm in results.arms}
-    costs = arm_costs(results, curves)
+def page_of_quickstart(results: Results, compared: ComparedArms, *, samples: int, seed: int) -> Page:
+    """Read into a page: see `Page`. Its numbers are those of `summary.md`."""
+    evaluations, arms, probes = compared.evaluations, compared.arms, compared.probes
+    comparisons, curves, costs = compared.comparisons, compared.curves, compared.costs
     pair, colours = headline_pair(comparisons[EPISODES]), arm_colours(arm.name for arm in arms)
     runs = [_run(results, arm, evaluations[arm][results.seeds[0]]) for arm in pair]
     return Page(
@@ -87,7 +75,7 @@ def page_of_quickstart(results: Results, *, samples: int, seed: int) -> Page:
         cautions=_cautions(results, runs, arms),
         outcomes=[
             Table(title="On the held-out episodes", body=rates_of(arms, (FINAL, ERR, FIRST_ATTEMPT), colours)),
-            Table(title="At a glance", body=html_of(glance_table(arms, probes, macros.by_tool, costs))),
+            Table(title="At a glance", body=html_of(glance_table(arms, probes, compared.macros.by_tool, costs))),
             *_folded("In sentences", verdict_list(comparisons)),
             *_folded("What the arms are", arms_glossary(arm.name for arm in arms)),
             *_folded("How far runs lie apart", spread_table(run_values(arms, probes), costs=costs)),
