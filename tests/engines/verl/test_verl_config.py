@@ -18,9 +18,9 @@ from fission_grpo.commands.train_verl import EXTERNAL, PLUGIN, make_verl_plan, v
 from fission_grpo.commands.verl_config import verl_values
 from fission_grpo.commands.verl_plugin import RunTasks, _given, settings_from, settings_json
 from fission_grpo.config import RunSettings
+from fission_grpo.engines.player import DialoguePlayer
 from fission_grpo.engines.verl import contract
 from fission_grpo.engines.verl.advantages import ESTIMATOR, row_advantages
-from fission_grpo.engines.verl.player import DialoguePlayer
 from fission_grpo.errors import ConfigError
 
 SMALL = {"engine.name": "verl", "synthetic.count": 12, "trainer.queries": 4, "engine.vllm_window": 1536}

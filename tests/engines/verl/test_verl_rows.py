@@ -17,9 +17,9 @@ from fission_grpo.algorithm.groups import Group, Member
 from fission_grpo.algorithm.losses import DR_GRPO, GRPO, GRPO_UNSCALED, Objective, policy_loss
 from fission_grpo.algorithm.rewards import Reward, RewardTerm
 from fission_grpo.commands.verl_config import AGGREGATIONS, NO_DUAL_CLIP
+from fission_grpo.engines.player import unpacked_member
 from fission_grpo.engines.verl.advantages import Scale, row_advantages
 from fission_grpo.engines.verl.loop import MEMBER, output_of
-from fission_grpo.engines.verl.player import unpacked_member
 from fission_grpo.engines.verl.state import BUFFER_FILE, read_buffer, write_buffer
 from fission_grpo.errors import ConfigError
 from fission_grpo.rollout import Trajectory
