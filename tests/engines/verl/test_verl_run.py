@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import on_cpu
 import psutil
 import pytest
 import torch
@@ -30,7 +31,6 @@ from fission_grpo.files import read_jsonl
 from fission_grpo.models.catalog import load_policy_model
 from fission_grpo.run.folder import RunFolder
 
-HERE = Path(__file__).parent
 PATIENCE = 1500
 """Seconds for one run; a start of Ray and verl alone takes a minute of two cores."""
 SAMPLING = 0.5
@@ -50,17 +50,6 @@ SETTINGS: Mapping[str, Any] = {
     "fission.trigger": 2,
     "fission.capacity": 8,
     "engine.vllm_window": 1536,
-    "engine.verl.trainer.device": "cpu",
-    "engine.verl.actor_rollout_ref.rollout.name": "cpu",
-    "engine.verl.actor_rollout_ref.rollout.agent.num_workers": 1,
-    "engine.verl.actor_rollout_ref.model.use_remove_padding": "false",
-    "engine.verl.actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
-    "engine.verl.actor_rollout_ref.actor.use_torch_compile": "false",
-    "engine.verl.actor_rollout_ref.actor.fsdp_config.use_torch_compile": "false",
-    "engine.verl.reward.num_workers": 1,
-    "engine.verl.transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
-    "engine.verl.ray_kwargs.ray_init.num_cpus": 6,
-    "engine.verl.ray_kwargs.ray_init.include_dashboard": "false",
 }
 
 
@@ -71,21 +60,10 @@ def dying(handler: Handler) -> None:
 
 def launch(folder: Path, *, steps: int, gpus: int = 1, resume: bool = False, **more: Any) -> subprocess.Popen[str]:
     """The command in a process group of its own; what it says goes to a file beside the run."""
-    given = {**SETTINGS, **more, "trainer.steps": steps, "engine.gpus": gpus}
-    given["engine.verl.ray_kwargs.ray_init.num_gpus"] = gpus
+    given = {**SETTINGS, **on_cpu.settings(gpus), **more, "trainer.steps": steps}
     command = [sys.executable, "-m", "fission_grpo.cli", "train", "--engine", "verl", "--recipe", "nano"]
     command += ["--output", str(folder), *(["--resume"] if resume else [])]
-    environment = {
-        **os.environ,
-        "VERL_PLATFORM": "cpu",
-        "VERL_USE_EXTERNAL_MODULES": "cpu_platform,cpu_verl",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    environment = {**os.environ, **on_cpu.environment()}
     with said(folder).open("a", encoding="utf-8") as log:
         arguments = [*command, *(f"{name}={value}" for name, value in given.items())]
         return subprocess.Popen(arguments, env=environment, stdout=log, stderr=log, text=True, start_new_session=True)
