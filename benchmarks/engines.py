@@ -18,9 +18,9 @@ random Qwen3. For vLLM, write it down and serve it:
     vllm serve random-qwen3 --served-model-name random-qwen3 --dtype float32 --logprobs-mode processed_logprobs
     python benchmarks/engines.py --parts sampling --server http://localhost:8000
 
-(With as many threads as --threads says, and `--no-enable-chunked-prefill` on a CPU; its memory is not in the table.) A
-table shows medians [fastest, slowest], and totals of tokens and rows; seconds are those of the wall, so nothing else
-should run.
+(With as many threads as --threads says; on a CPU also `--no-enable-chunked-prefill --max-model-len 4096`, as vLLM wants
+a whole window to fit a batch then. Its memory is not in the table.) A table shows medians [fastest, slowest] and totals
+of tokens and rows; seconds are those of the wall, so nothing else should run.
 """
 
 from __future__ import annotations
