@@ -7,6 +7,7 @@
 #   make test-newest   all tests on the newest releases that pyproject.toml admits
 #   make test-oldest   all tests on the oldest ones
 #   make test-trl      the tests of the engine TRL, in an environment of its own
+#   make test-verl     the tests of the engine verl, in an environment of its own    (ARGS='-m ""': on real Ray, too)
 #   make test-vllm     the tests against a real vLLM server, for CPUs, in an environment of its own
 #   make lock          write requirements/ anew, changing as little as possible    (ARGS=--upgrade: the newest of all)
 
@@ -29,7 +30,7 @@ INSTALL := -m pip --disable-pip-version-check install $(RELEASES)
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 torch_for = $(if $(TORCH_INDEX),$(1)/python $(INSTALL) --no-deps --index-url $(TORCH_INDEX) $(TORCH))
 
-.PHONY: install quickstart test test-all test-newest test-oldest install-trl test-trl install-vllm test-vllm lint types \
+.PHONY: install quickstart test test-all test-newest test-oldest install-trl test-trl install-verl test-verl install-vllm test-vllm lint types \
 	check wheel-check lock format clean
 
 install: $(READY)
@@ -74,6 +75,21 @@ $(TRL)/.installed: $(READY) requirements/trl.txt
 
 test-trl: install-trl
 	$(TRL)/bin/python -m pytest $(PARALLEL) tests/engines/trl $(ARGS)
+
+VERL := .venv-verl
+
+install-verl: $(VERL)/.installed
+
+# Its libraries want an older transformers than the core's. What is ours is installed as it is, for its entry point.
+$(VERL)/.installed: $(READY) requirements/verl.txt
+	test -x $(VERL)/bin/python || $(BIN)/python -m venv $(VERL)
+	echo "import site; site.addsitedir('$$($(BIN)/python $(SITE))')" >"$$($(VERL)/bin/python $(SITE))/core.pth"
+	$(VERL)/bin/python -m pip --disable-pip-version-check install -c requirements/verl.txt "fission-grpo[verl,test]"
+	@touch $@
+
+# One process: each run on Ray takes both of two cores.
+test-verl: install-verl
+	$(VERL)/bin/python -m pytest tests/engines/verl $(ARGS)
 
 # The server alone: what asks it, and its tests, stay in the ordinary environment and in TRL's.
 NO_VLLM := vLLM is not installed, and none of its tests has run: they need a network, and wheels for this machine (as in requirements/vllm.txt)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes the four files of this folder anew, from the ranges of pyproject.toml: `make lock`. What is in a file already
+# Writes the files of this folder anew, but for vllm.txt, from the ranges of pyproject.toml: `make lock`. What is in a file already
 # stays as long as the ranges admit it; with --upgrade, everything becomes the newest.
 set -eu
 cd "$(dirname "$0")/.."
@@ -25,10 +25,23 @@ titled requirements/cpu.txt "The releases that are tested, for any build of torc
 rm -f requirements/oldest.txt # an old pin would be kept, and be no longer the oldest
 resolve oldest.txt "The oldest releases that pyproject.toml admits, for make test-oldest." --resolution lowest-direct
 
-# The engine TRL has an environment of its own: the releases that the core is tested with, and what TRL brings along.
-cp requirements/trl.txt requirements/trl.all # what stays as long as it can
-uv pip compile pyproject.toml --extra trl --extra test --quiet --universal --python-version 3.11 --strip-extras \
-    --no-header --no-annotate --no-emit-index-url -c requirements/cuda.txt -o requirements/trl.all "$@" >/dev/null
-grep -vE '^(cuda|nvidia|triton)' requirements/trl.all >requirements/trl.txt
-rm requirements/trl.all
+# An engine has an environment of its own: the releases that the core is tested with, as far as the engine takes them, and
+# what it brings along.
+engine() {
+    name=$1
+    shift
+    cp "requirements/$name.txt" "requirements/$name.all" # what stays as long as it can
+    uv pip compile pyproject.toml --extra "$name" --extra test --quiet --universal --python-version 3.11 --strip-extras \
+        --no-header --no-annotate --no-emit-index-url -o "requirements/$name.all" "$@" >/dev/null
+    grep -vE '^(cuda|nvidia|triton)' "requirements/$name.all" >"requirements/$name.txt"
+    rm "requirements/$name.all"
+}
+
+engine trl -c requirements/cuda.txt "$@"
 titled trl.txt "The releases that the engine TRL is tested with: make test-trl."
+
+# verl wants older ones of four packages, and torch is the core's.
+grep -vE '^(transformers|huggingface-hub|tokenizers|packaging)==' requirements/cuda.txt >requirements/verl.core
+engine verl -c requirements/verl.core "$@"
+rm requirements/verl.core
+titled verl.txt "The releases that the engine verl is tested with: make test-verl."

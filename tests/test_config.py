@@ -14,8 +14,6 @@ from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.client.endpoint import EndpointSettings
 from fission_grpo.config import (
-    NAME_HERE,
-    NOT_HERE,
     RunSettings,
     SimulatorName,
     load_settings,
@@ -26,6 +24,7 @@ from fission_grpo.config import (
 )
 from fission_grpo.engines.settings import EngineSettings
 from fission_grpo.errors import ConfigError
+from fission_grpo.foreign_names import NAME_HERE, NOT_HERE
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.recipes import Exploration, Recipe, load_recipe
 from fission_grpo.recipes.arms import EXPLORATION, Arm, apply_arm

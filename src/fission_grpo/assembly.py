@@ -19,8 +19,8 @@ from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.config import RunSettings, SimulatorName
 from fission_grpo.environments.base import Environments
-from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.environments.functions.imported import imported_environments
+from fission_grpo.environments.shipped import SHIPPED
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import find_model, load_chat, load_context_window, load_weights
 from fission_grpo.models.folder import save_model_folder
@@ -47,7 +47,7 @@ from fission_grpo.training.learner import anywhere
 from fission_grpo.training.trainer import Trainer
 from fission_grpo.types import Task
 
-ENVIRONMENTS: Environments = MappingProxyType({BFCL: BfclEnvironment})
+ENVIRONMENTS: Environments = SHIPPED
 """Those that ship; pass your own beside them to `assemble`."""
 
 

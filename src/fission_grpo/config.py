@@ -19,135 +19,24 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
+from fission_grpo.chat.templates import template_names
 from fission_grpo.engines.settings import EngineSettings
 from fission_grpo.errors import ConfigError
-from fission_grpo.files import parse_yaml, read_text, yaml_value
-from fission_grpo.models.catalog import Precision
+from fission_grpo.files import parse_yaml, read_text, whole_path, yaml_value
+from fission_grpo.foreign_names import NAME_HERE, NOT_HERE
+from fission_grpo.models.catalog import Precision, model_from_anywhere
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.settings import Settings, current_key, with_current_names
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
-from fission_grpo.tasks.training_set import SYNTHETIC, SyntheticSettings
+from fission_grpo.tasks.training_set import GIVEN, SYNTHETIC, SyntheticSettings
 from fission_grpo.training.settings import TrainerSettings
 
 Key: TypeAlias = tuple[str, ...]
 """Path of a setting: `("trainer", "steps")` for `trainer.steps`."""
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
-
-
-NAME_HERE: Mapping[str, str] = {
-    # TRL
-    "num_generations": "trainer.group_size",
-    "max_completion_length": "rollouts.max_tokens",
-    "max_tool_calling_iterations": "rollouts.max_turns",
-    "max_steps": "trainer.steps",
-    "generation_batch_size": "trainer.queries",
-    "per_device_train_batch_size": "trainer.queries",
-    "loss_type": "trainer.objective",
-    "scale_rewards": "trainer.objective",
-    "save_steps": "trainer.checkpoint_every",
-    "output_dir": "output",
-    "model_name_or_path": "model",
-    "dtype": "precision",
-    "torch_dtype": "precision",
-    "dataset_name": "data",
-    "use_peft": "lora.rank",
-    "lora_r": "lora.rank",
-    "lora_alpha": "lora.alpha",
-    "lora_target_modules": "lora.targets",
-    "chat_template_path": "chat_template",
-    "environment_factory": "environments",
-    "use_vllm": "engine.vllm",
-    "vllm_mode": "engine.vllm",
-    "vllm_gpu_memory_utilization": "engine.vllm_share",
-    "vllm_max_model_length": "engine.vllm_window",
-    "vllm_server_base_url": "engine.vllm_url",
-    "vllm_server_host": "engine.vllm_url",
-    "fsdp": "engine.sharding",
-    "fsdp_version": "engine.sharding",
-    "deepspeed": "engine.sharding",
-    "zero_stage": "engine.sharding",
-    "num_machines": "engine.nodes",
-    # verl
-    "n": "trainer.group_size",
-    "train_batch_size": "trainer.queries",
-    "ppo_mini_batch_size": "trainer.queries",
-    "max_response_length": "rollouts.max_tokens",
-    "max_assistant_turns": "rollouts.max_turns",
-    "ppo_max_token_len_per_gpu": "trainer.token_budget",
-    "kl_coef": "trainer.beta",
-    "kl_loss_coef": "trainer.beta",
-    "lr": "trainer.learning_rate",
-    "grad_clip": "trainer.max_grad_norm",
-    "enable_gradient_checkpointing": "trainer.gradient_checkpointing",
-    "total_training_steps": "trainer.steps",
-    "save_freq": "trainer.checkpoint_every",
-    "default_local_dir": "output",
-    "train_files": "data",
-    "gpu_memory_utilization": "engine.vllm_share",
-    "max_model_len": "engine.vllm_window",
-    "ppo_micro_batch_size_per_gpu": "engine.micro_batch",
-    "ppo_micro_batch_size": "engine.micro_batch",
-    "n_gpus_per_node": "engine.gpus",
-    "nnodes": "engine.nodes",
-    "path": "model",
-    "lora_rank": "lora.rank",
-    # both, and their like
-    "num_steps": "trainer.steps",
-    "batch_size": "trainer.queries",
-    "max_new_tokens": "rollouts.max_tokens",
-    "dataset": "data",
-}
-"""Last word of a setting elsewhere -> the setting here that means the same, or is nearest to it."""
-
-NOT_HERE: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("report_to", "logger", "logging_steps", "run_name", "project_name", "experiment_name"),
-        "every step goes to metrics.jsonl and traces.jsonl in the run folder, and no tracker is wired up",
-    ),
-    **dict.fromkeys(
-        ("num_train_epochs", "total_epochs", "epochs"),
-        "a run is as long as trainer.steps says: trainer.steps x trainer.queries tasks are explored in turn",
-    ),
-    **dict.fromkeys(
-        ("gradient_accumulation_steps", "num_iterations"),
-        "a step is one update on all its groups; trainer.queries x trainer.group_size is the batch, and "
-        "trainer.token_budget bounds the memory of a micro-batch",
-    ),
-    **dict.fromkeys(
-        ("max_prompt_length",),
-        "no prompt is cut: one that leaves no room for rollouts.max_tokens in the model's window is refused",
-    ),
-    **dict.fromkeys(
-        ("bf16", "fp16", "mixed_precision"),
-        "sampler and trainer must agree; choose precision=fp32, or precision=bf16 with lora.rank=16; inside TRL, "
-        "engine.autocast computes in bfloat16 what is kept in fp32",
-    ),
-    **dict.fromkeys(
-        ("num_processes",),
-        "one process for each GPU: start it with `accelerate launch --num_processes N`; inside TRL, engine.gpus says "
-        "so as well",
-    ),
-    **dict.fromkeys(
-        ("tensor_model_parallel_size", "vllm_tensor_parallel_size"),
-        "each process samples on a device of its own: dialogues end when they end, and devices in step would wait",
-    ),
-    **dict.fromkeys(
-        ("reward_funcs", "reward_weights", "reward_fn", "reward_model"),
-        "the world judges by its score(), or gold calls do; weights are decision.* and episode.*",
-    ),
-    **dict.fromkeys(
-        ("epsilon", "epsilon_high", "clip_ratio", "clip_ratio_low", "clip_ratio_high"),
-        "the clip comes with trainer.objective",
-    ),
-    **dict.fromkeys(
-        ("lr_scheduler_type", "warmup_steps", "warmup_ratio", "lr_warmup_steps"),
-        "trainer.learning_rate is constant",
-    ),
-}
-"""Last word of a setting elsewhere that has no counterpart -> what to know in its place."""
 
 
 SHORT_FOR: Mapping[Key, Key] = {("engine",): ("engine", "name")}
@@ -182,6 +71,8 @@ class RunSettings(Settings):
     """Train adapters and leave the model as it is; none trains every weight."""
     data: str = SYNTHETIC
     """A JSONL file of tasks, or `synthetic`; `given` in a run to which a program gave its tasks."""
+    heldout: str | None = None
+    """A JSONL file of tasks that are not trained on: what `fission eval tasks` plays unless it is given others."""
     synthetic: SyntheticSettings = Field(default_factory=SyntheticSettings)
     environments: dict[str, str] = Field(default_factory=dict)
     """Your own: the name that tasks give -> `package.module:name` of a class of tools, of a list of functions, or of an
@@ -227,6 +118,19 @@ class RunSettings(Settings):
     def folder(self) -> Path:
         """The run folder as a path."""
         return Path(self.output or "runs/run").expanduser()
+
+    def from_anywhere(self) -> RunSettings:
+        """The same with whole paths of model, template and task files: they mean the same in any working directory."""
+        simulator = self.simulator_model
+        template = self.chat_template
+        changes = {
+            "model": model_from_anywhere(self.model),
+            "data": whole_path(self.data, names=(SYNTHETIC, GIVEN)),
+            "heldout": self.heldout and whole_path(self.heldout, names=()),
+            "chat_template": template and whole_path(template, names=template_names()),
+            "simulator_model": simulator.model_copy(update={"model": model_from_anywhere(simulator.model)}),
+        }
+        return self.model_copy(update=changes)
 
     def saved(self) -> dict[str, Any]:
         """Plain values for `config.yaml`; a run folder does not name itself, so that it can be moved.

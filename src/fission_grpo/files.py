@@ -11,7 +11,7 @@ import errno
 import json
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -195,6 +195,16 @@ def read_json(path: Path, *keys: str, remedy: str) -> dict[str, Any]:
     if missing := [key for key in keys if key not in found]:
         raise ConfigError(f"{path} has no key {missing[0]!r}; {remedy}")
     return found
+
+
+def whole_path(value: str, *, names: Container[str] = ()) -> str:
+    """A relative path of something that is there, as any working directory calls it; all else is left as it is.
+
+    Args:
+        names: that are no paths, whatever lies here under them.
+    """
+    path = Path(value).expanduser()
+    return str(path.resolve()) if value and value not in names and path.exists() else value
 
 
 def unfinished_beside(path: Path) -> Path:

@@ -62,3 +62,10 @@ def _lines(what: str, total: int, done: int) -> Iterator[ProgressCallback]:
         sys.stderr.flush()
 
     yield write_line
+
+
+def warn(line: str | None) -> None:
+    """Say something on standard error beside a phase that is shown; None is nothing to say."""
+    if line is not None:
+        sys.stderr.write(f"warning: {line}\n")
+        sys.stderr.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -31,6 +32,15 @@ def with_current_names(value: Any, above: Sequence[str] = ()) -> Any:
         name if place == (*above, str(name)) else place[-1]: with_current_names(value[name], place)
         for name, place in places.items()
     }
+
+
+def same_value(saved: Any, asked: Any) -> bool:
+    """Whether a saved value of a setting means what is asked for now: a relative path of earlier versions, typed in the
+    same working directory, is the whole path of today."""
+    if saved == asked:
+        return True
+    paths = isinstance(saved, str) and isinstance(asked, str) and Path(asked).is_absolute()
+    return paths and Path(saved).expanduser().resolve() == Path(asked)
 
 
 MOST_SEED = 2**32 - 1

@@ -96,7 +96,7 @@ def test_fission_alone_shows_what_is_needed_first_and_how_to_see_the_rest() -> N
     result = fission()
     assert result.exit_code == 0
     shown = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("  fission ")]
-    assert shown == ["quickstart", "train", "eval", "compare", "report", "doctor"]
+    assert shown == ["quickstart", "init", "train", "eval", "compare", "report", "doctor"]
     assert "fission --help shows all commands" in result.stdout
     assert "..." not in result.stdout  # no description is cut off
 
@@ -145,7 +145,8 @@ def test_of_several_processes_the_first_says_what_the_training_will_do(
 def test_a_run_leaves_its_files_and_can_go_on(model: Path) -> None:
     first = train(model, "--output", "run", "--json", steps=1)
     assert first.exit_code == 0, first.stderr
-    assert told(first) == {"run": "run", "policy": "run/policy", "step": 1, "steps": 1, "finished": True}
+    files = {"run": "run", "policy": "run/policy", "summary": "run/summary.md"}
+    assert told(first) == {**files, "step": 1, "steps": 1, "finished": True}
     assert load_policy_model("run/policy").chat.eos_id == chat().eos_id
     more = fission("train", "--resume", "--output", "run", "trainer.steps=3", "--json")
     assert told(more)["step"] == 3, more.stderr
@@ -213,7 +214,17 @@ def test_a_dry_run_rehearses_and_writes_nothing(model: Path) -> None:
 def test_the_plan_can_be_read(model: Path) -> None:
     result = train(model, "--dry-run")
     lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
-    assert list(lines) == ["tasks", "updates", "rollouts", "tokens", "parameters", "memory", "time", "rehearsal"]
+    assert list(lines) == [
+        "tasks",
+        "updates",
+        "rollouts",
+        "tokens",
+        "parameters",
+        "memory",
+        "time",
+        *("rehearsal", "caution"),
+    ]
+    assert "0% right" in lines["rehearsal"]
     assert "estimate" in lines["memory"]
 
 
@@ -329,7 +340,8 @@ def test_the_next_command_that_training_prints_works_as_printed(model: Path) -> 
     for part in PARTS:
         assert Path(f"runs/mine/evaluation/{part}.jsonl").read_bytes() == Path(f"ev/{part}.jsonl").read_bytes()
     asked = json.loads(Path("runs/mine/evaluation/settings.json").read_text())
-    assert (asked["model"], asked["size"], asked["rollouts"]["max_tokens"]) == ("runs/mine/policy", 3, 8)
+    policy = str(Path("runs/mine/policy").resolve())
+    assert (asked["model"], asked["size"], asked["rollouts"]["max_tokens"]) == (policy, 3, 8)
 
 
 def test_what_is_typed_wins_over_the_run(model: Path) -> None:
@@ -419,17 +431,21 @@ def test_tasks_of_ones_own_have_a_folder_of_their_own(model: Path) -> None:
     own = ("eval", "tasks", "own.jsonl", "--run", "run")
     first = fission(*own, "--json")
     assert told(first)["final"]["total"] == 2
-    assert {path.name for path in Path("run/tasks").iterdir()} == {"settings.json", "episodes.jsonl", "complete.json"}
+    assert {path.name for path in Path("run/tasks").iterdir()} == {
+        *("settings.json", "provenance.jsonl", "complete.json", "episodes.jsonl", "mixed.jsonl", "precondition.jsonl")
+    }
     assert fission(*own, "--json").stdout == first.stdout
-    asked = json.loads(Path("run/tasks/settings.json").read_text())
-    assert (asked["tasks"], asked["model"], asked["rollouts"]["max_tokens"]) == (2, "run/policy", 8)
+    asked, policy = json.loads(Path("run/tasks/settings.json").read_text()), str(Path("run/policy").resolve())
+    assert (asked["tasks"], asked["model"], asked["rollouts"]["max_tokens"]) == (2, policy, 8)
     other = fission("eval", "tasks", "other.jsonl", "--run", "run")
     assert (other.exit_code, "other settings (fingerprint)" in other.stderr) == (2, True)
     assert "other settings (tasks" not in fission(*own, "--output", "elsewhere", "rollouts.max_tokens=9").stderr
     both = fission("compare", "run", "elsewhere")
     assert (both.exit_code, "give one of them: run/evaluation or run/tasks" in both.stderr) == (2, True)
     compared = told(fission("compare", "run/tasks", "elsewhere", "--json"))
-    assert [(one["part"], one["entries"]) for one in compared["contrasts"]] == [("episodes", 2)]
+    assert [(one["part"], one["entries"]) for one in compared["contrasts"]] == [
+        *(("episodes", 2), ("mixed", 2), ("precondition", 1))
+    ]
     Path("run/evaluation").rename("aside")
     assert told(fission("compare", "run", "elsewhere", "--json"))["contrasts"] == [
         {**one, "baseline": "run"} for one in compared["contrasts"]
@@ -640,8 +656,9 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_nothing, ("supervise", "--output", "x", "--learning-rate", "0"), "got 0.0", "expected greater than 0"),
     (_nothing, ("supervise", "--output", "x", "--learning-rate", "-1"), "got -1.0", "expected greater than 0"),
     (_nothing, ("supervise", "--output", "x", "--demonstrations", "0"), "nothing to learn", "ask for --clean 3000"),
-    (_nothing, ("supervise", "--output", "x", "--data", "a.jsonl"), "data=a.jsonl: ", "leave this out"),
-    (_nothing, ("supervise", "--output", "x", "worlds.shop=shop:Shop"), "environments.shop: ", "leave this out"),
+    (_nothing, ("supervise", "--output", "x", "worlds.shop=shopp:Shop"), "No module named 'shopp'", "correct it there"),
+    (_broken_plan, ("init", "."), ". is there already", "choose another name"),
+    (_nothing, ("data", "check"), "data=synthetic is no file", "give a FILE"),
     (_nothing, ("simulator", "train", "r.jsonl", "--output", "x", "epochs=0"), "epochs: got 0", "greater than 0"),
     (_nothing, ("simulator", "train", "r.jsonl", "--output", "x", "epoch=1"), "unknown setting epoch", "epochs, batch"),
     (_nothing, ("quickstart", "--arms", "grpo,ppo"), "unknown arm 'ppo'", "grpo-matched"),

@@ -43,6 +43,7 @@ def test_bfcl_leaves_everything_that_compare_rescore_and_the_official_scorer_rea
     assert told["departures"] == ["prompt mode compact", "at most 16 tokens an answer, officially 4096"]
     assert {path.name for path in Path("one").iterdir()} == {
         *("settings.json", "traces.jsonl", "score.json", "summary.md", "recovery.png", "flow.png", "official"),
+        "provenance.jsonl",
     }
     assert len(list(Path("one/official").rglob("*_result.json"))) == 2
     assert "Not an official score" in Path("one/summary.md").read_text()

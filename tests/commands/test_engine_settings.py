@@ -25,7 +25,7 @@ def trl(**values: Any) -> EngineSettings:
 def test_a_name_is_short_for_the_section() -> None:
     assert read("engine=trl") == trl()
     assert read("engine=trl", "engine.vllm=colocate") == read("engine.vllm=colocate", "engine=trl")
-    with pytest.raises(ConfigError, match=r"engine.name \(command line\): got 'tlr', expected 'own' or 'trl'"):
+    with pytest.raises(ConfigError, match=r"engine.name \(command line\): got 'tlr', expected 'own', 'trl' or 'verl'"):
         read("engine=tlr")
 
 
@@ -46,6 +46,11 @@ def test_the_folder_of_a_run_keeps_what_is_not_the_rule() -> None:
         (["engine=trl", "engine.sharding=zero2"], "has one device to spread over"),
         (["engine=trl", "engine.gpus=2", "engine.sharding=fsdp2"], "set engine.vllm=colocate or server"),
         (["engine=trl", "engine.gpus=2", "engine.sharding=zero3"], "cannot be sampled from by itself"),
+        (["engine=trl", "engine.verl.trainer.logger=[wandb]"], "holds keys of verl's, and the engine is TRL"),
+        (["engine.verl.trainer.logger=[wandb]"], "add --engine trl or --engine verl"),
+        (["engine=verl", "engine.vllm=server"], "verl samples with a vLLM on the same GPUs"),
+        (["engine=verl", "engine.gpus=2", "engine.sharding=zero2"], "spreads everything by FSDP2"),
+        (["engine=verl", "engine.micro_batch=2"], "cuts micro-batches by trainer.token_budget"),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused(written: list[str], expected: str) -> None:
@@ -53,6 +58,12 @@ def test_what_an_engine_cannot_do_is_refused(written: list[str], expected: str) 
         read(*written)
     assert expected in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_verl_takes_keys_of_its_own_and_a_share_for_its_vllm() -> None:
+    engine = read("engine=verl", "engine.verl.trainer.logger=[wandb]", "engine.vllm_share=0.5", "engine.vllm_window=99")
+    assert engine.verl == {"trainer": {"logger": ["wandb"]}}
+    assert (engine.vllm_share, engine.vllm_window) == (0.5, 99)
 
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_MIXED_PRECISION": "bf16"}

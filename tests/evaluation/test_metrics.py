@@ -110,6 +110,20 @@ def test_a_record_survives_its_line() -> None:
     assert "\n" not in to_line(before)
 
 
+def test_a_record_keeps_what_the_user_says_in_every_turn() -> None:
+    """The error that stands in the context is a tool's word; the second user turn is never reached."""
+    task = replace(
+        TASK,
+        messages=(*TASK.messages, {"role": "assistant", "content": ""}, {"role": "tool", "content": "no such folder"}),
+        followups=("and back",),
+        gold=((GOLD,), (GOLD,)),
+    )
+    assert episode(bad(), task=task).asked == ("go to docs", "and back")
+    line = json.loads(to_line(episode(good())))
+    assert line.pop("asked") == ["go to docs"]
+    assert from_line(json.dumps(line)).asked == ()  # an evaluation of before
+
+
 def test_unknown_keys_are_ignored() -> None:
     line = json.loads(to_line(episode(good())))
     assert from_line(json.dumps({**line, "later": 1})) == episode(good())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from episodes import CALL, OTHER, episode, message
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,12 +30,14 @@ from fission_grpo.evaluation.statistics import Interval, Rate, unpaired_interval
 from fission_grpo.report.page.change import run_change
 from fission_grpo.report.page.episodes import recovery_episodes, recovery_fates
 from fission_grpo.report.page.markdown import html_of
+from fission_grpo.report.page.quickstart import page_of_quickstart
 from fission_grpo.report.page.samples import chosen_families, embedded, fair_shares, families
 from fission_grpo.report.page.signal import account_run, gradient_share
 from fission_grpo.report.page.sources import read_runs
 from fission_grpo.report.page.verdict import training_cautions
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
 from fission_grpo.report.tables import groups_table
+from fission_grpo.run.provenance import RunInputs, record_provenance
 from fission_grpo.types import ErrorClass
 
 
@@ -331,6 +335,18 @@ def test_an_evaluation_has_a_page(tmp_path: Path) -> None:
     assert "curves" not in [attributes.get("id") for tag, attributes in Elements(page).tags if tag == "section"]
 
 
+def test_an_episode_is_shown_with_what_the_user_said(tmp_path: Path) -> None:
+    """Before the first message of each user turn that was reached, as text."""
+    record = episode(message(1, CALL, ErrorClass.NOT_FOUND), message(1), message(2, OTHER))
+    said = replace(record, asked=("first", "<b>second</b>", "third", "fourth"))
+    Evaluation(episodes=(said, replace(record, task="of before"))).save(tmp_path / "judged")
+    _, page = written(tmp_path / "judged")
+    data = payload(page)
+    shown = [[(place, data["strings"][words]) for place, words in item["asked"]] for item in data["items"]]
+    assert shown == [[(0, "<b>second</b>"), (2, "third")], []]
+    assert "<b>second" not in page
+
+
 def test_a_comparison_names_what_was_fixed_and_what_was_broken(tmp_path: Path) -> None:
     for name, letters in (("before", "xx+-" * 3), ("after", "rx--" * 3)):
         Evaluation(episodes=episodes(letters)).save(tmp_path / name)
@@ -364,6 +380,19 @@ def test_a_quickstart_has_the_first_line_of_its_summary(tmp_path: Path) -> None:
         "In one training run each, a policy trained with Fission-GRPO on single messages still "
     )
     assert {item["part"] for item in payload(page)["items"] if "part" in item} == {"episodes"}
+
+
+def test_a_quickstart_accounts_for_the_groups_of_every_arm(tmp_path: Path) -> None:
+    """Of those too that the first line does not speak of."""
+    folder = quickstart(tmp_path / "quick")
+    results = Results(folder=folder, arms=("grpo-decision", "fission-decision", "grpo"), seeds=(0,), size=24)
+    records = episodes("x" * 24)
+    Evaluation(episodes=records, transfer=records, mixed=records, precondition=records).save(
+        results.evaluation("grpo", 0)
+    )
+    write_run(results.run("grpo", 0).path, [family(0)[0]])
+    (table,) = (one for one in page_of_quickstart(results, samples=0, seed=0).signal if one.title.startswith("Account"))
+    assert all(f'<th scope="col">{arm}</th>' in table.body for arm in results.arms)
 
 
 def quickstart(folder: Path) -> Path:
@@ -435,3 +464,20 @@ def test_a_run_without_traces_has_its_curves(tmp_path: Path) -> None:
     done, page = written(run)
     assert done.verdict == "run has made 2 steps; there are no traces to judge it by."
     assert "curves" in [attributes.get("id") for tag, attributes in Elements(page).tags if tag == "section"]
+
+
+def test_the_page_says_where_a_run_comes_from(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", family(0))
+    old = write_report([run], tmp_path / "old.html", samples=10, seed=0).path.read_text(encoding="utf-8")
+    assert "older than provenance.jsonl: command, versions, commit and machine were not written down" in old
+    inputs = RunInputs(model=HOSTILE[0], files={"model.safetensors": "ab" * 32}, tasks=3, tasks_hash="cd" * 32)
+    record_provenance(run, inputs=inputs, threads=1)
+    record_provenance(run, step=1, threads=2)
+    page = write_report([run], tmp_path / "new.html", samples=10, seed=0).path.read_text(encoding="utf-8")
+    assert "older than provenance.jsonl" not in page
+    assert f"model.safetensors {'ab' * 8}</dd>" in page
+    assert f"3 tasks, {'cd' * 8}</dd>" in page
+    assert "at step 1: threads: 1 then, 2 now</dd>" in page
+    assert f"torch {torch.__version__}" in page
+    assert HOSTILE[0] not in page
+    assert f"<code>fission reproduce {run}</code>" in page

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, DRIVER, MISSING, Browser, opened_browser
+from episodes import OTHER, episode, message
 from page_runs import HOSTILE, family, hostile_run, write_run
 
 from fission_grpo.commands.report import write_report
+from fission_grpo.evaluation.heldout import Evaluation
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING)
 MANY = 2000
@@ -123,6 +126,17 @@ def test_trees_turn_by_keys_and_show_which_tokens_are_in_the_loss(browser: Brows
     click(browser, "#tree-detail summary")
     browser.run("return new Promise((done) => setTimeout(done, 100))")
     assert count(browser, "#tree-detail .tokens span") == 8 + 3  # the context, on demand
+    assert browser.console() == []
+
+
+def test_an_episode_of_an_evaluation_begins_with_what_was_asked(browser: Browser, tmp_path: Path) -> None:
+    record = replace(episode(message(0, OTHER), message(0), message(1)), asked=("find <i>it</i>", "and then"))
+    Evaluation(episodes=(record,)).save(tmp_path / "judged")
+    browser.open(write_report([tmp_path / "judged"], tmp_path / "report.html", samples=10, seed=0).path, "#item-0")
+    told = text(browser, "#detail .talk")
+    assert told.index("find <i>it</i>") < told.index("(empty)") < told.index("and then")
+    assert told.count("and then") == told.count("find") == 1
+    assert count(browser, "#detail .talk .user") == 2
     assert browser.console() == []
 
 

@@ -17,8 +17,10 @@ from fission_grpo.evaluation.paired import EvaluatedArm, compare_arms
 from fission_grpo.evaluation.records import EpisodeRecord, Probe, TurnRecord
 from fission_grpo.files import read_jsonl
 from fission_grpo.report.figures import Curve, curves_figure, rates_figure, read_metrics
+from fission_grpo.report.page.markdown import html_of
 from fission_grpo.report.style import arm_colours
 from fission_grpo.report.tables import (
+    aligned,
     comparisons_table,
     effort_table,
     error_name,
@@ -267,6 +269,13 @@ def test_an_invalid_trajectory_is_drawn_without_numbers(tmp_path: Path) -> None:
     assert tree_figure(tree, tmp_path / "tree.png").stat().st_size > 10_000
 
 
+def test_a_policy_may_say_what_no_face_can_draw(tmp_path: Path) -> None:
+    odd = copy.deepcopy(FAMILY)
+    odd["trajectories"][1]["text"] = ["\x01 done \U000e0041"]  # matplotlib warns of both, and warnings are errors
+    (tree,) = fission_trees([EXPLORATION, odd])
+    assert tree_figure(tree, tmp_path / "tree.png").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_pictures_are_reproducible(tmp_path: Path, suffix: str) -> None:
     (tree,) = fission_trees([EXPLORATION, FAMILY])
@@ -306,3 +315,14 @@ def test_the_account_of_groups_from_a_file(tmp_path: Path) -> None:
     table = groups_table({"fission": account})
     assert cells(table, "All-fail groups rescued by fission")[1].endswith("(1/1)")
     assert cells(table, "Exploration groups: all right")[1].endswith("(0/1)")
+
+
+def test_an_aligned_table_is_the_same_table() -> None:
+    table = markdown_table(["", "first | steps", "b"], [["metric ↑", "1 %", "-"], ["m", "100.0 %", "x"]])
+    assert aligned(table).splitlines() == [
+        "|          | first \\| steps |    b |",
+        "| -------- | -------------: | ---: |",
+        "| metric ↑ |            1 % |    - |",
+        "| m        |        100.0 % |    x |",
+    ]
+    assert html_of(aligned(table)) == html_of(table)

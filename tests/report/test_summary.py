@@ -9,7 +9,9 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 from episodes import CALL, OTHER, episode, message
+from page_runs import group, trajectory, write_run
 
+from fission_grpo.commands.report import write_quickstart_report
 from fission_grpo.evaluation.heldout import Evaluation
 from fission_grpo.evaluation.metrics import ERR, FINAL, FIRST_ATTEMPT, recovery_by_tool
 from fission_grpo.evaluation.paired import Comparison, EvaluatedArm, compare_arms
@@ -242,12 +244,9 @@ def save(results: Results, name: str, letters: str) -> None:
 
 def train(results: Results) -> None:
     """One step with one group, the same for every arm."""
-    trajectory = {"reward": {"total": 1.0}, "success": True}
+    right = trajectory(("", None), success=True, reward=1.0)
     for name in results.arms:
-        folder = results.run(name, 0)
-        folder.metrics.write_text(json.dumps({"step": 0, "rollouts": 4, "success": 0.5}) + "\n")
-        trace = {"step": 0, "group": "0/0", "kind": "exploration", "parent": None, "trajectories": [trajectory] * 2}
-        folder.traces.write_text(json.dumps(trace) + "\n")
+        write_run(results.run(name, 0).path, [group("0/0", 0, [right, right])])
 
 
 def summary_of(tmp_path: Path, *arms: str) -> str:
@@ -260,10 +259,17 @@ def summary_of(tmp_path: Path, *arms: str) -> str:
     return results.summary.read_text(encoding="utf-8")
 
 
+def page_of(folder: Path, *arms: str) -> str:
+    written = write_quickstart_report(Results(folder=folder, arms=arms, seeds=(0,), size=24))
+    assert written.path == folder / "report.html"
+    return written.path.read_text(encoding="utf-8")
+
+
 def test_arms_that_explore_otherwise_are_compared_in_tables_alone(tmp_path: Path) -> None:
     told = summary_of(tmp_path / "across", "grpo-decision", "fission")
     assert told.splitlines()[2].startswith("Nothing comparable was run: ")
-    assert "| Error recovery (ERR) ↑ | grpo-decision → fission | " in told
+    page = page_of(tmp_path / "across", "grpo-decision", "fission")
+    assert '<th scope="row">Error recovery (ERR) ↑</th><td>grpo-decision → fission</td>' in page
     alike = summary_of(tmp_path / "alike", "grpo-decision", "grpo", "fission").splitlines()[2]
     assert "trained with Fission-GRPO in whole dialogues " in alike
     assert "trained with plain GRPO in whole dialogues and without the additional rollouts " in alike
@@ -280,11 +286,18 @@ def test_a_summary_is_written_from_the_files_alone(tmp_path: Path) -> None:
     assert first.startswith(
         "In one training run each, a policy trained with Fission-GRPO on single messages still solved 75.0 % of the "
     )
-    text = "\n".join(rest)
-    # Classes are explained once, before the first table that names one; of those that occur.
-    assert text.index("*E7 conflict*: ") < text.index("| E7 conflict |")
-    assert text.count("*E4 value not found*: ") == 1
-    assert "E8 time" not in text
+    # One screen, aligned: a line each for rule, header and 4 arms.
+    table = [line for line in rest if line.startswith("|")]
+    assert len(table) == 6
+    assert len({len(line) for line in table}) == 1
+    assert "|       75.0 % [47, 91] |" in next(line for line in table if line.startswith(f"| {TREATMENT}"))
+    assert len(rest) < 30
+    # Classes are explained once, of those that occur.
+    page = page_of(tmp_path, CONTROL, TREATMENT)
+    assert page.count("<em>E7 conflict</em>: ") == page.count("<em>E4 value not found</em>: ") == 1
+    assert "<em>E8 time" not in page
+    for title in ("In sentences", "Probe, all kinds of errors: by class", "Identical repeats by class of error"):
+        assert page.count(f"<summary>{title}</summary>") == 1
     assert {path.name for path in tmp_path.glob("*.png")} == {"curves.png", "episodes.png", "probe.png", "runs.png"}
     told = json.loads((tmp_path / "summary.json").read_text())
     macro = next(one for one in told if one["metric"] == "err_macro_tool" and one["baseline"] == CONTROL)

@@ -12,10 +12,12 @@ import pytest
 from small_records import SMALL, records
 
 from fission_grpo.environments.bfcl.environment import BfclEnvironment
+from fission_grpo.environments.shipped import SHIPPED
 from fission_grpo.errors import ConfigError, DataError
 from fission_grpo.simulator.base import ErrorSimulator
 from fission_grpo.simulator_lab.corpus import (
     SPLITS,
+    OwnTasks,
     RecordSettings,
     corrupted_calls,
     policy_failures,
@@ -33,6 +35,7 @@ from fission_grpo.simulator_lab.records import (
 )
 from fission_grpo.tasks.jsonl import write_tasks
 from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS
+from fission_grpo.tasks.synthesis.generator import synthesise
 from fission_grpo.types import ErrorClass
 
 
@@ -198,6 +201,11 @@ def test_a_policys_own_failures_become_records(tmp_path: Path) -> None:
     mixed, count = simulator_records(SMALL.model_copy(update={"apis": ("TicketAPI",)}), runs=[run])
     assert count.by_origin["policy"] == 1
     assert len({record.id for record in mixed}) == len(mixed)
+
+
+def test_wrong_calls_in_the_office_belong_to_their_world() -> None:
+    office = OwnTasks(tasks=synthesise(0, 2, apis=["Bank"]), environments=SHIPPED)
+    assert {one.api for one in office.wrong_calls(0)} == {"Bank"}
 
 
 def test_damaged_traces_are_named_with_their_line(tmp_path: Path) -> None:

@@ -158,18 +158,23 @@ REPAIR_SHARE = 0.3
 
 def corrupted(rng: random.Random, task: Task) -> tuple[str, Turns]:
     """A gold episode with one corruption, and the kind of it."""
-    places = [(turn, place) for turn, calls in enumerate(task.gold) for place in range(len(calls))]
     turns: Turns = [list(calls) for calls in task.gold]
+    return corrupt(rng, task, turns), turns
+
+
+def corrupt(rng: random.Random, task: Task, turns: Turns) -> str:
+    """Make one thing wrong in an episode of gold calls, right or wrong so far; the kind of it."""
+    places = [(turn, place) for turn, calls in enumerate(turns) for place in range(len(calls))]
     while True:
         turn, place = rng.choice(places)
         kind = rng.choice([*CALL_CORRUPTIONS, *EPISODE_CORRUPTIONS])
         if kind in EPISODE_CORRUPTIONS:
             EPISODE_CORRUPTIONS[kind](turns, turn, place)
-            return kind, turns
+            return kind
         call = turns[turn][place]
         if (wrong := CALL_CORRUPTIONS[kind](rng, call, _scene(task))) is not None:
             turns[turn][place : place + 1] = [wrong, call] if rng.random() < REPAIR_SHARE else [wrong]
-            return kind, turns
+            return kind
 
 
 def _scene(task: Task) -> Scene:

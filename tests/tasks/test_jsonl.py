@@ -213,7 +213,8 @@ def test_a_world_that_knows_its_tools_and_judges_itself_need_not_be_told_either(
     assert [tool["function"]["name"] for tool in task.tools] == ["add"]
     assert (task.target, task.gold) == ((), ())
     assert problems_of(path) == [
-        "line 1: missing key 'tools', and no environment 'counter' to ask for them; known: bfcl"
+        "line 1: missing key 'tools', and no environment 'counter' to ask for them; known: bfcl, office. "
+        "Say where yours is: environments.counter=module:name"
     ]
     wrong = {**SHORT, "gold": [{"name": "ad", "arguments": {"number": 3}}]}
     assert "the nearest tools are 'add'" in problems_of(save(tmp_path / "w.jsonl", wrong), environments=COUNTER)[0]
@@ -353,3 +354,34 @@ def test_an_official_entry_overlaps_with_itself() -> None:
     offences = official_overlap([entry])
     assert {offence.shared for offence in offences} == {Shared.WORLD, Shared.TEXT, Shared.CHAIN}
     assert str(offences[0]).startswith("multi_turn_base_0: same world as multi_turn_base_")
+
+
+def test_a_task_without_an_id_is_named_after_what_it_holds(tmp_path: Path) -> None:
+    nameless = {key: value for key, value in SHORT.items() if key != "id"}
+    other = {**nameless, "messages": [{"role": "user", "content": "Add three."}]}
+    first, second, third = read_tasks(save(tmp_path / "a.jsonl", nameless, other, nameless), environments=COUNTER)
+    assert third.id == f"{first.id}-2"
+    assert len({first.id, second.id, third.id}) == 3
+    moved = read_tasks(save(tmp_path / "b.jsonl", SHORT, other, {**nameless, "meta": None}), environments=COUNTER)
+    assert [task.id for task in moved] == ["c1", second.id, first.id]
+    write_tasks(tmp_path / "c.jsonl", [first, second, third])
+    assert read_tasks(tmp_path / "c.jsonl", environments=COUNTER) == [first, second, third]
+
+
+def test_what_is_right_next_is_read_off_the_turns(tmp_path: Path) -> None:
+    one, two = ({"name": "add", "arguments": {"number": number}} for number in (1, 2))
+    whole = {**SHORT, "turns": [[one, two]]}
+    done = {"role": "assistant", "content": "", "tool_calls": [{"id": "a", "type": "function", "function": one}]}
+    reply = {"role": "tool", "tool_call_id": "a", "content": "1"}
+    begun = {**whole, "id": "c2", "messages": [*SHORT["messages"], done, reply]}
+    told = {**whole, "id": "c3", "gold": []}
+    found = read_tasks(save(tmp_path / "t.jsonl", whole, begun, told), environments=COUNTER)
+    assert [[call.arguments for call in task.target] for task in found] == [[{"number": 1}], [{"number": 2}], []]
+
+
+def test_without_a_world_it_is_said_why_gold_is_needed(tmp_path: Path) -> None:
+    bare = {"messages": GOOD["messages"]}
+    assert problems_of(save(tmp_path / "t.jsonl", bare)) == [
+        "line 1: missing key 'tools': there is no world to ask for its own",
+        "line 1: missing key 'gold': nothing else says what is right next; [] where words are",
+    ]

@@ -19,11 +19,13 @@ from fission_grpo.chat.format import ChatFormat
 from fission_grpo.client.endpoint import EndpointSettings
 from fission_grpo.environments.bfcl.outcomes import classify
 from fission_grpo.errors import ConfigError
-from fission_grpo.models.catalog import Precision, find_model, load_policy_model
+from fission_grpo.models.catalog import Precision, find_model, load_policy_model, load_tokenizer
 from fission_grpo.models.served import open_served_model
 from fission_grpo.policy.base import Policy
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.policy.vllm import require_temperature
+from fission_grpo.run.inputs import model_inputs
+from fission_grpo.run.provenance import RunInputs
 
 
 class Baseline(StrEnum):
@@ -87,6 +89,11 @@ class AgentChoice:
         """
         if self.endpoint is None:
             find_model(self.model)
+
+    def inputs(self) -> RunInputs:
+        """Hashes of the model on this machine, and of the chat template that is used."""
+        template = load_tokenizer(self.model, chat_template=self.chat_template).chat_template
+        return model_inputs(self.model, template=template if isinstance(template, str) else None)
 
     def saved(self) -> dict[str, Any]:
         """Plain values; what an older version of us wrote reads the same."""

@@ -15,7 +15,9 @@ from fission_grpo.cli.doctor import doctor
 from fission_grpo.cli.evaluate import compare, evaluation
 from fission_grpo.cli.options import FAILED, OVERRIDES, WRONG_INPUT
 from fission_grpo.cli.own_tasks import eval_tasks
+from fission_grpo.cli.project import init
 from fission_grpo.cli.report import report
+from fission_grpo.cli.reproduce import reproduce
 from fission_grpo.cli.simulator import simulator
 from fission_grpo.cli.train import quickstart, supervise, train
 from fission_grpo.errors import ConfigError, FissionError, message_lines
@@ -42,8 +44,9 @@ app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=
 QUIET_LIBRARIES = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
 """Models come from this machine, and progress is ours to show; a user's own values win."""
 
-NEEDED_FIRST = ("quickstart", "train", "eval", "compare", "report", "doctor")
-"""What `fission` alone shows: see the method work, train, measure, compare, look, and find out whether a model fits."""
+NEEDED_FIRST = ("quickstart", "init", "train", "eval", "compare", "report", "doctor")
+"""What `fission` alone shows: see the method work, begin with tools of one's own, train, measure, compare, look, and
+find out whether a model fits."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -80,12 +83,14 @@ def _first_words(ctx: typer.Context) -> Iterator[str]:
 
 
 app.command(context_settings=OVERRIDES, epilog="Any setting of `fission train` goes to every arm.")(quickstart)
+app.command()(init)
 app.command(context_settings=OVERRIDES, epilog="Any setting: trainer.steps=10, or --trainer.steps 10.")(train)
 app.command(context_settings=OVERRIDES)(supervise)
 evaluation.command(name="tasks", context_settings=OVERRIDES)(eval_tasks)
 app.add_typer(evaluation, name="eval")
 app.command()(compare)
 app.command()(report)
+app.command()(reproduce)
 app.command()(doctor)
 app.command()(install_benchmarks)
 app.add_typer(data, name="data")

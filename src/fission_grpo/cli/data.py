@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from fission_grpo.cli.options import FAILED, Json, json_text
+from fission_grpo.cli.options import FAILED, OVERRIDES, ConfigFile, Json, apart, json_text, read_settings
 from fission_grpo.errors import ConfigError
 
 data = typer.Typer(no_args_is_help=True, help="Make and check task files.", rich_markup_mode=None)
@@ -19,30 +19,50 @@ def make(
     split: Annotated[str, typer.Option(help="train, validation or heldout.")] = "train",
     count: Annotated[int, typer.Option(min=1)] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    apis: Annotated[str | None, typer.Option(help="Official classes, separated by commas.")] = None,
+    apis: Annotated[str, typer.Option(help="bfcl, office, or some APIs of one of them, separated by commas.")] = "bfcl",
     as_json: Json = False,
 ) -> None:
-    """Synthesise tasks over the official BFCL classes; every one has proved itself in its world."""
+    """Synthesise tasks over the official BFCL classes or our own office; each has proved itself in its world."""
     from fission_grpo.commands.data import make_tasks
-    from fission_grpo.tasks.synthesis.families import SEEN_APIS
+    from fission_grpo.tasks.synthesis.api_sets import expand_sets
     from fission_grpo.tasks.synthesis.generator import Split
 
     if split not in list(Split):
         raise ConfigError(f"unknown split {split!r}; expected {', '.join(Split)}")
-    chosen = tuple(name.strip() for name in apis.split(",")) if apis else SEEN_APIS
+    chosen = expand_sets([name.strip() for name in apis.split(",")])
     made = make_tasks(output, split=Split(split), count=count, seed=seed, apis=chosen)
     typer.echo(json_text(made.as_json()) if as_json else str(made))
 
 
-@data.command()
+@data.command(context_settings=OVERRIDES, epilog="Settings that name your worlds: environments.shop=shop:Shop ...")
 def check(
-    file: Annotated[Path, typer.Argument(help="A JSONL file of tasks, or of simulator records.")],
+    ctx: typer.Context,
+    file: Annotated[
+        Path | None, typer.Argument(help="A JSONL file of tasks, or of simulator records.", show_default="of --config")
+    ] = None,
     against: Annotated[Path | None, typer.Option(help="Another task file that it must not overlap with.")] = None,
+    config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Name every problem of a file at once, overlap with the official test entries included."""
-    from fission_grpo.commands.data import check_file
+    """Name every problem at once: of a file, or of all that --config names, held-out tasks and worlds included."""
+    from fission_grpo.assembly import ENVIRONMENTS, with_own_environments
+    from fission_grpo.commands.data import check_file, check_project
+    from fission_grpo.run.folder import before, quoted
 
-    found = check_file(file, against=against)
-    typer.echo(json_text(found.as_json()) if as_json else str(found))
-    raise typer.Exit(FAILED if found.problems else 0)
+    file, typed = apart(file, ctx.args)
+    settings = read_settings(None, config, None, {}, typed)
+    if file is None:
+        found = check_project(settings)
+        told: dict[str, Any] = {"ok": not any(one.problems for one in found), "files": [one.as_json() for one in found]}
+    else:
+        known = with_own_environments(ENVIRONMENTS, settings.environments)
+        found = (check_file(file, against=against, environments=known),)
+        told = found[0].as_json()
+    typer.echo(json_text(told) if as_json else "\n".join(map(str, found)))
+    if told["ok"] and config and file is None and not as_json:
+        named = f"--config {quoted(config)}"
+        if settings.heldout:
+            output = quoted(before(settings.folder))
+            typer.echo(f"see what the model can by now: fission eval tasks {named} --output {output}")
+        typer.echo(f"train it: fission train {named}")
+    raise typer.Exit(0 if told["ok"] else FAILED)

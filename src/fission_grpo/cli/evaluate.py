@@ -271,9 +271,12 @@ def compare(
     """Compare evaluations entry by entry: difference, interval, p-value, what was fixed, what was broken."""
     from fission_grpo.evaluation.compare_runs import compare_runs
     from fission_grpo.report.contrasts import comparison_markdown
+    from fission_grpo.run.folder import quoted
 
     found = compare_runs(runs, seed=seed)
     typer.echo(json_text(found.to_json()) if as_json else comparison_markdown(found))
+    if not as_json and all(run.is_dir() for run in runs):
+        typer.echo(f"read the episodes behind it: fission report {' '.join(map(quoted, runs))}", err=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -50,6 +50,13 @@ def read_settings(
 
     written = [*_flagged(flags), *read_overrides(list(extra))]
     return resolve(recipe=recipe, base=base, file=config, arm=arm, written=written)
+
+
+def apart(file: Path | None, extra: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """A file that may be left out, and settings: the first word is taken for the file, and may belong to a setting."""
+    if file is not None and (str(file).startswith("--") or ("=" in str(file) and not file.exists())):
+        return None, [str(file), *extra]
+    return file, list(extra)
 
 
 def _flagged(flags: Mapping[str, Any]) -> Iterator[Setting]:

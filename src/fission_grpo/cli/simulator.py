@@ -23,7 +23,7 @@ Records: TypeAlias = Annotated[Path, typer.Argument(help="A JSONL file of `fissi
 SETTINGS = "With a model or a server: simulator_model.model=FOLDER, simulator_endpoint.server.url=URL ..."
 
 
-@simulator.command(context_settings=OVERRIDES, epilog=SETTINGS)
+@simulator.command(context_settings=OVERRIDES, epilog=f"{SETTINGS} Your own tasks: data=FILE environments.NAME=PLACE")
 def data(
     ctx: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL file to write.")],

@@ -28,6 +28,7 @@ from fission_grpo.run.interruption import INTERRUPTED
 if TYPE_CHECKING:
     from fission_grpo.commands.dry_run import RunPlan
     from fission_grpo.commands.train_trl import TrlPlan
+    from fission_grpo.commands.train_verl import VerlPlan
     from fission_grpo.commands.trained_run import TrainedRun
     from fission_grpo.config import RunSettings
 
@@ -40,7 +41,9 @@ def train(
     model: ModelName = None,
     output: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run; the tasks stay the same.")] = None,
-    engine: Annotated[Engine | None, typer.Option(help="Who makes the updates: our own loop, or TRL's.")] = None,
+    engine: Annotated[
+        Engine | None, typer.Option(help="Who makes the updates: our own loop, TRL's, or verl's.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Rehearse, print the plan, write nothing.")] = False,
     no_tree: NoTree = False,
@@ -177,13 +180,19 @@ def _say_once(line: str) -> None:
 
 def _show_plan(settings: RunSettings, as_json: bool) -> None:
     from fission_grpo.commands.dry_run import make_plan
-    from fission_grpo.commands.train import require_trl
+    from fission_grpo.commands.train import require_engine
 
+    plan: RunPlan | TrlPlan | VerlPlan
     if settings.engine.name is Engine.TRL:
-        require_trl()
+        require_engine(Engine.TRL)
         from fission_grpo.commands.train_trl import make_trl_plan
 
-        plan: RunPlan | TrlPlan = make_trl_plan(settings)
+        plan = make_trl_plan(settings)
+    elif settings.engine.name is Engine.VERL:
+        require_engine(Engine.VERL)
+        from fission_grpo.commands.train_verl import make_verl_plan
+
+        plan = make_verl_plan(settings)
     else:
         plan = make_plan(settings)
     if as_json:
@@ -194,16 +203,30 @@ def _show_plan(settings: RunSettings, as_json: bool) -> None:
 
 
 def _conclude(run: TrainedRun, as_json: bool) -> None:
-    """What is there now, and the next command."""
+    """What came of it, what is there now, and the next command."""
+    from fission_grpo.report.run_summary import SUMMARY, write_run_summary
     from fission_grpo.run.folder import quoted
-    from fission_grpo.tasks.training_set import SYNTHETIC
 
+    summary = write_run_summary(run.folder) if run.finished else ""
     if as_json:
         reached = run.policy if run.finished else run.folder / "checkpoints"
         told = {"run": str(run.folder), "policy": str(reached), "step": run.step, "steps": run.settings.trainer.steps}
-        typer.echo(json_text({**told, "finished": run.finished}))
+        shown = {"summary": str(run.folder / SUMMARY)} if summary else {}
+        typer.echo(json_text({**told, "finished": run.finished, **shown}))
     elif run.finished:
-        what = "heldout" if run.settings.data == SYNTHETIC else "tasks HELD_OUT.jsonl"
-        typer.echo(f"{run}; evaluate it with: fission eval {what} --run {quoted(run.folder)}")
+        typer.echo(summary)
+        typer.echo(f"{run}; evaluate it with: fission eval {_evaluation_of(run.settings)} --run {quoted(run.folder)}")
     else:
         typer.echo(str(run))
+
+
+def _evaluation_of(settings: RunSettings) -> str:
+    """The command that plays tasks which the run has not seen; without such ones, those that it was trained on."""
+    from fission_grpo.run.folder import RunFolder, quoted
+    from fission_grpo.tasks.training_set import GIVEN, SYNTHETIC
+
+    if settings.data == SYNTHETIC:
+        return "heldout"
+    if settings.heldout is not None:
+        return "tasks"
+    return f"tasks {quoted(RunFolder(settings.folder).tasks if settings.data == GIVEN else settings.data)}"

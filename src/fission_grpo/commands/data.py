@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fission_grpo.errors import DataError
+from fission_grpo.assembly import ENVIRONMENTS, with_own_environments
+from fission_grpo.config import RunSettings
+from fission_grpo.environments.base import Environments
+from fission_grpo.errors import ConfigError, DataError
+from fission_grpo.preflight import require_fit_environments, require_judges, require_requests
+from fission_grpo.rollout import Horizon
 from fission_grpo.simulator_lab.records import check_simulator_records, looks_like_records
+from fission_grpo.tasks.gold_chain import canonical
 from fission_grpo.tasks.jsonl import read_tasks, write_tasks
 from fission_grpo.tasks.synthesis.families import SEEN_APIS
 from fission_grpo.tasks.synthesis.generator import Split, synthesise
-from fission_grpo.tasks.synthesis.overlap import official_overlap, overlap
+from fission_grpo.tasks.synthesis.overlap import Offence, official_overlap, overlap
+from fission_grpo.tasks.training_set import GIVEN, SYNTHETIC
+from fission_grpo.types import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +46,7 @@ class MadeTasks:
 def make_tasks(
     output: Path, *, split: Split, count: int, seed: int = 0, apis: tuple[str, ...] = SEEN_APIS
 ) -> MadeTasks:
-    """Draw tasks over the official classes and write them; folders are made.
+    """Draw tasks over APIs of one set and write them; folders are made.
 
     Raises:
         ConfigError: the drawing cannot be done.
@@ -72,20 +80,80 @@ class CheckedFile:
         return f"{self.file}: no problems" if self.tasks is None else f"{self.file}: {self.tasks} tasks, no problems"
 
 
-def check_file(file: Path, *, against: Path | None = None) -> CheckedFile:
+def check_file(file: Path, *, against: Path | None = None, environments: Environments = ENVIRONMENTS) -> CheckedFile:
     """Find every problem of a file, overlap with the official test entries included.
 
     Args:
         file: tasks, or simulator records.
         against: another task file that tasks must not overlap with.
+        environments: where gold calls are executed.
     """
     if looks_like_records(file):
         problems = tuple(f"{file}: {problem}" for problem in check_simulator_records(file))
         return CheckedFile(file=file, tasks=None, problems=problems)
     try:
-        tasks = read_tasks(file)
-        shared = [*official_overlap(tasks), *(overlap(tasks, read_tasks(against)) if against else [])]
+        tasks = read_tasks(file, environments=environments)
+        shared = _official(tasks)
+        shared += overlap(tasks, read_tasks(against, environments=environments)) if against else []
     except DataError as error:
-        problems = tuple(f"{error.path}: {problem}" for problem in error.problems)
-        return CheckedFile(file=file, tasks=0, problems=problems)
+        return _unreadable(file, error)
     return CheckedFile(file=file, tasks=len(tasks), problems=tuple(f"{file}: {offence}" for offence in shared))
+
+
+def check_project(settings: RunSettings) -> tuple[CheckedFile, ...]:
+    """Find every problem of the task files that some settings name, and of the worlds that these tasks live in.
+
+    Beyond each file: environments are tried as before a training, everything that is explored or evaluated must have a
+    judge, and no held-out task may be trained on.
+
+    Raises:
+        ConfigError: the settings name no file of tasks, or an environment that cannot be imported.
+    """
+    if settings.data in (SYNTHETIC, GIVEN):
+        raise ConfigError(f"data={settings.data} is no file to check; give a FILE, or settings whose data is one")
+    own = with_own_environments(ENVIRONMENTS, settings.environments)
+    files = [Path(name).expanduser() for name in (settings.data, settings.heldout) if name is not None]
+    seen: dict[str, Task] = {}
+    return tuple(_checked(file, settings, own, seen, trained=not place) for place, file in enumerate(files))
+
+
+def _checked(
+    file: Path, settings: RunSettings, environments: Environments, seen: dict[str, Task], *, trained: bool
+) -> CheckedFile:
+    """One file of some settings.
+
+    Args:
+        seen: tasks that are trained on, by all that they ask; filled by the file that is.
+        trained: whether it is trained on, rather than held out.
+    """
+    try:
+        tasks = read_tasks(file, environments=environments)
+    except DataError as error:
+        return _unreadable(file, error)
+    marked = {canonical([task.messages, task.followups, task.world and task.world.config]): task for task in tasks}
+    both = marked.keys() & seen.keys()
+    problems = [f"{marked[mark].id}: asks the same as {seen[mark].id}, which is trained on" for mark in both]
+    seen |= marked if trained else {}
+    problems += map(str, _official(tasks))
+    recovery = settings.fission.horizon if trained and settings.fission.contexts else None
+    horizons = settings.horizons if trained else {Horizon.EPISODE}
+    try:
+        require_fit_environments(tasks, {name: environments[name] for name in settings.environments})
+        require_judges(tasks, environments, horizons=horizons, recovery=recovery)
+        require_requests(tasks, turn_queries=settings.trainer.turn_queries if trained else 0)
+    except ConfigError as error:
+        problems.append(str(error))
+    return CheckedFile(
+        file=file, tasks=len(tasks), problems=tuple(f"{file}: {problem}" for problem in sorted(problems))
+    )
+
+
+def _official(tasks: list[Task]) -> list[Offence]:
+    """What tasks share with the official entries; those in worlds of the user's own need no BFCL at hand."""
+    comparable = [task for task in tasks if task.world is None or task.world.environment in ENVIRONMENTS]
+    return official_overlap(comparable) if comparable else []
+
+
+def _unreadable(file: Path, error: DataError) -> CheckedFile:
+    problems = tuple(f"{error.path}: {problem}" for problem in error.problems)
+    return CheckedFile(file=file, tasks=0, problems=problems)

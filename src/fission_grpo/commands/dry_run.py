@@ -18,6 +18,7 @@ from fission_grpo.assembly import assemble
 from fission_grpo.config import RunSettings
 from fission_grpo.models.memory import Memory, activation_bytes, logit_bytes, size_text
 from fission_grpo.policy.local.cost_model import cached_numbers
+from fission_grpo.run.outlook import REMEDIES
 from fission_grpo.training.trainer import Trainer
 from fission_grpo.tree.logprobs import LOGITS_AT_ONCE
 
@@ -115,6 +116,8 @@ class RunPlan:
             if self.rehearsal.faults
             else "no faults"
         )
+        if not self.rehearsal.success:
+            yield f"caution     nothing came out right in the rehearsal; if that stays, nothing is learned; {REMEDIES}"
 
 
 def make_plan(settings: RunSettings) -> RunPlan:

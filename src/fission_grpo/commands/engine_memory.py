@@ -1,4 +1,4 @@
-"""What a run inside TRL takes of each GPU, at most, from its settings and the model's configuration alone.
+"""What a run inside TRL or verl takes of each GPU, at most, from its settings and the model's configuration alone.
 
 Everything is taken at its longest: each answer as long as `rollouts.max_tokens` lets it be, and every recovery due. How
 FSDP2 and DeepSpeed keep a model is written from their documentation and has not been measured (numbers of trained
@@ -12,6 +12,7 @@ weights on N devices; 4 bytes each, moments 8):
 Against the peak of a process that trains inside TRL on a CPU the sum is right within a fifth, in single precision and
 under autocast (`tests/engines/trl/test_trl_memory.py`). It is of tensors: on CPUs, oneDNN also keeps compiled code for
 each shape of a bfloat16 product (half a MiB each, more than 100 MiB in that run), unless it is switched off.
+For verl, which spreads by FSDP2 and cuts micro-batches by tokens, nothing has been measured yet.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from math import ceil
 from typing import Any
 
 from fission_grpo.config import RunSettings
+from fission_grpo.engines import Engine
 from fission_grpo.engines.settings import EngineSettings, Sharding, VllmMode
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import Precision
@@ -41,6 +43,8 @@ HEADROOM = 0.08
 """Part of a GPU that the plan leaves to CUDA, NCCL, and what the allocator cannot use; ours."""
 VLLM_EXTRA = GIB
 """What a colocated vLLM takes of its share beside weights and cache; ours, a guess."""
+LOGIT_COPIES = 2
+"""Of the logits of a whole micro-batch, in single precision, beside those themselves: verl, as read in its code."""
 BUCKET = 500_000_000
 """DeepSpeed's `reduce_bucket_size` and `allgather_bucket_size`."""
 LIVE = 1_000_000_000
@@ -131,8 +135,11 @@ def device_memory(settings: RunSettings, config: Any, *, prompt: int, reply: int
     Raises:
         ConfigError: see `micro_batches`.
     """
-    engine, parameters = settings.engine, count_parameters(config, settings.lora)
+    engine, parameters = _in_use(settings.engine), count_parameters(config, settings.lora)
+    settings = settings.model_copy(update={"engine": engine})
     work = micro_batch(settings, prompt=prompt, reply=reply, window=context_window(config))
+    if engine.name is Engine.VERL:
+        work = _by_tokens(settings, work)
     room = None if engine.gpu_memory is None else int(engine.gpu_memory * GIB)
     share = int(engine.vllm_share * room) if room and engine.vllm is VllmMode.COLOCATE else 0
     return DeviceMemory(
@@ -141,6 +148,22 @@ def device_memory(settings: RunSettings, config: Any, *, prompt: int, reply: int
         micro_batch=work,
         sampler=_sampler(engine, config, parameters, share) if share else None,
         remedies=tuple(_remedies(settings)),
+    )
+
+
+def _in_use(engine: EngineSettings) -> EngineSettings:
+    """What goes without saying in verl."""
+    if engine.name is not Engine.VERL:
+        return engine
+    sharding = Sharding.FSDP2 if engine.devices > 1 else Sharding.NONE
+    return engine.model_copy(update={"vllm": VllmMode.COLOCATE, "sharding": sharding})
+
+
+def _by_tokens(settings: RunSettings, work: MicroBatch) -> MicroBatch:
+    """verl's micro-batch: as many whole dialogues as a budget of tokens holds, each with a backward pass of its own."""
+    tokens = max(settings.trainer.token_budget, settings.engine.vllm_window or work.longest)
+    return MicroBatch(
+        rows=ceil(tokens / work.longest), tokens=tokens, in_pass=tokens, scored=tokens, longest=work.longest
     )
 
 
@@ -222,7 +245,7 @@ def _memory(settings: RunSettings, config: Any, parameters: Parameters, work: Mi
             at_once=work.in_pass,
             stream=stream,
         )
-        + _head(config, work, size=size, trained=not adapted),
+        + (_whole_head if engine.name is Engine.VERL else _head)(config, work, size=size, trained=not adapted),
         at_work=_at_work(engine, parameters, size, cast=size < 4 and whole),
         exchange=_exchange(engine, parameters, size),
         generator=share,
@@ -254,6 +277,11 @@ def _head(config: Any, work: MicroBatch, *, size: int, trained: bool) -> int:
     return read + 4 * (trained * vocabulary * hidden + TILE_COPIES * tile)
 
 
+def _whole_head(config: Any, work: MicroBatch, *, size: int, trained: bool) -> int:
+    """verl's LM head: logits of every token of a micro-batch at once; its gradient is among the others."""
+    return work.in_pass * int(config.vocab_size) * (size + 4 * LOGIT_COPIES)
+
+
 def _sampler(engine: EngineSettings, config: Any, parameters: Parameters, share: int) -> Sampler:
     """Weights and cache are of the type that the model's configuration names: bfloat16 if it names none."""
     size = getattr(getattr(config, "dtype", None), "itemsize", 2)
@@ -270,9 +298,9 @@ def _remedies(settings: RunSettings) -> Iterator[str]:
     if not trainer.gradient_checkpointing:
         yield "set trainer.gradient_checkpointing=true"
     size = engine.micro_batch or trainer.group_size
-    if size > 1:
+    if size > 1 and engine.name is not Engine.VERL:
         yield f"lower engine.micro_batch (now {size})"
-    if trainer.gradient_checkpointing:
+    if trainer.gradient_checkpointing or engine.name is Engine.VERL:
         yield f"lower trainer.token_budget (now {trainer.token_budget:,})"
     yield f"lower rollouts.max_tokens (now {settings.rollouts.max_tokens:,})"
     if engine.vllm is VllmMode.COLOCATE:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from fission_grpo.assembly import ENVIRONMENTS
+from fission_grpo.commands.trained_run import record_origin
 from fission_grpo.config import RunSettings
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError
@@ -86,6 +88,7 @@ def evaluate_heldout(
     """
     if settings.data != SYNTHETIC:
         raise ConfigError(f"data={settings.data}: evaluation plays synthesised held-out tasks only; leave data out")
+    settings = settings if server else settings.from_anywhere()
     model = settings.model_dump(mode="json", include={"model", "chat_template", "precision", "rollouts", "synthetic"})
     asked = {**model, **on_server(server), "split": split, "seed": seed, "size": size}
     with writing_into(output):
@@ -95,14 +98,26 @@ def evaluate_heldout(
         suite = build_suite(
             split=split, seed=seed, size=size, apis=synthetic.apis, mixture=synthetic.mixture, tools=synthetic.tools
         )
-        return play_into(output, suite_items(suite), player, asked=asked, resume=resume)
+        items = suite_items(suite)
+        tasks, data = [item.task for item in items], f"{SYNTHETIC} {split}"
+        begun = partial(record_origin, output, settings.model, chat=player.chat, tasks=tasks, data=data)
+        return play_into(output, items, player, asked=asked, begun=begun, resume=resume)
 
 
 def play_into(
-    output: Path, items: Sequence[PlayedItem], player: Player, *, asked: Mapping[str, Any], resume: bool
+    output: Path,
+    items: Sequence[PlayedItem],
+    player: Player,
+    *,
+    asked: Mapping[str, Any],
+    begun: Callable[[], None] = lambda: None,
+    resume: bool,
 ) -> Evaluation:
     """Play what a folder does not hold yet, and leave a whole evaluation there.
 
+    Args:
+        asked: for `settings.json`; what it calls `model` is the model.
+        begun: called when the folder is taken, if there is anything to play.
     Raises:
         ConfigError: prompts leave no room for an answer, and then the folder is left alone; or what it holds cannot be
             read.
@@ -111,6 +126,8 @@ def play_into(
 
     def begin() -> None:
         reserve(output, asked)
+        if len(kept.held) < len(items):
+            begun()
         kept.begin()
 
     with episodes_shown(len(items)) as report:

@@ -22,6 +22,7 @@ from fission_grpo.recipes import Recipe
 from fission_grpo.recipes.arms import Arm
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
 from fission_grpo.run.lock import writing_into
+from fission_grpo.run.provenance import record_provenance
 
 if TYPE_CHECKING:
     from fission_grpo.config import RunSettings
@@ -81,6 +82,7 @@ def run_quickstart(plan: Quickstart, *, workers: int, report: Callable[[str], No
     _require_whoever_pays(plan)
     with writing_into(plan.output):
         _require_same_plan(plan)
+        record_provenance(plan.output)
         work(jobs(plan), workers=workers, report=report)
     return plan.results().summary
 
@@ -209,9 +211,11 @@ def _evaluate(plan: Quickstart, model: str, folder: Path) -> None:
 
 
 def _summarise(plan: Quickstart) -> None:
+    from fission_grpo.commands.report import write_quickstart_report
     from fission_grpo.report.summary import write_summary
 
     write_summary(plan.results())
+    write_quickstart_report(plan.results())
 
 
 def _settings(

@@ -13,6 +13,11 @@ from fission_grpo.report.page.page import Page, render
 from fission_grpo.report.page.quickstart import page_of_quickstart
 from fission_grpo.report.page.runs import page_of_runs
 from fission_grpo.report.page.sources import is_quickstart, read_quickstart, read_runs
+from fission_grpo.report.results import Results
+from fission_grpo.report.summary import REPORT
+
+SAMPLES = 2000
+"""Most trajectories and episodes on a page, unless said otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +67,16 @@ def write_report(paths: Sequence[Path], output: Path, *, samples: int, seed: int
         raise ConfigError(
             f"{output} is no place for a file; give one in a folder that is there, for instance report.html"
         )
-    page = _page(paths, samples=samples, seed=seed)
+    return _write(_page(paths, samples=samples, seed=seed), paths, output, samples=samples, seed=seed)
+
+
+def write_quickstart_report(results: Results) -> WrittenReport:
+    """The page of a quickstart beside its summary, of the same arms and seeds."""
+    page = page_of_quickstart(results, samples=SAMPLES, seed=0)
+    return _write(page, [results.folder], results.folder / REPORT, samples=SAMPLES, seed=0)
+
+
+def _write(page: Page, paths: Sequence[Path], output: Path, *, samples: int, seed: int) -> WrittenReport:
     named = " ".join(map(str, paths))
     write_text(
         output, render(page, command=f"fission report {named} -o {output} --samples {samples} --seed {seed}", seed=seed)

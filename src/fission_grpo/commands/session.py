@@ -8,6 +8,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fission_grpo.agents.base import Agent
 from fission_grpo.agents.baselines import OutcomeReader
 from fission_grpo.agents.choice import AgentChoice
@@ -16,6 +18,8 @@ from fission_grpo.evaluation.interleave import Played
 from fission_grpo.evaluation.records import TRACES, Format, RecordT
 from fission_grpo.evaluation.session import finished, play_missing, require_free, reserve
 from fission_grpo.progress import progress
+from fission_grpo.run.inputs import accelerators
+from fission_grpo.run.provenance import record_provenance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +69,15 @@ def run_session(
             is safe.
     """
     require_free(output, settings.saved(), resume=resume)
-    agent = agent or settings.agent.build(width=width, read=read)
+    choice, given = settings.agent, agent is not None
+    agent = agent or choice.build(width=width, read=read)
     reserve(output, settings.saved())
+    record_provenance(
+        output,
+        inputs=None if given or choice.endpoint else choice.inputs(),
+        accelerators=accelerators(),
+        threads=torch.get_num_threads(),
+    )
     log = output / TRACES
     held = finished(log, form) & episodes.keys()
     with progress(purpose, total=len(episodes), done=len(held)) as advance:

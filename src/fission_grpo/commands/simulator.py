@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from fission_grpo.assembly import SIMULATORS
+from fission_grpo.assembly import ENVIRONMENTS, SIMULATORS, with_own_environments
 from fission_grpo.config import RunSettings
 from fission_grpo.errors import ConfigError
 from fission_grpo.progress import progress
 from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
 from fission_grpo.simulator_lab.audit import Audit, audit
-from fission_grpo.simulator_lab.corpus import RecordCount, RecordSettings, simulator_records
+from fission_grpo.simulator_lab.corpus import OwnTasks, RecordCount, RecordSettings, simulator_records
 from fission_grpo.simulator_lab.finetune import Fit, SimulatorTrainingSettings, train_simulator
 from fission_grpo.simulator_lab.records import (
     RecordSplit,
@@ -20,6 +20,8 @@ from fission_grpo.simulator_lab.records import (
     write_simulator_records,
 )
 from fission_grpo.simulator_lab.side_by_side import FREE, sample_record, side_by_side
+from fission_grpo.tasks.probe import can_be_probed
+from fission_grpo.tasks.training_set import SYNTHETIC, training_set
 
 
 def make_records(
@@ -29,17 +31,35 @@ def make_records(
 
     Args:
         runs: run folders whose failures are used.
-        teacher: settings that choose the simulator which diagnoses calls that succeeded and were wrong.
+        teacher: settings that choose the simulator which diagnoses calls that succeeded and were wrong, and name the
+            user's own tasks and worlds, if there are any.
 
     Raises:
-        ConfigError: no such simulator, model, server or run, or tasks that cannot be drawn.
+        ConfigError: no such simulator, model, server or run, tasks that cannot be drawn, or own tasks to which no wrong
+            call could be made.
+        DataError: the file of tasks has problems.
     """
     chosen, settings = simulator_of(teacher), RecordSettings(seed=seed, count=count)
-    with progress("records", total=len(settings.apis) + len(runs)) as show:
-        records, counted = simulator_records(settings, runs=runs, teacher=chosen, progress=show)
+    own = _own_tasks(teacher)
+    with progress("records", total=len(settings.apis) + len(runs) + (own is not None)) as show:
+        records, counted = simulator_records(settings, runs=runs, own=own, teacher=chosen, progress=show)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_simulator_records(output, records)
     return counted
+
+
+def _own_tasks(settings: RunSettings) -> OwnTasks | None:
+    """The tasks that some settings name; None where they are synthesised ones."""
+    if settings.data == SYNTHETIC:
+        return None
+    environments = with_own_environments(ENVIRONMENTS, settings.environments)
+    tasks = training_set(settings.data, settings.synthetic, environments=environments)
+    if not any(map(can_be_probed, tasks)):
+        raise ConfigError(
+            f"data={settings.data}: no wrong call can be made in its {len(tasks)} task(s): that takes a world and gold "
+            "calls per turn (`turns`); add them, or leave data out"
+        )
+    return OwnTasks(tasks=tasks, environments=environments)
 
 
 def finetune(

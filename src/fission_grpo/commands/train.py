@@ -9,15 +9,22 @@ from importlib.util import find_spec
 from typing import Any
 
 from fission_grpo.assembly import ENVIRONMENTS, agreed, assemble, open_run, save_policy
-from fission_grpo.commands.trained_run import TrainedRun, errors_name_the_run, require_same_tasks, status_line
+from fission_grpo.commands.trained_run import (
+    TrainedRun,
+    errors_name_the_run,
+    record_origin,
+    require_same_tasks,
+    status_line,
+)
 from fission_grpo.config import RunSettings
 from fission_grpo.engines import Engine
 from fission_grpo.environments.functions.imported import environments_of
 from fission_grpo.errors import ConfigError
-from fission_grpo.progress import progress
+from fission_grpo.progress import progress, warn
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.interruption import Interruption
 from fission_grpo.run.lock import writing_into
+from fission_grpo.run.outlook import Outlook
 from fission_grpo.tasks.jsonl import Given, write_tasks
 from fission_grpo.tasks.training_set import GIVEN
 from fission_grpo.training.trainer import StepReport, Trainer
@@ -47,16 +54,21 @@ def train(
             be used, or is being written by another process; nothing has been trained then.
         FissionError, OSError: something broke later; a note says where the rest is safe.
     """
-    run = RunFolder(settings.folder)
+    run, settings = RunFolder(settings.folder), settings.from_anywhere()
     if tasks is not None:
         settings = settings.model_copy(update={"data": GIVEN})
     run.check(settings.saved(), resume=resume)
     known = {**ENVIRONMENTS, **environments_of(environments or {})}
     if settings.engine.name is Engine.TRL:
-        require_trl()
+        require_engine(Engine.TRL)
         from fission_grpo.commands.train_trl import train_inside_trl
 
         return train_inside_trl(settings, tasks=tasks, environments=known, resume=resume)
+    if settings.engine.name is Engine.VERL:
+        require_engine(Engine.VERL)
+        from fission_grpo.commands.train_verl import train_inside_verl
+
+        return train_inside_verl(settings, tasks=tasks, environments=known, resume=resume)
     trainer = assemble(settings, environments=known, tasks=tasks)
     if tasks is not None:
         require_same_tasks(run, trainer.tasks)
@@ -64,6 +76,7 @@ def train(
         open_run(trainer, settings, resume=resume)
         if tasks is not None and trainer.accelerator.is_main_process:
             write_tasks(run.tasks, trainer.tasks)
+        _record_origin(trainer, settings)
         done = TrainedRun(settings=settings, environments=trainer.stages.environments, step=trainer.state.step)
         with errors_name_the_run(done), Interruption() as interruption, _reports(trainer) as report:
             trainer.train(stop=agreed(interruption, trainer.accelerator), report=report)
@@ -72,14 +85,27 @@ def train(
     return replace(done, step=trainer.state.step)
 
 
-def require_trl() -> None:
-    """Ask for the extra before anything is spent.
+def _record_origin(trainer: Trainer, settings: RunSettings) -> None:
+    if trainer.accelerator.is_main_process and not trainer.finished:
+        record_origin(
+            trainer.run.path,
+            settings.model,
+            chat=trainer.chat,
+            tasks=trainer.tasks,
+            data=settings.data,
+            step=trainer.state.step,
+            processes=trainer.accelerator.num_processes,
+        )
+
+
+def require_engine(engine: Engine) -> None:
+    """Ask for the extra before anything is spent; it bears the name of the engine and of its package.
 
     Raises:
         ConfigError: it is not installed.
     """
-    if find_spec("trl") is None:
-        raise ConfigError("engine=trl is not installed; install it: pip install 'fission-grpo[trl]'")
+    if find_spec(engine) is None:
+        raise ConfigError(f"engine={engine} is not installed; install it: pip install 'fission-grpo[{engine}]'")
 
 
 @contextmanager
@@ -88,5 +114,11 @@ def _reports(trainer: Trainer) -> Iterator[Callable[[StepReport], None]]:
     if not trainer.accelerator.is_main_process:
         yield lambda report: None
         return
+    outlook = Outlook(trainer.settings.steps)
     with progress("train", total=trainer.settings.steps, done=trainer.state.step) as show:
-        yield lambda report: show(report.step, status_line(report.metrics, entropy="update/entropy"))
+
+        def report_step(report: StepReport) -> None:
+            show(report.step, status_line(report.metrics, entropy="update/entropy"))
+            warn(outlook.heed(report.step, report.metrics))
+
+        yield report_step

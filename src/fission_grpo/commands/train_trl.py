@@ -23,7 +23,13 @@ from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.assembly import Groundwork, agreed, lay_groundwork
 from fission_grpo.commands.engine_memory import DeviceMemory, device_memory, micro_batches
 from fission_grpo.commands.launch import launch_line, require_launch
-from fission_grpo.commands.trained_run import TrainedRun, errors_name_the_run, require_same_tasks, status_line
+from fission_grpo.commands.trained_run import (
+    TrainedRun,
+    errors_name_the_run,
+    record_origin,
+    require_same_tasks,
+    status_line,
+)
 from fission_grpo.config import RunSettings
 from fission_grpo.engines.settings import EngineSettings, VllmMode
 from fission_grpo.engines.trl import FissionGRPOTrainer, contract
@@ -35,10 +41,11 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import find_model, load_config, load_weights
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import lora_config
-from fission_grpo.progress import ProgressCallback, progress
+from fission_grpo.progress import ProgressCallback, progress, warn
 from fission_grpo.run.folder import KEPT_CHECKPOINTS, RunFolder
 from fission_grpo.run.interruption import Interruption
 from fission_grpo.run.lock import writing_into
+from fission_grpo.run.outlook import Outlook
 from fission_grpo.run.traces import trace
 from fission_grpo.tasks.jsonl import Given, write_tasks
 
@@ -129,6 +136,15 @@ def train_inside_trl(
             run.compare_metrics(step)
             if tasks is not None:
                 write_tasks(run.tasks, ground.tasks)
+            record_origin(
+                run.path,
+                settings.model,
+                chat=ground.chat,
+                tasks=ground.tasks,
+                data=settings.data,
+                step=step,
+                processes=trainer.accelerator.num_processes,
+            )
         trainer.accelerator.wait_for_everyone()
         shown = keeper.showing(settings.trainer.steps, done=step)
         with errors_name_the_run(done), Interruption() as interruption, shown:
@@ -281,6 +297,7 @@ class RunKeeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         self._scale = scale
         self._main = PartialState().is_main_process
         self._show: ProgressCallback = lambda done, note: None
+        self._outlook: Outlook | None = None
 
     @contextmanager
     def showing(self, steps: int, *, done: int) -> Iterator[None]:
@@ -288,6 +305,7 @@ class RunKeeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         if not self._main:
             yield
             return
+        self._outlook = Outlook(steps)
         with progress("train", total=steps, done=done) as self._show:
             yield
 
@@ -304,6 +322,8 @@ class RunKeeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         ours = {name: told[theirs] for theirs, name in UPDATE_NAMES.items() if theirs in told}
         self._run.append(self._run.metrics, [{"step": state.global_step - 1, **told, **ours}])
         self._show(state.global_step, status_line(told, entropy="entropy"))
+        if self._outlook is not None:
+            warn(self._outlook.heed(state.global_step, told))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """Save at the end, and where somebody asked to stop."""

@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fission_grpo.assembly import ENVIRONMENTS
+from fission_grpo.chat.format import ChatFormat
 from fission_grpo.config import RunSettings
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.files import read_jsonl
 from fission_grpo.run.folder import RunFolder, quoted
+from fission_grpo.run.inputs import accelerators, model_inputs, with_tasks
+from fission_grpo.run.provenance import record_provenance
 from fission_grpo.tasks.jsonl import record_of
 from fission_grpo.types import Task
 
@@ -78,6 +83,28 @@ def require_same_tasks(run: RunFolder, tasks: Sequence[Task]) -> None:
         raise ConfigError(
             f"{run.path} was started with other tasks; resume with the same ones, or choose another output"
         )
+
+
+def record_origin(
+    folder: Path, model: str, *, chat: ChatFormat, tasks: Sequence[Task], data: str, step: int = 0, processes: int = 1
+) -> None:
+    """Write down where a training or an evaluation comes from: see `Provenance`.
+
+    Args:
+        data: where the tasks came from: a file, or a word of ours.
+        step: updates that have been made already.
+        processes: that share the work.
+    """
+    template = chat.tokenizer.chat_template
+    inputs = model_inputs(model, template=template if isinstance(template, str) else None)
+    record_provenance(
+        folder,
+        inputs=with_tasks(inputs, tasks, data=data),
+        step=step,
+        accelerators=accelerators(),
+        threads=torch.get_num_threads(),
+        processes=processes,
+    )
 
 
 @contextmanager

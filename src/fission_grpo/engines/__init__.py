@@ -12,3 +12,5 @@ class Engine(StrEnum):
     """`training`, on one machine or data parallel."""
     TRL = "trl"
     """TRL's `GRPOTrainer`; needs the extra `trl`."""
+    VERL = "verl"
+    """verl's synchronous PPO trainer, on Ray; needs the extra `verl`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -40,12 +41,12 @@ class Sharding(StrEnum):
 
 
 class EngineSettings(Settings):
-    """What is said of TRL's trainer beyond the run. Our own loop has one way only, and takes none of it."""
+    """What is said of TRL's or verl's trainer beyond the run. Our own loop has one way only, and takes none of it."""
 
     name: Engine = Engine.OWN
-    """Who makes the updates: our own loop, or TRL's."""
+    """Who makes the updates: our own loop, TRL's, or verl's."""
     vllm: VllmMode = VllmMode.OFF
-    """Who samples: the model itself, or vLLM."""
+    """Who samples: the model itself, or vLLM. In verl a vLLM on the same GPUs always does; leave this out."""
     vllm_share: float = Field(default=0.3, gt=0, lt=1)
     """Part of each device that a colocated vLLM takes, its copy of the weights included; TRL's default."""
     vllm_window: int | None = Field(default=None, ge=1)
@@ -64,7 +65,9 @@ class EngineSettings(Settings):
     gpu_memory: float | None = Field(default=None, gt=0)
     """GiB of each GPU, for the plan of `--dry-run` alone."""
     sharding: Sharding = Sharding.NONE
-    """What is spread over the GPUs."""
+    """What is spread over the GPUs. verl always spreads everything, by FSDP2; leave this out."""
+    verl: dict[str, Any] = Field(default_factory=dict)
+    """Keys of verl's own configuration, which have the last word: `engine.verl.trainer.logger=[wandb]`."""
 
     @property
     def devices(self) -> int:
@@ -73,22 +76,37 @@ class EngineSettings(Settings):
 
     @model_validator(mode="after")
     def _is_known_to_the_engine(self) -> EngineSettings:
-        for name, info in type(self).model_fields.items():
-            if self.name is Engine.OWN and name != "name" and getattr(self, name) != info.default:
+        for name in type(self).model_fields:
+            if self.name is Engine.OWN and name != "name" and self._said(name):
                 raise ValueError(
-                    f"engine.{name}={getattr(self, name)} is for TRL's trainer, and the engine is our own loop, which "
-                    "takes as many processes as accelerate launches and samples by itself; add --engine trl, or leave "
-                    "it out"
+                    f"engine.{name}={getattr(self, name)} is for TRL's trainer or verl's, and the engine is our own "
+                    "loop, which takes as many processes as accelerate launches and samples by itself; add --engine "
+                    "trl or --engine verl, or leave it out"
+                )
+        if self.verl and self.name is Engine.TRL:
+            raise ValueError("engine.verl holds keys of verl's, and the engine is TRL; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _verl_decides_for_itself(self) -> EngineSettings:
+        for name in ("vllm", "vllm_url", "sharding", "micro_batch") if self.name is Engine.VERL else ():
+            if self._said(name):
+                raise ValueError(
+                    f"engine.{name}={getattr(self, name)} is for TRL's trainer: verl samples with a vLLM on the same "
+                    "GPUs, spreads everything by FSDP2, and cuts micro-batches by trainer.token_budget; leave it out"
                 )
         return self
+
+    def _said(self, name: str) -> bool:
+        return bool(getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True))
 
     @model_validator(mode="after")
     def _vllm_is_whole(self) -> EngineSettings:
         if self.vllm is VllmMode.SERVER and self.vllm_url is None:
             raise ValueError("engine.vllm=server needs the server's address; set engine.vllm_url=http://HOST:PORT")
         only = {"vllm_url": VllmMode.SERVER, "vllm_share": VllmMode.COLOCATE, "vllm_window": VllmMode.COLOCATE}
-        for name, mode in only.items():
-            if self.vllm is not mode and getattr(self, name) != type(self).model_fields[name].default:
+        for name, mode in only.items() if self.name is Engine.TRL else ():
+            if self.vllm is not mode and self._said(name):
                 raise ValueError(
                     f"engine.{name}={getattr(self, name)} is of engine.vllm={mode}, and engine.vllm is {self.vllm}; "
                     "change one of them"

@@ -179,8 +179,10 @@ def _path(error: Breach, *more: str) -> str:
     return "".join(steps).lstrip(".")
 
 
-def _kind(schema: Mapping[str, Any]) -> str:
+def _kind(schema: Mapping[str, Any] | bool) -> str:
     """What a schema wants, in words: `a string`, `an integer or null`, `a list`, `any value`."""
+    if isinstance(schema, bool):  # JSON Schema's own short forms of anything and nothing
+        return "any value" if schema else "no value"
     kinds = schema.get("type", [])
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     words = [_KINDS.get(kind, f"a {kind}") for kind in kinds]

@@ -6,6 +6,7 @@ It plays for real: it sees every true error text, may retry, and decides when it
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -13,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
+from fission_grpo.call_matching import call_key
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.transcript import Transcript
 from fission_grpo.environments.base import Environments
@@ -22,9 +24,10 @@ from fission_grpo.files import read_json, write_text
 from fission_grpo.policy.base import Policy, Sampling
 from fission_grpo.rollout import Horizon, RolloutSettings, Trajectory, render_prompts, rollout, start_from
 from fission_grpo.tasks.probe import ProbeItem, ProbeKind, probe_items
-from fission_grpo.tasks.synthesis.families import HELDOUT_APIS, SEEN_APIS
+from fission_grpo.tasks.synthesis.api_sets import set_of
+from fission_grpo.tasks.synthesis.families import SEEN_APIS
 from fission_grpo.tasks.synthesis.generator import Mixture, Split, synthesise
-from fission_grpo.types import Task
+from fission_grpo.types import Task, ToolCall, Turn, Verdict
 
 AT_ONCE = 1024
 """Worlds that exist side by side: bounds memory."""
@@ -70,7 +73,8 @@ def build_suite(
     to_probe = synthesise(seed + 1, size * HIDDEN_SHARE, apis=apis, split=split, mixture=mixture, tools=tools)
     transfer: list[Task] = []
     if split is Split.HELDOUT:
-        transfer = synthesise(seed, size // 3, apis=HELDOUT_APIS, split=split, mixture=mixture, tools=tools)
+        unseen = set_of(apis).heldout
+        transfer = synthesise(seed, size // 3, apis=unseen, split=split, mixture=mixture, tools=tools)
     return Suite(
         episodes=tuple(episodes),
         transfer=tuple(transfer),
@@ -190,9 +194,20 @@ class PlayedItem:
         return self.part, self.task.id
 
     def record(self, trajectory: Trajectory) -> EpisodeRecord:
-        """What is kept of it."""
-        record = record_episode(self.task, trajectory.turns, verdict=trajectory.verdict, end=trajectory.end)
+        """What is kept of it; without a world, the last message is judged by the calls that are right next."""
+        verdict = trajectory.verdict
+        if self.task.world is None and trajectory.valid:
+            verdict = _against_target(trajectory.turns, self.task.target)
+        record = record_episode(self.task, trajectory.turns, verdict=verdict, end=trajectory.end)
         return probed(self.probe, record) if self.probe else record
+
+
+def _against_target(turns: Sequence[Turn], target: Sequence[ToolCall]) -> Verdict:
+    """Whether the calls of the last message are those of the target, in any order; numbers are compared by value."""
+    wanted = Counter(map(call_key, target))
+    if turns and not turns[-1].parsed.failures and Counter(map(call_key, turns[-1].parsed.calls)) == wanted:
+        return Verdict(ok=True, matched=1.0)
+    return Verdict(ok=False, error_type="other_than_gold", detail=f"wanted {', '.join(sorted(wanted)) or 'words'}")
 
 
 def suite_items(suite: Suite) -> list[PlayedItem]:

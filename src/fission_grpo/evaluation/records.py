@@ -127,6 +127,9 @@ class EpisodeRecord:
     probe: Probe | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Slices, copied from the task."""
+    asked: tuple[str, ...] = ()
+    """What the user says in each user turn of the dialogue, from its first, those not reached included; empty in
+    evaluations of before, and where a benchmark keeps the dialogue itself."""
     turn_ok: tuple[bool | None, ...] | None = None
     """The checker's test of each user turn of the dialogue that was reached, from its first, even after an earlier
     turn failed; None in the place of a turn that is not judged because its gold is empty. None: not known."""
@@ -230,6 +233,7 @@ def record_episode(task: Task, turns: Sequence[Turn], *, verdict: Verdict | None
         gold_calls=sum(map(len, task.gold[user_turns[0] :])) if task.gold and user_turns else len(task.target),
         first_call_right=first_call_right(turns, task.target) if target_known else None,
         meta=task.meta,
+        asked=(*(message["content"] for message in task.messages if message["role"] == "user"), *task.followups),
     )
     if verdict is None and not record.harness_fault:
         raise ValueError(f"task {task.id}: ended with {end} and no verdict; expected one unless our machinery failed")

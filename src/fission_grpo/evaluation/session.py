@@ -18,7 +18,7 @@ from fission_grpo.evaluation.heldout import COMPLETE
 from fission_grpo.evaluation.interleave import Played, interleave
 from fission_grpo.evaluation.records import Format, RecordT
 from fission_grpo.files import read_json, write_text
-from fission_grpo.settings import with_current_names
+from fission_grpo.settings import same_value, with_current_names
 
 MAX_CONSECUTIVE_FAILURES = 20
 """Invalid episodes in a row after which a server or our machinery is taken to be down."""
@@ -132,5 +132,5 @@ def _changed(held: Any, asked: Any, path: str = "") -> Iterator[str]:
     if isinstance(held, Mapping) and isinstance(asked, Mapping):
         for key in {*held, *asked}:
             yield from _changed(held.get(key), asked.get(key), f"{path}.{key}" if path else key)
-    elif held != asked:
+    elif not same_value(held, asked):
         yield path

@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.templates import chat_template as template_source
 from fission_grpo.errors import ConfigError
-from fission_grpo.files import read_json
+from fission_grpo.files import read_json, whole_path
 from fission_grpo.models.lora import merge_lora
 from fission_grpo.policy.local.hf_policy import context_window
 
@@ -112,6 +112,11 @@ def find_model(name_or_path: str) -> ModelSource:
             f"{folder} holds no model; expected config.json with weights, adapter_config.json, or a .gguf file"
         )
     return ModelSource(name=str(folder.resolve()), folder=folder)
+
+
+def model_from_anywhere(name_or_path: str) -> str:
+    """What names the same model in any working directory: of a folder the whole path, any other name as it is."""
+    return whole_path(name_or_path, names=_SHIPPED)
 
 
 def load_policy_model(
@@ -210,9 +215,9 @@ def _downloaded(name: str) -> Path:
 
 def _tokenizer(source: ModelSource, template: str | None) -> PreTrainedTokenizerBase:
     """Template: the one asked for, else ours for a model that needs it, else the model's own."""
-    base = source.adapted
-    if base is not None and not (source.folder / "tokenizer_config.json").exists():
-        return _tokenizer(_base(source, base), template)
+    base = None if (source.folder / "tokenizer_config.json").exists() else base_of(source)
+    if base is not None:
+        return _tokenizer(base, template)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**source.files)
     except _BROKEN_FOLDER as error:
@@ -224,9 +229,9 @@ def _tokenizer(source: ModelSource, template: str | None) -> PreTrainedTokenizer
 
 
 def _weights(source: ModelSource, dtype: torch.dtype) -> Any:
-    base = source.adapted
+    base = base_of(source)
     if base is not None:
-        return _merged(source, _base(source, base)).to(dtype)
+        return _merged(source, base).to(dtype)
     config = _config(source)
     try:
         model = AutoModelForCausalLM.from_pretrained(**source.files, config=config, dtype=dtype)
@@ -242,9 +247,9 @@ def _weights(source: ModelSource, dtype: torch.dtype) -> Any:
 
 def _config(source: ModelSource) -> Any:
     """Of the model, or of the one that an adapter is for."""
-    base = source.adapted
+    base = base_of(source)
     if base is not None:
-        return _config(_base(source, base))
+        return _config(base)
     try:
         config = AutoConfig.from_pretrained(**source.files)
     except _BROKEN_FOLDER as error:
@@ -264,9 +269,22 @@ def _merged(source: ModelSource, base: ModelSource) -> Any:
     return merged
 
 
-def _base(source: ModelSource, name: str) -> ModelSource:
+def base_of(source: ModelSource) -> ModelSource | None:
+    """The model that an adapter is for; None of a whole model.
+
+    A relative path is looked for in the working directory, then in every folder around the adapter: whoever saved it
+    stood in one of them.
+
+    Raises:
+        ConfigError: it is not on this machine, or the adapter does not name it.
+    """
+    name = source.adapted
+    if name is None:
+        return None
+    around = (place / name for place in source.folder.resolve().parents) if name else ()
+    beside = next((str(place) for place in around if place.is_dir()), name)
     try:
-        return find_model(name)
+        return find_model(name if name in _SHIPPED or Path(name).expanduser().is_dir() else beside)
     except ConfigError as error:
         raise ConfigError(
             f"{source.folder} holds an adapter for {name!r}, which is not on this machine; "

@@ -12,7 +12,6 @@ from typing import TypeAlias
 from fission_grpo.evaluation.group_outcomes import GroupAccount, account_groups, group_outcome
 from fission_grpo.evaluation.heldout import Evaluation
 from fission_grpo.evaluation.metrics import (
-    EPISODE_METRICS,
     ERR,
     FINAL,
     FIRST_ATTEMPT,
@@ -31,30 +30,23 @@ from fission_grpo.evaluation.paired import (
     estimate_arm,
     estimate_macro,
 )
+from fission_grpo.evaluation.statistics import Share
 from fission_grpo.files import read_jsonl, write_text
-from fission_grpo.report.arms import arms_glossary
-from fission_grpo.report.costs import arm_costs, budget_table
+from fission_grpo.report.arms import ARM_WORDS
+from fission_grpo.report.costs import arm_costs
 from fission_grpo.report.figures import curves_figure, rates_figure, read_metrics
 from fission_grpo.report.headline import headline
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, MetricsRows, Results
-from fission_grpo.report.spread import RunValues, run_values, runs_figure, spread_table
+from fission_grpo.report.spread import run_values, runs_figure
 from fission_grpo.report.style import arm_colours
 from fission_grpo.report.tables import (
     ARM_INTERVALS,
     Costs,
-    classes_glossary,
-    comparisons_table,
-    effort_table,
-    error_name,
-    groups_table,
-    macro_table,
+    aligned,
     markdown_table,
-    metrics_table,
-    probes_by_class_table,
-    repeats_table,
     verdict_sentence,
 )
-from fission_grpo.report.tree import fission_trees, most_telling, text_tree
+from fission_grpo.report.tree import FissionTree, fission_trees, most_telling
 from fission_grpo.report.tree_figure import tree_figure
 from fission_grpo.types import ErrorClass
 
@@ -77,12 +69,15 @@ FISSIONED = tuple(dict.fromkeys(treatment for _, treatment in PAIRS))
 PROBED = {"mixed": "probe, all kinds of errors", "precondition": "probe, unmet preconditions"}
 """What the arms are compared on besides the held-out episodes."""
 EPISODES = "held-out episodes"
+REPORT = "report.html"
+"""The page beside `summary.md`."""
 
 Compare: TypeAlias = Callable[[EvaluatedArm, EvaluatedArm], Comparison]
 
 
 def write_summary(results: Results) -> None:
-    """Read every evaluation back and write `summary.md` with its pictures."""
+    """Read every evaluation back and write `summary.md`, one screen, with its pictures; all tables are on the page of
+    `fission report`."""
     evaluations = load_evaluations(results)
     arms = arms_on(evaluations, "episodes")
     probes = {part: arms_on(evaluations, part) for part in (*PROBED, "transfer")}
@@ -91,54 +86,45 @@ def write_summary(results: Results) -> None:
     comparisons = arm_comparisons(arms, probes, macros)
     curves = {arm: [read_metrics(results.run(arm, seed).metrics) for seed in results.seeds] for arm in results.arms}
     costs = arm_costs(results, curves)
-    accounts = {arm: account_arm(results, arm) for arm in results.arms}
-    values = run_values(arms, probes)
-    _draw(results.folder, arms, probes["mixed"], curves, values)
+    drawn = _draw(results, arms, probes, curves)
+    several = f"{len(results.seeds)} training runs of each arm" if len(results.seeds) > 1 else "one training run an arm"
     sections = [
         "# Quickstart: what fission teaches\n",
         first_line(comparisons[EPISODES]),
-        f"\n{results.size} held-out tasks; {len(results.seeds)} training seed(s). "
-        f"Cells: rate, interval, and count over all runs of the arm; {ARM_INTERVALS}. Differences: paired bootstrap "
-        "over tasks and seeds. Spent: mean of a run; of trained tokens a shared prefix counts once.",
-        "\n## At a glance\n",
-        glance_table(arms, probes, macros.by_tool, costs),
-        arms_glossary(arm.name for arm in arms),
-        "\n## How far runs lie apart\n\n![runs](runs.png)\n",
-        "In points; SD is that of a sample (n - 1).\n",
-        spread_table(values, costs=costs),
-        "\n## Fixed-error probe, all kinds of errors\n\n![probe](probe.png)\n",
-        metrics_table(probes["mixed"], PROBE_METRICS, costs=costs),
-        "Classes of errors that occur, here and below:\n",
-        classes_glossary(_classes(evaluations)),
-        probes_by_class_table(probes["mixed"], costs=costs),
-        "\n## Fixed-error probe, unmet preconditions only\n",
-        metrics_table(probes["precondition"], PROBE_METRICS, costs=costs),
-        "\n## Held-out episodes\n\n![episodes](episodes.png)\n",
-        metrics_table(arms, EPISODE_METRICS, costs=costs),
-        *_by_slice(arms, macros, costs),
-        "\nIdentical repeats by error class:\n",
-        repeats_table(arms, costs=costs),
-        effort_table(arms, costs=costs),
-        "\n## An API never trained on (transfer)\n",
-        metrics_table(probes["transfer"], (FIRST_ATTEMPT, FINAL, ERR), costs=costs),
-        "\n## Paired differences\n",
-        *_verdicts(comparisons),
-        *(f"\n{part}:\n\n{comparisons_table(ones, costs=costs)}" for part, ones in comparisons.items() if ones),
-        "\n## What each arm spent\n",
-        budget_table(curves),
-        "\n## While training\n\n![curves](curves.png)\n",
-        "Success and errors are those of the arm's own exploration, single messages, whole dialogues, or in grpo-mixed "
-        "both: compare arms that explore alike. Terms of the reward are drawn without their weights, which change over "
-        "the run: with them the reward of single messages can fall while the policy improves.\n",
-        "Below: all groups of all runs, Wilson 95 % intervals over groups.\n",
-        groups_table(accounts, costs=costs),
-        *_tree_section(results),
+        f"\n{results.size} held-out tasks, {several}; in brackets {ARM_INTERVALS}.\n",
+        screen_table(arms, probes["mixed"]),
+        *(f"- *{name}*: {words}." for name, words in _words(arms, costs)),
+        "",
+        " ".join(f"![{path.stem}]({path.name})" for path in drawn),
+        f"\nEvery table, every class of error, trees and samples: `{REPORT}` beside this file; a browser opens it.",
     ]
     write_text(results.summary, "\n".join(sections) + "\n")
     write_text(
         results.folder / "summary.json",
         json.dumps([{"on": part, **_flat(one)} for part, ones in comparisons.items() for one in ones], indent=2) + "\n",
     )
+
+
+def screen_table(arms: Sequence[EvaluatedArm], mixed: Sequence[EvaluatedArm]) -> str:
+    """Four numbers an arm, aligned for a terminal, without counts."""
+    header = ["", "solved at once", "solved in the end", "solved after an error", "probe: next call right"]
+    rows = [
+        [arm.name, *(_short(estimate_arm(metric, arm)) for metric in (FIRST_ATTEMPT, FINAL, ERR)), _short(probe)]
+        for arm, probe in zip(arms, (estimate_arm(PROBE, one) for one in mixed), strict=True)
+    ]
+    return aligned(markdown_table(header, rows))
+
+
+def _short(share: Share) -> str:
+    low, high = 100 * share.interval.low, 100 * share.interval.high
+    return f"{100 * share.value:.1f} % [{low:.0f}, {high:.0f}]" if share.total else "-"
+
+
+def _words(arms: Sequence[EvaluatedArm], costs: Costs) -> Iterator[tuple[str, str]]:
+    """What each arm is, and what a run of it spent."""
+    for arm in arms:
+        line = ARM_WORDS[arm.name].line if arm.name in ARM_WORDS else ""
+        yield arm.name, ". Spent: ".join(filter(None, (line, costs.get(arm.name))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,17 +136,20 @@ class Macros:
 
 
 def _draw(
-    folder: Path,
+    results: Results,
     arms: Sequence[EvaluatedArm],
-    mixed: Sequence[EvaluatedArm],
+    probes: Mapping[str, Sequence[EvaluatedArm]],
     curves: Mapping[str, Sequence[MetricsRows]],
-    values: RunValues,
-) -> None:
-    colours = arm_colours([arm.name for arm in arms])
-    rates_figure(arms, (FINAL, ERR, FIRST_ATTEMPT), folder / "episodes.png", colours=colours)
-    rates_figure(mixed, PROBE_METRICS, folder / "probe.png", colours=colours)
-    curves_figure(curves, folder / "curves.png", colours=colours)
-    runs_figure(values, folder / "runs.png", colours=colours)
+) -> list[Path]:
+    folder, colours = results.folder, arm_colours([arm.name for arm in arms])
+    tree = _telling_tree(results)
+    return [
+        rates_figure(arms, (FINAL, ERR, FIRST_ATTEMPT), folder / "episodes.png", colours=colours),
+        rates_figure(probes["mixed"], PROBE_METRICS, folder / "probe.png", colours=colours),
+        runs_figure(run_values(arms, probes), folder / "runs.png", colours=colours),
+        curves_figure(curves, folder / "curves.png", colours=colours),
+        *([tree_figure(tree, folder / "tree.png")] if tree else []),
+    ]
 
 
 def first_line(episodes: Sequence[Comparison]) -> str:
@@ -193,26 +182,17 @@ def glance_table(
     return markdown_table(header, rows)
 
 
-def _by_slice(arms: Sequence[EvaluatedArm], macros: Macros, costs: Costs) -> Iterator[str]:
-    yield "\n### Recovery by the tool that failed\n"
-    yield (
-        "Final success of the episodes in which a call of this tool failed; an episode counts once for each of its "
-        "tools, and a malformed message names none. The mean weighs every tool alike, rare ones too.\n"
-    )
-    yield macro_table(macros.by_tool, arms, lambda tool: f"`{tool}`", costs=costs)
-    yield "\n### Recovery by the class of the error\n"
-    yield macro_table(macros.by_class, arms, error_name, costs=costs)
-
-
-def _verdicts(comparisons: Mapping[str, Sequence[Comparison]]) -> Iterator[str]:
+def verdict_list(comparisons: Mapping[str, Sequence[Comparison]]) -> str:
     """In sentences, those that differ in nothing but fission."""
-    for part, ones in comparisons.items():
-        for one in ones:
-            if (one.baseline, one.treatment) in HEADLINES:
-                yield f"- *{part}*: {verdict_sentence(one)}"
+    return "".join(
+        f"- *{part}*: {verdict_sentence(one)}\n"
+        for part, ones in comparisons.items()
+        for one in ones
+        if (one.baseline, one.treatment) in HEADLINES
+    )
 
 
-def _classes(evaluations: Mapping[str, Mapping[int, Evaluation]]) -> set[ErrorClass]:
+def classes_that_occur(evaluations: Mapping[str, Mapping[int, Evaluation]]) -> set[ErrorClass]:
     """Classes of errors anywhere, injected ones included."""
     parts = [part for runs in evaluations.values() for one in runs.values() for part in one.parts.values()]
     injected = {record.probe.error for part in parts for record in part if record.probe is not None}
@@ -228,16 +208,12 @@ def account_arm(results: Results, arm: str) -> GroupAccount:
     return sum(others, start=first)
 
 
-def _tree_section(results: Results) -> Iterator[str]:
+def _telling_tree(results: Results) -> FissionTree | None:
+    """Of the first run of the first arm with fission, chosen because it tells much."""
     arm = next((arm for arm in FISSIONED if arm in results.arms), None)
     if arm is None:
-        return
-    runs = [list(read_jsonl(results.run(arm, seed).traces)) for seed in results.seeds]
-    tree = most_telling([tree for run in runs for tree in fission_trees(run)])
-    if tree is not None:
-        tree_figure(tree, results.folder / "tree.png")
-        yield "\n## One fission tree (chosen because it tells much)\n\n![tree](tree.png)\n"
-        yield f"```\n{text_tree(tree)}\n```"
+        return None
+    return most_telling(fission_trees(list(read_jsonl(results.run(arm, results.seeds[0]).traces))))
 
 
 def arm_comparisons(

@@ -66,6 +66,15 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
+def aligned(table: str) -> str:
+    """What `markdown_table` gives, padded for a terminal."""
+    lines = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in table.rstrip("\n").split("\n")]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines[1] = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    padded = ([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in padded)
+
+
 def error_name(error: str) -> str:
     """`E6 precondition unmet`."""
     name, _ = _CLASSES.get(error, ("", ""))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 
@@ -33,7 +34,7 @@ _REQUEST_X, _REQUEST_W = 0.25, 2.05
 _EXPLORE_X, _EXPLORE_W = 2.9, 3.75
 _FEEDBACK_X, _FEEDBACK_W = 7.2, 1.85
 _RECOVER_X, _RECOVER_W = 9.65, 4.3
-_MONO = "DejaVu Sans Mono"
+_SANS, _MONO = "DejaVu Sans", "DejaVu Sans Mono"
 _MONO_INCH = 0.0695
 """Advance of the monospaced face at 8.3 points, in inches: 0.602 em."""
 
@@ -57,8 +58,9 @@ class _Sheet:
         self.axes.add_patch(card)
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
+        shown = _drawable(text, str(style.get("family", _SANS)))
         # `$` would start a formula in the middle of a file name.
-        self.axes.text(x, y, text, **{"va": "center", "fontsize": 8.6, "parse_math": False, **style})
+        self.axes.text(x, y, shown, **{"va": "center", "fontsize": 8.6, "parse_math": False, **style})
 
     def link(self, start: tuple[float, float], stop: tuple[float, float], *, colour: str, line: float) -> None:
         """A curve that leaves and arrives level."""
@@ -91,6 +93,12 @@ def tree_figure(tree: FissionTree, path: Path) -> Path:
             _branch_card(sheet, branch, _RECOVER_X, y, _RECOVER_W, strong=False)
         sheet.text(_REQUEST_X, height - 0.24, _LEGEND, fontsize=7.8, color=QUIET)
         return save(figure, path)
+
+
+def _drawable(text: str, family: str) -> str:
+    """What a policy says may hold any character: those that the face does not have are squares."""
+    face = get_font(findfont(FontProperties(family=family)))
+    return "".join(one if face.get_char_index(ord(one)) else "□" for one in text)
 
 
 def _inch_axes(figure: Any, height: float) -> Any:

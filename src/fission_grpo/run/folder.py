@@ -2,6 +2,7 @@
 
 config.yaml      the resolved settings
 tasks.jsonl      the tasks, where a program gave them
+provenance.jsonl where it comes from: one line for each process that began it or went on (`provenance.py`)
 metrics.jsonl    one line for each step
 traces.jsonl     one line for each group: trajectories, tree links, tokens, rewards by term, failures, feedback
 checkpoints/     step-N/: weights, optimizer, random states, fission buffer; written aside, then renamed
@@ -35,7 +36,7 @@ from fission_grpo.files import (
     write_text,
     yaml_value,
 )
-from fission_grpo.settings import with_current_names
+from fission_grpo.settings import same_value, with_current_names
 
 KEPT_CHECKPOINTS = 2
 """The newest, and one to fall back to."""
@@ -101,7 +102,8 @@ class RunFolder:
     def _same_settings(self, settings: Mapping[str, Any]) -> None:
         saved = dict(_dotted(with_current_names(self._saved_settings())))
         wanted = dict(_dotted(settings))
-        changed = sorted(key for key in {*saved, *wanted} - {_MAY_GROW} if saved.get(key) != wanted.get(key))
+        asked = {*saved, *wanted} - {_MAY_GROW}
+        changed = sorted(key for key in asked if not same_value(saved.get(key), wanted.get(key)))
         if changed:
             raise ConfigError(
                 f"{self.path} was started with other settings ({', '.join(changed)}); "
@@ -227,9 +229,14 @@ class RunFolder:
         return f"{latest} is whole" if latest else f"{self.checkpoints} holds no earlier one"
 
 
-def quoted(path: Path) -> str:
+def quoted(path: Path | str) -> str:
     """A path as a shell takes it, for a command that is printed."""
     return shlex.quote(str(path))
+
+
+def before(run: Path) -> Path:
+    """Where the commands that are printed put what a model could before a run: beside the run's folder."""
+    return run.with_name(f"{run.name}-before")
 
 
 @contextmanager

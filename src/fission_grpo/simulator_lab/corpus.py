@@ -19,9 +19,9 @@ from pydantic import Field, field_validator
 
 from fission_grpo.algorithm.failures import Fault
 from fission_grpo.chat.parse import parse_message, render_call
-from fission_grpo.environments.base import Snapshot
-from fission_grpo.environments.bfcl.environment import BfclEnvironment, bfcl_tools
-from fission_grpo.errors import ConfigError
+from fission_grpo.environments.base import Environment, Environments, Snapshot
+from fission_grpo.environments.bfcl.environment import BfclEnvironment
+from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.files import read_jsonl
 from fission_grpo.progress import ProgressCallback
 from fission_grpo.rollout import turn_messages
@@ -43,6 +43,8 @@ from fission_grpo.simulator_lab.records import WORLD_TEACHER, RecordOrigin, Reco
 from fission_grpo.tasks.corruption import Corruption, corrupt
 from fission_grpo.tasks.dialogue import decision_points, premature_calls
 from fission_grpo.tasks.gold_chain import chain_of
+from fission_grpo.tasks.probe import can_be_probed
+from fission_grpo.tasks.synthesis.api_sets import API_SETS, tools_by_name
 from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS
 from fission_grpo.tasks.synthesis.generator import Split, synthesise
 from fission_grpo.types import ErrorClass, GroupKind, Message, ParsedMessage, Task, ToolCall, ToolOutcome
@@ -54,7 +56,8 @@ SPLITS: Mapping[str, RecordSplit] = MappingProxyType(
         **dict.fromkeys((*HELDOUT_APIS, "TravelAPI"), RecordSplit.TEST),
     }
 )
-"""Which split an API belongs to; those that no training task uses by default are for the test."""
+"""Which split an API belongs to; those that no training task uses by default are for the test. A world of the user's
+own is one API more, for training: what is held out is the same for everybody."""
 
 CLASS_SHARES: Mapping[ErrorClass, float] = MappingProxyType({ErrorClass.SILENT: 2.0, ErrorClass.UNKNOWN_TOOL: 0.7})
 """Weight of a class among the records of an API; 1 where it is not listed."""
@@ -120,6 +123,7 @@ def simulator_records(
     settings: RecordSettings,
     *,
     runs: Sequence[Path] = (),
+    own: OwnTasks | None = None,
     teacher: ErrorSimulator | ReferencedSimulator | None = None,
     progress: ProgressCallback = lambda done, note: None,
 ) -> tuple[list[SimulatorRecord], RecordCount]:
@@ -127,23 +131,27 @@ def simulator_records(
 
     Args:
         runs: run folders whose failures are used, each with its own settings inside.
+        own: tasks whose gold calls are corrupted beside those of the official APIs.
         teacher: who diagnoses calls that succeeded and were wrong; `rules` by default.
-        progress: called with how many of `len(settings.apis) + len(runs)` sources are done, and the last of them.
+        progress: called with how many sources are done, and the last of them: runs, APIs, and own tasks as one.
 
     Raises:
         ConfigError: a run folder without a run, or tasks that cannot be drawn.
     """
-    own: list[WrongCall] = []
+    failures: list[WrongCall] = []
     for done, run in enumerate(runs, 1):
-        own += policy_failures(run)
+        failures += policy_failures(run)
         progress(done, str(run))
     corrupted: list[WrongCall] = []
     for done, api in enumerate(settings.apis, len(runs) + 1):
         corrupted += corrupted_calls(api, settings)
         progress(done, api)
+    if own is not None:
+        corrupted += own.wrong_calls(settings.seed)
+        progress(len(runs) + len(settings.apis) + 1, "own tasks")
     rng = Random(derive(settings.seed, "simulator records"))
-    own = [one for one in own if one.api in settings.apis]
-    chosen = _balanced(own, round(settings.count * settings.policy_share), rng)
+    failures = [one for one in failures if one.api in settings.apis or one.api not in APIS]
+    chosen = _balanced(failures, round(settings.count * settings.policy_share), rng)
     chosen += _balanced(corrupted, settings.count - len(chosen), rng)
     rng.shuffle(chosen)
     written = _written(chosen, teacher or RulesSimulator())
@@ -158,10 +166,28 @@ def corrupted_calls(api: str, settings: RecordSettings) -> list[WrongCall]:
     """
     split = Split.HELDOUT if api in HELDOUT_APIS else Split.TRAIN
     tasks = synthesise(derive(settings.seed, "simulator") % 10**6, settings.tasks_per_api, apis=(api,), split=split)
-    environment = BfclEnvironment()
+    return _wrong_calls(tasks, BfclEnvironment(), settings.seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnTasks:
+    """Tasks of the user's own, and where they live."""
+
+    tasks: Sequence[Task]
+    environments: Environments
+
+    def wrong_calls(self, seed: int) -> list[WrongCall]:
+        """As `corrupted_calls`; of the tasks that can be probed, and without calls that break their tool."""
+        worlds: dict[str, list[Task]] = defaultdict(list)
+        for task in filter(can_be_probed, self.tasks):
+            worlds[task.world.environment if task.world else ""].append(task)
+        return [one for name, tasks in worlds.items() for one in _wrong_calls(tasks, self.environments[name](), seed)]
+
+
+def _wrong_calls(tasks: Iterable[Task], environment: Environment, seed: int) -> list[WrongCall]:
     found: list[WrongCall] = []
     for task in tasks:
-        rng = Random(f"simulator/{settings.seed}/{task.id}")
+        rng = Random(f"simulator/{seed}/{task.id}")
         found += [*_corrupted(task, rng, environment), *_premature(task, environment)]
     return found
 
@@ -228,7 +254,7 @@ def _replayed(task: Task, trajectory: Mapping[str, Any]) -> WrongCall | None:
     return _wrong_call(case_of(task, failed), RecordOrigin.POLICY, task)
 
 
-def _corrupted(task: Task, rng: Random, environment: BfclEnvironment) -> Iterator[WrongCall]:
+def _corrupted(task: Task, rng: Random, environment: Environment) -> Iterator[WrongCall]:
     values = [value for call in chain_of(task) for value in call.arguments.values()]
     for point in decision_points(task, environment=environment):
         environment.reset(point)
@@ -240,9 +266,12 @@ def _corrupted(task: Task, rng: Random, environment: BfclEnvironment) -> Iterato
                     yield replace(one, name=f"{one.api}/{point.id}/{kind}")
 
 
-def _premature(task: Task, environment: BfclEnvironment) -> Iterator[WrongCall]:
-    """Gold calls made before the world is ready."""
-    found = premature_calls(task, environment=environment)
+def _premature(task: Task, environment: Environment) -> Iterator[WrongCall]:
+    """Gold calls made before the world is ready; none of a task in which one breaks its tool."""
+    try:
+        found = premature_calls(task, environment=environment)
+    except EnvironmentFault:
+        return
     points = {point.id: point for point in decision_points(task, environment=environment)} if found else {}
     for position, call in found:
         point = points[f"{task.id}/{position.turn}.{position.done}"]
@@ -252,13 +281,14 @@ def _premature(task: Task, environment: BfclEnvironment) -> Iterator[WrongCall]:
             yield replace(one, name=f"{one.api}/{point.id}/premature")
 
 
-def _executed(
-    point: Task, task: Task, wrong: ToolCall, before: Snapshot, environment: BfclEnvironment
-) -> WrongCall | None:
-    """The wrong call with the world's answer; None where it does no harm, or overran its limits."""
+def _executed(point: Task, task: Task, wrong: ToolCall, before: Snapshot, environment: Environment) -> WrongCall | None:
+    """The wrong call with the world's answer; None where it does no harm, overran its limits, or broke its tool."""
     environment.restore(before)
-    outcome = environment.execute(wrong)
-    if outcome.error is ErrorClass.LIMIT or (not outcome.is_error and _harmless(point, environment)):
+    try:
+        outcome = environment.execute(wrong)
+        if outcome.error is ErrorClass.LIMIT or (not outcome.is_error and _harmless(point, environment)):
+            return None
+    except EnvironmentFault:
         return None
     failed = FailedCall(
         messages=point.messages,
@@ -271,7 +301,7 @@ def _executed(
     return _wrong_call(Case(failed=failed, reference=_due(point)), RecordOrigin.CORRUPTION, task)
 
 
-def _harmless(point: Task, environment: BfclEnvironment) -> bool:
+def _harmless(point: Task, environment: Environment) -> bool:
     """Whether the turn comes out right when the wrong call stands in for the right one."""
     for call in _due(point)[1:]:
         environment.execute(call)
@@ -291,12 +321,17 @@ def _since_user(messages: Sequence[Message]) -> Sequence[Message]:
 
 
 def _wrong_call(case: Case, origin: RecordOrigin, task: Task) -> WrongCall | None:
-    """With its API: that of the tool called, else of the tool that was due; None where the call is right after all."""
+    """With its API: that of the tool called, else of the tool that was due; a world of the user's own is one.
+
+    None where the call is right after all.
+    """
     names = [case.failed.parsed.calls[0].name, *(call.name for call in case.reference)]
     if not case.reference or case.failed.parsed.calls[0] == case.reference[0]:
         return None
-    owners = {tool["function"]["name"]: api for api in task.meta.get("apis", ()) for tool in bfcl_tools((api,))}
-    api = next((owners[name] for name in names if name in owners), None)
+    own = task.world.environment if task.world and task.world.environment not in API_SETS else None
+    apis = () if own else task.meta.get("apis", ())
+    owners = {name: api for api in apis for name in tools_by_name(api)}
+    api = next((owners[name] for name in names if name in owners), own)
     return None if api is None else WrongCall(case=case, api=api, origin=origin, name=task.id)
 
 
@@ -339,7 +374,7 @@ def _record(one: WrongCall, diagnosis: str, teacher: str) -> SimulatorRecord:
     named = stated_first(failed.error)
     return SimulatorRecord(
         id=one.name,
-        split=SPLITS[one.api],
+        split=SPLITS.get(one.api, RecordSplit.TRAIN),
         api=one.api,
         origin=one.origin,
         error=failed.error,

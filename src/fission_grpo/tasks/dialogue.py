@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fission_grpo.environments.base import Environment
-from fission_grpo.environments.bfcl.environment import BfclEnvironment
 from fission_grpo.environments.dialogue import call_record
+from fission_grpo.environments.shipped import environment_for
 from fission_grpo.types import ErrorClass, Message, Task, ToolCall, ToolOutcome
 
 DONE = "Done."
@@ -56,7 +56,7 @@ def decision_points(task: Task, *, environment: Environment | None = None) -> li
 
     The task must be at its beginning and have a world.
     """
-    walk = _Walk(task, environment or BfclEnvironment())
+    walk = _Walk(task, environment or environment_for(task))
     return [walk.to(position) for position in decision_positions(task)]
 
 
@@ -67,7 +67,7 @@ def inject(
 
     Harms nothing: the gold calls that were still to come replay and satisfy the verdict.
     """
-    environment = environment or BfclEnvironment()
+    environment = environment or environment_for(task)
     walk = _Walk(task, environment)
     point = walk.to(position)
     outcome = environment.execute(wrong)
@@ -91,7 +91,7 @@ def continuations(
     The first has the wrong call, its error and the right call behind it, and asks for the step after the fix. Empty
     when the wrong call is no injection (see `inject`), or when nothing was to be called.
     """
-    environment = environment or BfclEnvironment()
+    environment = environment or environment_for(task)
     injection = inject(task, wrong, position, environment=environment)
     calls = task.gold[position.turn]
     if injection is None:
@@ -112,7 +112,7 @@ def premature_calls(task: Task, *, environment: Environment | None = None) -> li
 
     For each such position the nearest later call: its error text speaks of the very thing that is right next.
     """
-    environment = environment or BfclEnvironment()
+    environment = environment or environment_for(task)
     walk = _Walk(task, environment)
     found: list[tuple[DecisionPosition, ToolCall]] = []
     for position in decision_positions(task):

@@ -22,7 +22,7 @@ from fission_grpo.types import Task, Tool, ToolCall
 
 Record: TypeAlias = Mapping[str, Any]
 
-_KEYS: Mapping[str, type] = {
+KEYS: Mapping[str, type] = {
     "id": str,
     "messages": list,
     "tools": list,
@@ -32,9 +32,13 @@ _KEYS: Mapping[str, type] = {
     "followups": list,
     "meta": dict,
 }
-_REQUIRED = ("id", "messages")
-_REQUIRED_WITHOUT_A_WORLD = ("tools", "gold")
-"""A world may know its tools itself, and judge by itself."""
+"""Every key of a record, with the kind of its value."""
+_REQUIRED = ("messages",)
+_REQUIRED_WITHOUT_A_WORLD: Mapping[str, str] = {
+    "tools": "there is no world to ask for its own",
+    "gold": "nothing else says what is right next; [] where words are",
+}
+"""A world may know its tools itself, and judge by itself; key -> why it is needed."""
 _NAME_HERE: Mapping[str, str] = {
     **dict.fromkeys(("prompt", "prompts", "conversation", "conversations", "question", "query", "input"), "messages"),
     **dict.fromkeys(("answer", "answers", "ground_truth", "solution", "label", "completion", "target"), "gold"),
@@ -77,13 +81,15 @@ def _shape(record: Record) -> Iterator[str]:
     for key, value in record.items():
         if key in _NAME_HERE:
             yield f"unknown key {key!r}; the nearest by meaning is {_NAME_HERE[key]!r}"
-        elif key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.0)[0]
+        elif key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.0)[0]
             yield f"unknown key {key!r}; the nearest known key is {near!r}"
-        elif not isinstance(value, _KEYS[key]):
-            yield f"{key}: got {_json(value)}, expected {_KIND[_KEYS[key]]}"
-    required = _REQUIRED if "world" in record else (*_REQUIRED, *_REQUIRED_WITHOUT_A_WORLD)
-    yield from (f"missing key {key!r}" for key in required if key not in record)
+        elif not isinstance(value, KEYS[key]):
+            yield f"{key}: got {_json(value)}, expected {_KIND[KEYS[key]]}"
+    yield from (f"missing key {key!r}" for key in _REQUIRED if key not in record)
+    if "world" not in record:
+        needed = _REQUIRED_WITHOUT_A_WORLD.items()
+        yield from (f"missing key {key!r}: {why}" for key, why in needed if key not in record)
     if "turns" in record and "world" not in record:
         yield "turns: gold calls per turn need a world; give `world` too, or only `gold`"
     yield from chain.from_iterable(_shape_of_items(record, key) for key in ("messages", "tools", "gold", "turns"))
@@ -210,7 +216,8 @@ def _offered(task: Task, environments: Environments) -> tuple[tuple[Tool, ...], 
     name = task.world.environment if task.world else ""
     if name not in environments:
         return (), [
-            f"missing key 'tools', and no environment {name!r} to ask for them; known: {', '.join(environments)}"
+            f"missing key 'tools', and no environment {name!r} to ask for them; known: {', '.join(environments)}. "
+            f"Say where yours is: environments.{name}=module:name"
         ]
     environment = environments[name]()
     try:
@@ -282,12 +289,9 @@ def _run(environment: Environment, calls: Sequence[ToolCall], where: str) -> Ite
 
 
 def _default_environments() -> Environments:
-    from fission_grpo.environments.bfcl.environment import (  # only files with worlds need the benchmark
-        BFCL,
-        BfclEnvironment,
-    )
+    from fission_grpo.environments.shipped import SHIPPED  # only files with worlds need the benchmark
 
-    return {BFCL: BfclEnvironment}
+    return SHIPPED
 
 
 def _json(value: Any, most: int = 80) -> str:

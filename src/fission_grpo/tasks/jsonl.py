@@ -1,11 +1,11 @@
 """Tasks as JSON Lines: one object a line, OpenAI roles, and a checker that names every problem at once.
 
-    {"id", "messages", "tools", "gold": [{"name", "arguments"}]}     a decision point; gold is what is right next
-    {..., "world", "turns": [[call, ...], ...], "followups": [text]}  an episode; turns are gold calls per user turn
-    {..., "meta": {...}}                                              slices for reports
+    {"messages", "tools", "gold": [{"name", "arguments"}]}           a decision point; gold is what is right next
+    {"messages", "world", "turns": [[call, ...], ...], "followups"}   an episode; turns are gold calls per user turn
+    {..., "id": text, "meta": {...}}                                  a name, and slices for reports
 
-A world that judges itself needs no `turns`; `gold` is then left out, or what is right next if it is known. `tools` can
-be left out where the world has tools of its own, as a class of yours has: they are asked for.
+`docs/tasks.md` says what each key means and when it can be left out: `id` always, `gold` and `tools` where there is a
+world, `turns` where the world judges itself.
 `tools`, `world`, `turns` and `meta` may be JSON text, as table formats want. Such formats also fill absent keys with
 null: those are dropped everywhere but in `world` and `meta`.
 """
@@ -13,14 +13,17 @@ null: those are dropped everywhere but in `world` and `meta`.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from fission_grpo.environments.base import Environments
-from fission_grpo.environments.dialogue import call_record
+from fission_grpo.environments.dialogue import call_record, remaining_gold
 from fission_grpo.errors import DataError
 from fission_grpo.files import MAX_DEPTH, is_shallow, parse_json, raw_lines, write_pieces
+from fission_grpo.tasks.gold_chain import fingerprint
 from fission_grpo.tasks.inspection import inspect_record
 from fission_grpo.types import Message, Task, ToolCall, World
 
@@ -95,7 +98,7 @@ def record_of(task: Task) -> dict[str, Any]:
 
 
 def task_of(record: Mapping[str, Any]) -> Task:
-    """The task of a sound record (see `inspect_record`)."""
+    """The task of a sound record (see `inspect_record`) that has a name."""
     world = record.get("world")
     messages: tuple[Message, ...] = tuple(record["messages"])
     return Task(
@@ -123,14 +126,32 @@ def _inspected(records: Iterable[_Placed], environments: Environments | None) ->
     tasks: list[Task] = []
     problems: list[str] = []
     first: dict[str, str] = {}
-    for place, record, broken in records:
+    for place, record, broken in _named(records):
         task, found = (None, broken) if broken else inspect_record(record, task_of, environments)
         if not broken and isinstance(record.get("id"), str):
             earlier = first.setdefault(record["id"], place)
             found += [f"id {record['id']!r} was used on {earlier} already"] if earlier != place else []
         problems += [f"{place}: {problem}" for problem in found]
-        tasks += [] if task is None or found else [task]
+        tasks += [] if task is None or found else [task if "gold" in record else _aimed(task)]
     return tasks, problems
+
+
+def _aimed(task: Task) -> Task:
+    """A task whose line has no `gold`: where its turns are known, so is what is right next."""
+    return replace(task, target=remaining_gold(task)[0][:1]) if task.gold else task
+
+
+def _named(records: Iterable[_Placed]) -> Iterator[_Placed]:
+    """The same, each with an id: one that has none is named after what it holds, so that its line may change."""
+    copies: Counter[str] = Counter()
+    for place, record, broken in records:
+        if "id" in record or broken:
+            yield place, record, broken
+            continue
+        name = f"task-{fingerprint(record)[:12]}"
+        copies[name] += 1
+        copy = f"-{copies[name]}" if copies[name] > 1 else ""
+        yield place, {"id": f"{name}{copy}", **record}, broken
 
 
 def _lines(path: Path) -> Iterator[_Placed]:

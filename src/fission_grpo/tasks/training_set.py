@@ -1,4 +1,4 @@
-"""What a run trains on: the user's file, or tasks synthesised over the official classes."""
+"""What a run trains on: the user's file, or tasks synthesised over executable worlds."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from fission_grpo.environments.base import Environments
-from fission_grpo.environments.bfcl.environment import BfclEnvironment
+from fission_grpo.environments.shipped import environment_for
 from fission_grpo.errors import ConfigError
 from fission_grpo.settings import Settings
 from fission_grpo.tasks.dialogue import continuations, decision_points, premature_calls
 from fission_grpo.tasks.jsonl import read_tasks
-from fission_grpo.tasks.synthesis.families import APIS, SEEN_APIS
+from fission_grpo.tasks.synthesis.api_sets import API_SETS, KNOWN_APIS, expand_sets, set_of
+from fission_grpo.tasks.synthesis.families import SEEN_APIS
 from fission_grpo.tasks.synthesis.generator import Mixture, Split, synthesise
 from fission_grpo.types import Task
 
@@ -35,7 +36,8 @@ class SyntheticSettings(Settings):
     count: int = Field(default=1000, ge=1)
     """Tasks before `decision_positions` and `continuations` add to them."""
     apis: tuple[str, ...] = SEEN_APIS
-    """Official classes to draw from."""
+    """What to draw from: official classes of BFCL, or worlds of our office. `bfcl` and `office` stand for those that
+    each set draws from unless told otherwise; the two sets cannot be mixed."""
     tools: tuple[int, int] = (6, 8)
     """Fewest and most tools on offer."""
     calls: tuple[float, ...] = _DEFAULT.calls
@@ -62,10 +64,16 @@ class SyntheticSettings(Settings):
     @field_validator("apis")
     @classmethod
     def _known(cls, apis: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = [api for api in apis if api not in APIS]
-        if unknown or not apis:
-            raise ValueError(f"unknown API {', '.join(unknown) or '(none)'}; expected some of {', '.join(APIS)}")
-        return apis
+        chosen = expand_sets(apis)
+        unknown = [api for api in chosen if api not in KNOWN_APIS]
+        if unknown or not chosen:
+            known = ", ".join([*KNOWN_APIS, *API_SETS])
+            raise ValueError(f"unknown API {', '.join(unknown) or '(none)'}; expected some of {known}")
+        try:
+            set_of(chosen)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return chosen
 
     @model_validator(mode="after")
     def _shares_are_shares(self) -> SyntheticSettings:
@@ -143,7 +151,7 @@ def _later_positions(tasks: Sequence[Task]) -> Iterator[Task]:
 
 def _behind_fixes(tasks: Sequence[Task]) -> Iterator[Task]:
     """Continuations of every natural premature call."""
-    environment = BfclEnvironment()
     for task in tasks:
+        environment = environment_for(task)
         for position, call in premature_calls(task, environment=environment):
             yield from continuations(task, call, position, environment=environment)

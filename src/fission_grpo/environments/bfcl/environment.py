@@ -22,7 +22,7 @@ from fission_grpo.environments.limits import CallLimits
 from fission_grpo.errors import ConfigError, EnvironmentFault, boundary
 from fission_grpo.types import Task, Tool, ToolCall, ToolOutcome, Verdict
 
-_Run: TypeAlias = Callable[[BfclWorld, str, Mapping[str, Any], CallLimits], str]
+RunCall: TypeAlias = Callable[[BfclWorld, str, Mapping[str, Any], CallLimits], str]
 """How the text of a call is had: a policy's overrun is a text too, a replay's a fault of ours."""
 
 __all__ = ["BFCL", "BFCL_CLASSES", "BfclEnvironment", "BfclSnapshot", "bfcl_tools"]
@@ -78,9 +78,9 @@ class BfclEnvironment:
         if task.world is None or task.world.environment != BFCL:
             raise ConfigError(f"task {task.id}: world is {task.world and task.world.environment!r}; expected {BFCL!r}")
         with boundary(EnvironmentFault, f"reset to task {task.id}"):
-            world = world_key(task.world.config)
-            self._world = BfclWorld.initial(world)
-            self._gold = gold_turns(world, gold_key(task.gold), self._limits)
+            self._config = world_key(task.world.config)
+            self._world = BfclWorld.initial(self._config)
+            self._gold = gold_turns(self._config, gold_key(task.gold), self._limits)
             self._offered = frozenset(tool["function"]["name"] for tool in task.tools)
             self._task = task
             self._results: list[list[str]] = [[]]
@@ -146,7 +146,7 @@ class BfclEnvironment:
             raise EnvironmentFault("a BFCL environment was used before reset(task)")
         return self._task
 
-    def _run(self, call: ToolCall, run: _Run = BfclWorld.call) -> str:
+    def _run(self, call: ToolCall, run: RunCall = BfclWorld.call) -> str:
         if self._may_run(call.name):
             text = run(self._world, call.name, call.arguments, self._limits)
         else:

@@ -7,6 +7,7 @@ is never imported here.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -65,6 +66,17 @@ def methods_of(name: str) -> Mapping[str, inspect.Signature]:
     """The public functions of an official class, with their signatures (`self` included)."""
     functions = inspect.getmembers(official_class(name), inspect.isfunction)
     return MappingProxyType({key: inspect.signature(value) for key, value in functions if not key.startswith("_")})
+
+
+@cache
+def added_cards() -> Mapping[str, dict[str, Any]]:
+    """The credit cards that `TravelAPI` adds in long context, as the package brings them; not to be changed.
+
+    Raises:
+        ConfigError: `bfcl_eval` is not installed.
+    """
+    official_class("TravelAPI")
+    return MappingProxyType(copy.deepcopy(importlib.import_module(f"{_SOURCES}.long_context").CREDIT_CARD_EXTENSION))
 
 
 def official_text(value: Any) -> str:

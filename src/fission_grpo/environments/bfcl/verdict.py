@@ -3,6 +3,10 @@
 For each turn with gold calls, in this order: the policy must have called something; every public attribute of every
 instance must equal the gold instance's; and the results of the gold calls *of this turn* must be a sub-multiset of
 all results of the policy *so far*. The first turn that fails decides. Turns without gold calls are not judged.
+
+The official checker runs policy and gold in one process, turn by turn, and what the official classes hold in common is
+one object for both: what the policy does to it happens to gold. `together` judges like that. Until something of it has
+changed (`BfclWorld.disturbed`) gold by itself comes to the same, and is computed once.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any
 
-from fission_grpo.environments.bfcl.world import BfclWorld
+from fission_grpo.environments.bfcl.world import BfclWorld, spelled
 from fission_grpo.environments.limits import CallLimits, CallTimeout
 from fission_grpo.errors import ConfigError, EnvironmentFault
 from fission_grpo.types import ToolCall, Verdict
@@ -80,6 +84,8 @@ class GoldTurn:
     """Official text of this turn's gold calls -> how often; empty when the turn is not judged."""
     states: tuple[PublicState, ...]
     """The gold instances as they stood at the end of the turn."""
+    disturbed: bool = False
+    """A gold call has changed what the official checker lets policy and gold share."""
 
 
 def world_key(config: Mapping[str, Any]) -> bytes:
@@ -124,7 +130,8 @@ def gold_turns(world: bytes, gold: bytes, limits: CallLimits) -> tuple[GoldTurn,
         results = Counter(replayed(live, name, arguments, limits) for name, arguments in calls)
         instances = BfclWorld.thaw(live.freeze()).instances if results else {}
         states = (PublicState.of(owner, instance) for owner, instance in instances.items())
-        turns.append(GoldTurn(results=results, states=tuple(state for state in states if state)))
+        kept = tuple(state for state in states if state)
+        turns.append(GoldTurn(results=results, states=kept, disturbed=live.disturbed()))
     return tuple(turns)
 
 
@@ -169,9 +176,10 @@ def judge_episode(
     turns: Sequence[Sequence[ToolCall]],
     limits: CallLimits,
 ) -> Verdict:
-    """The verdict on calls that are known in full, for instance from stored traces.
+    """The official verdict on calls that are known in full, for instance from stored traces.
 
-    Like the official checker it runs every function of the world's classes, whatever tools were on offer.
+    Like the official checker it runs every function of the world's classes, whatever tools were on offer, reads calls
+    as `spelled` does, and judges `together` where that makes a difference.
 
     Args:
         config: of the world.
@@ -182,9 +190,42 @@ def judge_episode(
     world = world_key(config)
     live, results, judgements = BfclWorld.initial(world), [], []
     for expected, calls in zip(gold_turns(world, gold_key(gold), limits), turns, strict=False):
-        results.append([live.call(call.name, call.arguments, limits) for call in calls])
+        results.append([_text(live, call, limits) for call in calls])
+        if expected.disturbed or live.disturbed():
+            return verdict(together(world, gold, turns, limits))
         judgements.append(judge(expected, live.instances, results))
     return verdict(judgements)
+
+
+def together(
+    world: bytes, gold: Sequence[Sequence[ToolCall]], turns: Sequence[Sequence[ToolCall]], limits: CallLimits
+) -> list[Judgement | None]:
+    """The judgement on each turn as the official checker comes to it, which runs policy and gold side by side.
+
+    Args:
+        world: of `world_key`.
+        gold: gold calls per turn.
+        turns: the policy's calls per turn; turns beyond the gold's are ignored.
+        limits: caps on each call.
+
+    Raises:
+        EnvironmentFault: a gold call overran its time.
+    """
+    policy, other = BfclWorld.pair(world)
+    results: list[list[str]] = []
+    judgements = []
+    for expected, calls in zip(gold, turns, strict=False):
+        results.append([_text(policy, call, limits) for call in calls])
+        wanted = Counter(replayed(other, call.name, call.arguments, limits) for call in expected)
+        states = (PublicState.of(owner, instance) for owner, instance in other.instances.items())
+        now = GoldTurn(results=wanted, states=tuple(state for state in states if state))
+        judgements.append(judge(now, policy.instances, results))
+    return judgements
+
+
+def _text(world: BfclWorld, call: ToolCall, limits: CallLimits) -> str:
+    read = spelled(call)
+    return world.call(read.name, read.arguments, limits)
 
 
 def verdict(judgements: Iterable[Judgement | None]) -> Verdict:

@@ -2,7 +2,8 @@
 
 What the official executor leaves open to a policy in training is closed here: nothing is evaluated, instances live in
 this object and not in globals, every world starts from its own copy, mutable default arguments belong to the world,
-and what the classes keep in module globals is used by one call at a time and put back.
+and what the classes keep in module globals is used by one call at a time and put back. Where the official checker lets
+policy and gold share such things, `BfclWorld.pair` does too.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ import marshal
 import os
 import pickle
 import random
+import re
 import struct
 import threading
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from fission_grpo.environments.bfcl.official import methods_of, official_class, official_text
+from fission_grpo.environments.bfcl.official import added_cards, methods_of, official_class, official_text
 from fission_grpo.environments.limits import GUARDS, CallLimits, CallTimeout, NestingError, bounded_copy, time_limit
 from fission_grpo.errors import ConfigError
+from fission_grpo.types import ToolCall
 
 EXECUTION_ERROR = "Error during execution: "
 """How the official executor begins the text of every exception; so do our refusals."""
@@ -84,6 +88,19 @@ class BfclWorld:
         return cls.thaw(_initial(config))
 
     @classmethod
+    def pair(cls, config: bytes) -> tuple[BfclWorld, BfclWorld]:
+        """Two fresh worlds of a config that hold in common what two sets of instances in one process do.
+
+        Two things of it are seen to change: the lists that `TwitterAPI.post_tweet` defaults to, and in long context the
+        credit cards that `TravelAPI` adds. The bookings that it adds are shared and never change in place.
+
+        Raises:
+            ConfigError: as in `initial`.
+        """
+        first, second, defaults = pickle.loads(_initial_pair(config))  # our own bytes, never a file
+        return cls(first, defaults), cls(second, defaults)
+
+    @classmethod
     def thaw(cls, frozen: bytes) -> BfclWorld:
         """The world that `freeze` froze."""
         instances, defaults = pickle.loads(frozen)  # our own bytes, never a file
@@ -91,11 +108,7 @@ class BfclWorld:
 
     def freeze(self) -> bytes:
         """Everything, private state and the positions of random generators included."""
-        frozen = io.BytesIO()
-        pickler = pickle.Pickler(frozen, protocol=pickle.HIGHEST_PROTOCOL)
-        pickler.dispatch_table = _REDUCERS
-        pickler.dump((self.instances, self.defaults))
-        return frozen.getvalue()
+        return _pickled((self.instances, self.defaults))
 
     def __reduce__(self) -> tuple[Callable[[bytes], BfclWorld], tuple[bytes]]:
         """Pickled as what `freeze` keeps."""
@@ -106,6 +119,15 @@ class BfclWorld:
         words: list[str] = []
         _spell((self.instances, self.defaults), {}, words)
         return hashlib.blake2b("\x1f".join(words).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+    def disturbed(self) -> bool:
+        """Whether anything has changed that `pair` would share: until then two such worlds are as good as apart."""
+        if any(value for parameters in self.defaults.values() for value in parameters.values()):
+            return True
+        travel = self.instances.get("TravelAPI")
+        if travel is None or not travel.long_context:
+            return False
+        return any(travel.credit_card_list[number] != card for number, card in added_cards().items())
 
     def call(self, name: str, arguments: Mapping[str, Any], limits: CallLimits) -> str:
         """The official text of one call; an unknown name, a wrong argument and a refusal are texts too."""
@@ -159,6 +181,32 @@ _ANSWERS: Mapping[str, Callable[[Callable[..., Any], Mapping[str, Any]], str]] =
 """Class -> how its functions are run, where it is not `_answer`."""
 
 
+_SPACED_NAME = re.compile(r"[ \t]*+(?:[ \t\f]*+[\r\n])*+(?:[ \t\f]*\f)?([a-zA-Z_]\w*+)\s*+")
+"""Blank lines and no indentation may stand in front, which a form feed takes back; possessive, so that it is linear."""
+_SPACE = " \t\f\r\n"
+"""What Python's grammar skips within parentheses."""
+
+
+def spelled(call: ToolCall) -> ToolCall:
+    """A call as the official executor reads it, which pastes name and keys into source text.
+
+    To Python's grammar white space around them is nothing, and a key means its NFKC form; names are looked for before
+    Python reads them, and have to be spelled out. Keys that come to the same are left alone: the official executor
+    refuses them as repeated, and here one of them is unknown.
+    """
+    if call.name.isidentifier() and all(key.isascii() and key.isidentifier() for key in call.arguments):
+        return call
+    name = _SPACED_NAME.fullmatch(call.name)
+    arguments = {_read_key(key): value for key, value in call.arguments.items()}
+    repeated = len(arguments) < len(call.arguments)
+    return ToolCall(name=name[1] if name else call.name, arguments=call.arguments if repeated else arguments)
+
+
+def _read_key(key: str) -> str:
+    bare = key.strip(_SPACE)
+    return unicodedata.normalize("NFKC", bare) if bare.isidentifier() else key
+
+
 def unknown_name(name: str) -> str:
     """The official answer to a call of a name that is not on offer."""
     head, _, rest = name.partition(".")
@@ -170,10 +218,31 @@ def unknown_name(name: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _initial(config: bytes) -> bytes:
+    instances = _instances(config)
+    return BfclWorld(instances, _all_mutable_defaults(instances)).freeze()
+
+
+@lru_cache(maxsize=4096)
+def _initial_pair(config: bytes) -> bytes:
+    first, second = _instances(config), _instances(config)
+    return _pickled((first, second, _all_mutable_defaults(first)))
+
+
+def _pickled(value: Any) -> bytes:
+    """The value with everything that is one object in it still one."""
+    pickled = io.BytesIO()
+    pickler = pickle.Pickler(pickled, protocol=pickle.HIGHEST_PROTOCOL)
+    pickler.dispatch_table = _REDUCERS
+    pickler.dump(value)
+    return pickled.getvalue()
+
+
+def _instances(config: bytes) -> dict[str, Any]:
+    """Loaded as the classes load them: to be copied before any call, since they hold what belongs to the package."""
     try:
         parsed = json.loads(json.dumps(marshal.loads(config)))  # what a file cannot hold, a world cannot
         initial, long_context = parsed.get("initial", {}), bool(parsed.get("long_context", False))
-        instances = {name: _instance(name, initial.get(name, {}), long_context) for name in parsed["classes"]}
+        return {name: _instance(name, initial.get(name, {}), long_context) for name in parsed["classes"]}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -181,8 +250,6 @@ def _initial(config: bytes) -> bytes:
             f'a BFCL world cannot be built: {type(error).__name__}: {error}; expected {{"classes": [...], '
             f'"initial": {{class: state}}}} with states as in the official initial_config'
         ) from error
-    defaults = {function: found for name in instances for function, found in _mutable_defaults(name).items()}
-    return BfclWorld(instances, defaults).freeze()
 
 
 def _instance(name: str, state: Mapping[str, Any], long_context: bool) -> Any:
@@ -190,6 +257,10 @@ def _instance(name: str, state: Mapping[str, Any], long_context: bool) -> Any:
     if hasattr(instance, "_load_scenario"):  # MathAPI has no state
         instance._load_scenario(state, long_context=long_context)
     return instance
+
+
+def _all_mutable_defaults(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    return {function: found for name in names for function, found in _mutable_defaults(name).items()}
 
 
 def _mutable_defaults(name: str) -> dict[str, dict[str, Any]]:

@@ -23,16 +23,17 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any
 
 from fission_grpo.call_matching import call_key
 from fission_grpo.environments.dialogue import recorded_turns
 from fission_grpo.environments.functions.digest import digest
-from fission_grpo.environments.functions.schema_of import Functions, toolbox
-from fission_grpo.environments.functions.worker import Overrun
+from fission_grpo.environments.functions.judges import CallLog, GoldJudge, MadeCall, every_gold_call
+from fission_grpo.environments.functions.schema_of import Functions, Together, classes_by_name, toolbox
+from fission_grpo.environments.functions.worker import Overrun, Runner, Worker
 from fission_grpo.environments.functions.world import FunctionWorld
 from fission_grpo.environments.limits import CallLimits, NestingError, bounded_copy
 from fission_grpo.environments.schema import call_problems, explain_problems
@@ -52,25 +53,11 @@ WORDINGS: tuple[tuple[ErrorClass, re.Pattern[str]], ...] = tuple(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MadeCall:
-    """One call and its outcome."""
-
-    call: ToolCall
-    outcome: ToolOutcome
-    reached: bool
-    """Whether its tool ran to the end, so that a replay has to run it again."""
-
-
-_Log: TypeAlias = tuple[tuple[MadeCall, ...], ...]
-"""Calls for each user turn begun."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionSnapshot:
     """A state as the way that leads there, with the digests that prove the arrival."""
 
     task: Task
-    log: _Log
+    log: CallLog
     attributes: Mapping[str, str]
 
 
@@ -83,13 +70,24 @@ class FunctionEnvironment:
     the stuck thread keeps the old one (`Worker` says what is not contained). An answer that is too long is cut.
 
     The object's own `score()` (or TRL's `get_reward()`) judges: a `Verdict`, or a number of which 1 is a success.
-    Without one, every gold call of every turn begun must have been made with success, in any order; more are forgiven.
+    Without one, a `GoldJudge` compares with the gold calls: by default every one of every turn begun must have been
+    made with success, in any order, and more are forgiven (`judges.py` has a stricter one).
     """
 
-    def __init__(self, factory: Callable[[], Any], *, name: str, limits: CallLimits | None = None) -> None:
+    def __init__(
+        self,
+        factory: Callable[[], Any],
+        *,
+        name: str,
+        limits: CallLimits | None = None,
+        judge: GoldJudge = every_gold_call,
+        runner: Callable[[], Runner] = Worker,
+    ) -> None:
         self._factory = factory
         self._name = name
         self._limits = limits or CallLimits()
+        self._judge = judge
+        self._runner = runner
         self._life: _Life | None = None
 
     @classmethod
@@ -106,7 +104,13 @@ class FunctionEnvironment:
 
     @classmethod
     def from_class(
-        cls, kind: type[Any], *, name: str = "functions", limits: CallLimits | None = None
+        cls,
+        kind: type[Any],
+        *,
+        name: str = "functions",
+        limits: CallLimits | None = None,
+        judge: GoldJudge = every_gold_call,
+        runner: Callable[[], Runner] = Worker,
     ) -> FunctionEnvironment:
         """A world that is an object: `kind()` then `reset(**config)`; its other public methods are the tools.
 
@@ -114,7 +118,27 @@ class FunctionEnvironment:
             ConfigError: no `reset`, or a method has no JSON Schema.
         """
         toolbox(kind)
-        return cls(kind, name=name, limits=limits)
+        return cls(kind, name=name, limits=limits, judge=judge, runner=runner)
+
+    @classmethod
+    def from_classes(
+        cls,
+        kinds: Sequence[type[Any]],
+        *,
+        name: str = "functions",
+        limits: CallLimits | None = None,
+        judge: GoldJudge = every_gold_call,
+        runner: Callable[[], Runner] = Worker,
+    ) -> FunctionEnvironment:
+        """A world of several objects, of which each task names those that it needs.
+
+        Its config is `{"classes": [name, ...], "initial": {name: what that class's reset takes}}`. A `score` of
+        one of them is not asked: `judge` sees them all.
+
+        Raises:
+            ConfigError: two classes share a tool or their name, one has no `reset`, or a method has no JSON Schema.
+        """
+        return cls(partial(Together, classes_by_name(kinds)), name=name, limits=limits, judge=judge, runner=runner)
 
     @property
     def tools(self) -> tuple[Tool, ...]:
@@ -193,7 +217,7 @@ class FunctionEnvironment:
             return life.world.score()
         if not life.task.gold:
             raise ConfigError(f"task {life.task.id} has no gold calls and its world no score(): it cannot be judged")
-        return _gold_verdict(life.task.gold, life.log)
+        return self._judge(life.task.gold, life.log, partial(self._born, life.task), self._limits)
 
     def _current(self) -> _Life:
         if self._life is None:
@@ -210,7 +234,7 @@ class FunctionEnvironment:
 
     def _born(self, task: Task) -> FunctionWorld:
         try:
-            return FunctionWorld(self._factory, task.world.config if task.world else {})
+            return FunctionWorld(self._factory, task.world.config if task.world else {}, runner=self._runner)
         except ConfigError as error:
             raise ConfigError(f"task {task.id}: {error}") from error
 
@@ -262,7 +286,7 @@ class FunctionEnvironment:
                 "an answer in time. The machine may be busy: give it fewer processes"
             ) from slow
 
-    def _replay(self, log: _Log, life: _Life) -> None:
+    def _replay(self, log: CallLog, life: _Life) -> None:
         for made in (made for turn in log for made in turn if made.reached):
             again = self._replayed(made.call, life)
             if again.outcome.text != made.outcome.text:
@@ -280,7 +304,7 @@ class _Life:
     task: Task
     world: FunctionWorld
     tools: tuple[Tool, ...]
-    log: _Log = ((),)
+    log: CallLog = ((),)
 
     def note(self, made: MadeCall) -> None:
         """Add a call to the turn in progress."""
@@ -295,15 +319,3 @@ def classify_words(text: str) -> ErrorClass:
 def _stopped(call: ToolCall, text: str, kind: OutcomeKind, error: ErrorClass, *, seconds: float = 0.0) -> MadeCall:
     outcome = ToolOutcome(kind=kind, text=text, error=error, seconds=seconds)
     return MadeCall(call=call, outcome=outcome, reached=False)
-
-
-def _gold_verdict(gold: Sequence[Sequence[ToolCall]], log: _Log) -> Verdict:
-    missing = []
-    for calls, turn in zip(gold, log, strict=False):
-        made = Counter(call_key(one.call) for one in turn if one.outcome.kind is OutcomeKind.SUCCESS)
-        missing.append(Counter(map(call_key, calls)) - made)
-    right = sum(not turn for turn in missing)
-    if right == len(missing):
-        return Verdict(ok=True, matched=1.0)
-    first = next(key for turn in missing for key in turn)
-    return Verdict(ok=False, error_type="gold_call_missing", detail=first, matched=right / len(missing))

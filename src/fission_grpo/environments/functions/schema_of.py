@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, update_wrapper
 from types import FunctionType
@@ -35,10 +36,49 @@ class Functions:
         """Nothing to forget."""
 
 
+class Together:
+    """Several objects as one world: each has its own part of the config, and their tools lie side by side."""
+
+    def __init__(self, kinds: Mapping[str, type[Any]]) -> None:
+        self._kinds = kinds
+        self.objects: dict[str, Any] = {}
+        """Those that are alive, by the name of their class."""
+
+    def reset(self, classes: Sequence[str], initial: Mapping[str, Mapping[str, Any]]) -> None:
+        """Bring those classes to life.
+
+        Args:
+            classes: names of some of them.
+            initial: what `reset` of each takes.
+        Raises:
+            ConfigError: there is no such class.
+        """
+        if unknown := [name for name in [*classes, *initial] if name not in self._kinds]:
+            raise ConfigError(f"there is no class {', '.join(unknown)}; expected some of {', '.join(self._kinds)}")
+        self.objects = {name: self._kinds[name]() for name in classes}
+        for name, subject in self.objects.items():
+            subject.reset(**initial.get(name, {}))
+
+
+def classes_by_name(kinds: Sequence[type[Any]]) -> Mapping[str, type[Any]]:
+    """Classes that can live in one world.
+
+    Raises:
+        ConfigError: two share a tool or their name; or see `toolbox`.
+    """
+    names = Counter(kind.__name__ for kind in kinds)
+    names.update(str(tool["function"]["name"]) for kind in kinds for tool in toolbox(kind))
+    if shared := [name for name, count in names.items() if count > 1]:
+        raise ConfigError(f"two classes or tools of one world are called {', '.join(shared)}; rename one of each")
+    return {kind.__name__: kind for kind in kinds}
+
+
 def tool_methods(subject: Any) -> Mapping[str, Callable[..., Any]]:
     """The tools of a world by name, ready to be called."""
     if isinstance(subject, Functions):
         return subject.by_name
+    if isinstance(subject, Together):
+        return {name: tool for part in subject.objects.values() for name, tool in tool_methods(part).items()}
     return {name: getattr(subject, name) for name in _public(type(subject))}
 
 
@@ -48,13 +88,15 @@ def score_hook(subject: Any) -> Callable[[], Any] | None:
 
 
 def toolbox(kind: type[Any], subject: Any = None) -> tuple[Tool, ...]:
-    """The tools of a class (or of `Functions`), in order of definition.
+    """The tools of a class (or of `Functions`, or of what `Together` holds), in order of definition.
 
     Raises:
         ConfigError: no `reset`, or a method without a JSON Schema.
     """
     if isinstance(subject, Functions):
         return tuple(document(function) for function in subject.by_name.values())
+    if isinstance(subject, Together):
+        return tuple(tool for part in subject.objects.values() for tool in toolbox(type(part), part))
     if not callable(getattr(kind, "reset", None)):
         raise ConfigError(f"{kind.__name__} has no method reset(): a world needs one, if only to do nothing")
     return tuple(document(function, bound=bound) for function, bound in _public(kind).values())
@@ -108,9 +150,9 @@ def _public(kind: type[Any]) -> Mapping[str, tuple[Callable[..., Any], bool]]:
     names = dict.fromkeys(name for base in reversed(kind.__mro__) for name in vars(base))
     tools: dict[str, tuple[Callable[..., Any], bool]] = {}
     for name in names:
-        found = inspect.getattr_static(kind, name)
         if name.startswith("_") or name in HOOKS:
             continue
+        found = inspect.getattr_static(kind, name)
         if isinstance(found, classmethod | staticmethod):
             tools[name] = (found.__func__, isinstance(found, classmethod))
         elif isinstance(found, FunctionType):

@@ -1,4 +1,4 @@
-"""A thread that runs other people's code, one job at a time, each with a deadline."""
+"""Where the code of a world runs: on a thread of its own with deadlines, or right here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from fission_grpo.errors import EnvironmentFault, FissionError, ToolError, boundary
 
@@ -25,6 +25,32 @@ class _Job(NamedTuple):
     what: str
     run: Callable[[], Any]
     answer: Future[Any]
+
+
+class Runner(Protocol):
+    """Where the code of one world runs."""
+
+    def run(self, what: str, job: Callable[[], _ResultT], *, seconds: float) -> _ResultT:
+        """What `job` returns.
+
+        Raises:
+            ToolError: as the job raised it.
+            EnvironmentFault: the job raised anything else.
+            Overrun: it took longer than `seconds`, where that is watched.
+        """
+        ...
+
+
+class SameThread:
+    """Runs jobs where they are asked for, and waits for them as long as they take: for code that is known to end.
+
+    With short tools a `Worker` costs four times the processor time, and on a busy machine waits for its turn besides.
+    """
+
+    def run(self, what: str, job: Callable[[], _ResultT], *, seconds: float) -> _ResultT:
+        """See `Runner`."""
+        with boundary(EnvironmentFault, what):
+            return job()
 
 
 _Jobs: TypeAlias = "SimpleQueue[_Job | None]"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from fission_grpo.environments.functions.digest import attribute_digests
 from fission_grpo.environments.functions.schema_of import score_hook, tool_methods, toolbox
-from fission_grpo.environments.functions.worker import Overrun, Worker
+from fission_grpo.environments.functions.worker import Overrun, Runner, Worker
 from fission_grpo.environments.limits import CallLimits
 from fission_grpo.errors import ConfigError, EnvironmentFault, ToolError
 from fission_grpo.types import Tool, ToolCall, Verdict
@@ -22,20 +22,23 @@ _ResultT = TypeVar("_ResultT")
 
 
 class FunctionWorld:
-    """One object and the one thread on which all of its code runs."""
+    """One object, and where all of its code runs."""
 
-    def __init__(self, factory: Callable[[], Any], config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, factory: Callable[[], Any], config: Mapping[str, Any], *, runner: Callable[[], Runner] = Worker
+    ) -> None:
         """Call `factory()`, then `reset(**config)` on what it made.
 
         Raises:
             ConfigError: either of them failed, or the object's methods have no JSON Schema.
         """
-        self._worker = Worker()
+        self._runner = runner()
         given = copy.deepcopy(dict(config))
         try:
             self._subject = self._guarded("reset", lambda: _born(factory, given))
         except EnvironmentFault as fault:
             raise ConfigError(f"the world cannot be built from {dict(config)!r}: {fault}") from fault
+        self._methods = tool_methods(self._subject)
         self.tools: tuple[Tool, ...] = toolbox(type(self._subject), self._subject)
 
     def call(self, call: ToolCall, limits: CallLimits) -> str:
@@ -46,9 +49,9 @@ class FunctionWorld:
             EnvironmentFault: it raised anything else.
             Overrun: it took too long; this world is lost.
         """
-        method = tool_methods(self._subject)[call.name]
+        method = self._methods[call.name]
         given = copy.deepcopy(dict(call.arguments))
-        return self._worker.run(
+        return self._runner.run(
             f"tool {call.name}", lambda: _as_text(method(**given), limits.characters), seconds=limits.seconds
         )
 
@@ -71,7 +74,7 @@ class FunctionWorld:
 
     def _guarded(self, what: str, job: Callable[[], _ResultT]) -> _ResultT:
         try:
-            return self._worker.run(what, job, seconds=SETUP_SECONDS)
+            return self._runner.run(what, job, seconds=SETUP_SECONDS)
         except (Overrun, ToolError) as error:
             raise EnvironmentFault(f"{what}: {error}") from error
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from fission_grpo.environments.bfcl.environment import BfclEnvironment
-from fission_grpo.environments.bfcl.verdict import replayed, verdict
+from typing import NoReturn
+
+from fission_grpo.environments.bfcl.environment import BfclEnvironment, BfclSnapshot, RunCall
+from fission_grpo.environments.bfcl.verdict import Judgement, replayed, together, verdict
+from fission_grpo.environments.bfcl.world import BfclWorld, spelled
 from fission_grpo.environments.limits import CallLimits
 from fission_grpo.errors import EnvironmentFault, boundary
 from fission_grpo.evaluation.bfcl.records import BfclEnd
@@ -20,7 +23,9 @@ LIMITS = CallLimits(seconds=30.0)
 class JudgedWorld(BfclEnvironment):
     """Runs calls and judges each user turn as it ends.
 
-    Like the official executor it runs every function of the entry's classes, whatever is on offer.
+    Like the official executor it runs every function of the entry's classes, whatever is on offer, and reads calls as
+    `spelled` does. What the policy sees comes from a world of its own, as in the official generation; the verdict is
+    that of the official checker, which runs all calls again beside gold, in one process (`together`).
     """
 
     def __init__(self, entry: Task) -> None:
@@ -31,7 +36,22 @@ class JudgedWorld(BfclEnvironment):
             EnvironmentFault: the gold calls could not be replayed.
         """
         super().__init__(LIMITS)
+        self._calls: list[list[ToolCall]] = [[]]
+        self._apart = True
         self.reset(entry)
+
+    def next_turn(self) -> None:
+        """As in every world."""
+        super().next_turn()
+        self._calls.append([])
+
+    def restore(self, snapshot: BfclSnapshot) -> NoReturn:
+        """Not here.
+
+        Raises:
+            EnvironmentFault: always, since the verdict is made from all the calls that there were.
+        """
+        raise EnvironmentFault("a judged BFCL world was asked to go back; expected that an entry is played once")
 
     def replay(self, call: ToolCall) -> None:
         """Run one recorded call again.
@@ -42,8 +62,21 @@ class JudgedWorld(BfclEnvironment):
         with boundary(EnvironmentFault, f"replay of {call.name}"):
             self._run(call, replayed)
 
+    def _run(self, call: ToolCall, run: RunCall = BfclWorld.call) -> str:
+        self._calls[-1].append(call)
+        return super()._run(spelled(call), run)
+
     def _may_run(self, name: str) -> bool:
         return True
+
+    def _judge_turn(self) -> Judgement | None:
+        turn, gold = len(self._calls) - 1, self._current().gold
+        if turn >= len(gold):
+            return None
+        self._apart = self._apart and not (self._gold[turn].disturbed or self._world.disturbed())
+        if self._apart:
+            return super()._judge_turn()
+        return together(self._config, gold, self._calls, LIMITS)[turn]
 
     @property
     def turn_ok(self) -> tuple[bool | None, ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from fission_grpo.evaluation.metrics import error_classes, fates, recovery_by_class, recovery_by_tool
+from fission_grpo.evaluation.metrics import fates, recovery_by_class, recovery_by_tool
 from fission_grpo.evaluation.paired import EvaluatedArm
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.report.flow import Fates
@@ -54,6 +54,6 @@ def _without_costs(table: str) -> str:
     return "\n".join(line for line in table.split("\n") if not line.startswith("| *Spent by a run*"))
 
 
-def glossary(records: Sequence[EpisodeRecord], others: Sequence[ErrorClass] = ()) -> Markup:
+def glossary(errors: Iterable[ErrorClass]) -> Markup:
     """The classes that occur, in words."""
-    return html_of(classes_glossary([*error_classes(records), *others]))
+    return html_of(classes_glossary(errors))

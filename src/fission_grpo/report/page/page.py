@@ -20,11 +20,12 @@ from fission_grpo.report.page.charts import Chart, line_chart
 from fission_grpo.report.page.cost import Spending, duration
 from fission_grpo.report.page.errors import FlowPanel
 from fission_grpo.report.page.markdown import inline
-from fission_grpo.report.page.provenance import Provenance, versions
+from fission_grpo.report.page.provenance import SourceFacts
 from fission_grpo.report.page.samples import Payload, embedded
 from fission_grpo.report.page.signal import STACKS
 from fission_grpo.report.page.verdict import Caution, Tile
 from fission_grpo.report.tables import error_name
+from fission_grpo.run.provenance import versions
 from fission_grpo.types import ErrorClass
 
 _ENVIRONMENT = Environment(
@@ -77,7 +78,7 @@ class Page:
     glossary: Markup = NOTHING
     spending: Sequence[Spending] = ()
     costs: Sequence[Table] = ()
-    sources: Sequence[Provenance] = ()
+    sources: Sequence[SourceFacts] = ()
     payload: Payload = field(default_factory=Payload)
 
 
@@ -98,7 +99,7 @@ def render(page: Page, *, command: str, seed: int) -> str:
         command=command,
         seed=seed,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        versions=versions(),
+        versions=list(versions().items()),
         style=Markup(_asset("page.css")),
         script=Markup(script),
         digest=digest,

@@ -24,7 +24,7 @@ from fission_grpo.report.page.curves import charts_of_arms
 from fission_grpo.report.page.errors import flow_panels, glossary, recovery_tables
 from fission_grpo.report.page.markdown import html_of
 from fission_grpo.report.page.page import Page, Table
-from fission_grpo.report.page.provenance import provenance
+from fission_grpo.report.page.provenance import folder_facts, source_facts
 from fission_grpo.report.page.runs import PART_TITLES, rates_of
 from fission_grpo.report.page.samples import Episodes, payload_of
 from fission_grpo.report.page.signal import group_bars, signal_sentence
@@ -49,11 +49,21 @@ from fission_grpo.report.summary import (
     account_arm,
     arm_comparisons,
     arms_on,
+    classes_that_occur,
     first_line,
     glance_table,
     load_evaluations,
+    verdict_list,
 )
-from fission_grpo.report.tables import Costs, comparisons_table, groups_table, metrics_table, points
+from fission_grpo.report.tables import (
+    Costs,
+    comparisons_table,
+    groups_table,
+    metrics_table,
+    points,
+    probes_by_class_table,
+    repeats_table,
+)
 
 
 def page_of_quickstart(results: Results, *, samples: int, seed: int) -> Page:
@@ -78,11 +88,13 @@ def page_of_quickstart(results: Results, *, samples: int, seed: int) -> Page:
         outcomes=[
             Table(title="On the held-out episodes", body=rates_of(arms, (FINAL, ERR, FIRST_ATTEMPT), colours)),
             Table(title="At a glance", body=html_of(glance_table(arms, probes, macros.by_tool, costs))),
+            *_folded("In sentences", verdict_list(comparisons)),
             *_folded("What the arms are", arms_glossary(arm.name for arm in arms)),
             *_folded("How far runs lie apart", spread_table(run_values(arms, probes), costs=costs)),
             *_paired_tables(comparisons, costs),
             *_folded("All metrics: held-out episodes", metrics_table(arms, EPISODE_METRICS)),
             *_probe_tables(probes),
+            *_folded("Probe, all kinds of errors: by class", probes_by_class_table(probes["mixed"], costs=costs)),
         ],
         charts=charts_of_arms(curves, colours),
         legend={arm: colours[arm] for arm in curves},
@@ -93,14 +105,15 @@ def page_of_quickstart(results: Results, *, samples: int, seed: int) -> Page:
         errors=[
             Table(title=f"Recovery {title}", body=body, folded=title == "by tool")
             for title, body in zip(("by class of error", "by tool"), recovery_tables(arms), strict=True)
-        ],
-        glossary=glossary([record for arm in arms for record in arm.records]),
+        ]
+        + [*_folded("Identical repeats by class of error", repeats_table(arms, costs=costs))],
+        glossary=glossary(classes_that_occur(evaluations)),
         spending=[spending(run) for run in runs],
         costs=[
             Table(title="What each arm spent", body=html_of(budget_table(curves))),
             Table(title="What a recovery takes", body=effort(arms)),
         ],
-        sources=[provenance(run) for run in runs],
+        sources=[folder_facts(results.folder), *(source_facts(run) for run in runs)],
         payload=payload_of(
             [run for run in runs if run.traces],
             list(_episodes(runs, comparisons[EPISODES], pair)),
@@ -111,7 +124,8 @@ def page_of_quickstart(results: Results, *, samples: int, seed: int) -> Page:
 
 
 def _folded(title: str, markdown: str) -> Iterator[Table]:
-    yield Table(title=title, body=html_of(markdown), folded=True)
+    if markdown:
+        yield Table(title=title, body=html_of(markdown), folded=True)
 
 
 def _paired_tables(comparisons: Mapping[str, Sequence[Comparison]], costs: Costs) -> Iterator[Table]:
@@ -167,14 +181,12 @@ def _cautions(results: Results, runs: Sequence[PageRun], arms: Sequence[Evaluate
 
 
 def _signal(results: Results, runs: Sequence[PageRun]) -> Iterator[Table]:
-    """Of the two arms of the headline: the traces of all arms are gigabytes."""
+    """Step by step of the two arms of the headline, and the account of every arm."""
     for run in runs:
         yield Table(title=f"{run.name}: exploration groups, step by step", body=group_bars(run))
-    arms = [run.name.rpartition("-")[0] for run in runs]
-    if arms:
-        accounts = {arm: account_arm(results, arm) for arm in arms}
-        note = "All groups of all runs of the arm; Wilson 95 % intervals over groups."
-        yield Table(title="Account of all groups", body=html_of(groups_table(accounts)), note=note)
+    accounts = {arm: account_arm(results, arm) for arm in results.arms}
+    note = "All groups of all runs of the arm; Wilson 95 % intervals over groups."
+    yield Table(title="Account of all groups", body=html_of(groups_table(accounts)), note=note)
 
 
 def _episodes(runs: Sequence[PageRun], episodes: Sequence[Comparison], pair: tuple[str, ...]) -> Iterator[Episodes]:

@@ -15,18 +15,19 @@ from fission_grpo.evaluation.metrics import (
     FIRST_ATTEMPT,
     PROBE_METRICS,
     Metric,
+    error_classes,
 )
 from fission_grpo.evaluation.paired import EvaluatedArm, category_of, estimate_arm
 from fission_grpo.evaluation.records import EpisodeRecord
 from fission_grpo.report.contrasts import contrasts_table, noise_statement, verdict_of
-from fission_grpo.report.page.change import RunChange, Shift, run_change
+from fission_grpo.report.page.change import RunChange, run_change
 from fission_grpo.report.page.charts import Estimated, rates_chart
 from fission_grpo.report.page.cost import budget, effort, spending
 from fission_grpo.report.page.curves import charts_of_arms, charts_of_run
 from fission_grpo.report.page.errors import FlowPanel, flow_panel, flow_panels, glossary, recovery_tables
 from fission_grpo.report.page.markdown import html_of
 from fission_grpo.report.page.page import Page, Table
-from fission_grpo.report.page.provenance import provenance
+from fission_grpo.report.page.provenance import source_facts
 from fission_grpo.report.page.samples import Episodes, payload_of
 from fission_grpo.report.page.signal import account_run, group_bars, signal_sentence
 from fission_grpo.report.page.sources import PageRun
@@ -35,7 +36,6 @@ from fission_grpo.report.page.verdict import (
     Tile,
     comparison_sentences,
     comparison_tiles,
-    difference_text,
     evaluation_cautions,
     evaluation_sentence,
     evaluation_tiles,
@@ -43,12 +43,13 @@ from fission_grpo.report.page.verdict import (
     main_part,
     ordered,
     settings_text,
+    shifts_table,
     training_cautions,
     training_sentence,
     training_tiles,
 )
 from fission_grpo.report.style import arm_colours
-from fission_grpo.report.tables import groups_table, markdown_table, metrics_table
+from fission_grpo.report.tables import groups_table, metrics_table
 
 PART_TITLES: Mapping[str, str] = {
     "episodes": "Episodes",
@@ -88,10 +89,10 @@ def page_of_runs(runs: Sequence[PageRun], *, samples: int, seed: int) -> Page:
         ),
         flows=[*_training_flows(changes), *flow_panels(arms, titled="Evaluation" if trained else "")],
         errors=_error_tables(arms, changes),
-        glossary=glossary([*(record for arm in arms for record in arm.records), *explored]),
+        glossary=glossary(error_classes([*(record for arm in arms for record in arm.records), *explored])),
         spending=[spending(run) for run in trained],
         costs=_cost_tables(arms, trained),
-        sources=[provenance(run) for run in runs],
+        sources=[source_facts(run) for run in runs],
         payload=payload_of(
             [run for run in trained if run.traces], _episodes(evaluated, comparison), samples=samples, seed=seed
         ),
@@ -163,20 +164,12 @@ FIRST_TO_LAST = "from the first steps to the last"
 def _shifts(changes: Mapping[str, RunChange | None]) -> Iterator[Table]:
     for name, change in changes.items():
         if change is not None:
-            recoveries = "Recoveries that are right"
-            rows = [_shift_row(one.metric.heading, one) for one in change.own]
-            rows += [_shift_row(f"{recoveries} ↑", change.recoveries)] if change.recoveries.counted else []
-            header = ["While training", f"first {change.window} steps", f"last {change.window} steps", "difference"]
             yield Table(
                 title=f"{name}: {FIRST_TO_LAST}" if len(changes) > 1 else FIRST_TO_LAST.capitalize(),
-                body=html_of(markdown_table(header, rows)),
+                body=html_of(shifts_table(change)),
                 note="On the trajectories that training explored, with sampling; intervals by bootstrap over groups, "
                 "of a difference by Newcombe's hybrid. First and last steps meet different tasks.",
             )
-
-
-def _shift_row(heading: str, one: Shift) -> list[str]:
-    return [heading, str(one.before), str(one.after), difference_text(one) if one.counted else "-"]
 
 
 def _contrasts(arms: Sequence[EvaluatedArm], comparison: RunComparison | None) -> Iterator[Table]:

@@ -317,8 +317,18 @@ def _episode_item(payload: Payload, record: EpisodeRecord, run: int, episodes: E
             )
             for turn in record.turns
         ],
+        "asked": [[place, payload.text(words)] for place, words in _asked(record)],
         "tags": tags,
     }
+
+
+def _asked(record: EpisodeRecord) -> Iterator[tuple[int, str]]:
+    """The messages of the policy that are the first of a user turn, each with what the user said there."""
+    served = None
+    for place, turn in enumerate(record.turns):
+        if turn.user_turn != served and turn.user_turn < len(record.asked):
+            yield place, record.asked[turn.user_turn]
+        served = turn.user_turn
 
 
 def _call_text(name: str, arguments: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from fission_grpo.report.headline import FEW_RUNS
 from fission_grpo.report.page.change import RunChange, Shift
 from fission_grpo.report.page.sources import PageRun
 from fission_grpo.report.results import MetricsRows
-from fission_grpo.report.tables import judgement, points
+from fission_grpo.report.tables import judgement, markdown_table, points
 from fission_grpo.simulator.base import Leakage
 from fission_grpo.types import EndReason, GroupKind
 
@@ -107,8 +107,20 @@ def interval_text(one: Shift) -> str:
     return f"{100 * one.difference:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}, {one.judgement}"
 
 
-def difference_text(one: Shift) -> str:
-    """The same for a cell of a table."""
+def shifts_table(change: RunChange) -> str:
+    """Every metric of the first steps and of the last, as Markdown."""
+    rows = [_shift_row(one.metric.heading, one) for one in change.own]
+    rows += [_shift_row("Recoveries that are right ↑", change.recoveries)] if change.recoveries.counted else []
+    header = ["While training", f"first {change.window} steps", f"last {change.window} steps", "difference"]
+    return markdown_table(header, rows)
+
+
+def _shift_row(heading: str, one: Shift) -> list[str]:
+    return [heading, str(one.before), str(one.after), _difference_text(one) if one.counted else "-"]
+
+
+def _difference_text(one: Shift) -> str:
+    """As `interval_text`, for a cell of a table."""
     low, high = 100 * one.interval.low, 100 * one.interval.high
     return f"{100 * one.difference:+.1f} [{low:+.1f}, {high:+.1f}] points, {one.judgement}"
 
@@ -164,8 +176,8 @@ def _signal(last: MetricsRows) -> Iterator[Caution]:
         yield Caution(
             title="Dead groups",
             text=f"{100 * dead:.0f} % of the exploration groups of the last {len(last)} steps had no gradient "
-            f"(all right: {100 * right:.0f} %, all wrong: {100 * wrong:.0f} %). Harder tasks, or larger groups, "
-            "would give more to learn from.",
+            f"(all right: {100 * right:.0f} %, all wrong: {100 * wrong:.0f} %). "
+            f"{'Harder' if right >= wrong else 'Easier'} tasks, or larger groups, would give more to learn from.",
         )
 
 

@@ -1,9 +1,10 @@
-"""Unlimited tasks over the official multi-turn classes: drawn, executed, and kept only when they prove themselves.
+"""Unlimited tasks over executable worlds: drawn, executed, and kept only when they prove themselves.
 
-A task is one or two requests in one or two user turns. Its gold chain must replay without an error and satisfy the
-official verdict, and must stop doing so when any one call is left out. Half of the requests that need something (a
-login, a folder, a running engine) meet a world where it is missing, and nothing in the prompt tells. A harder mixture
-asks for longer chains, for worlds that lack two things at once, and for tools on offer that look right and are wrong.
+The worlds are the official multi-turn classes, or those of our own office. A task is one or two requests in one or two
+user turns. Its gold chain must replay without an error and satisfy the verdict of its world, and must stop doing so
+when any one call is left out. Half of the requests that need something (a login, a folder, a running engine) meet a
+world where it is missing, and nothing in the prompt tells. A harder mixture asks for longer chains, for worlds that
+lack two things at once, and for tools on offer that look right and are wrong.
 
 Splits never share a text, a world, or a gold chain of three or more calls: texts and chains belong to one split by
 their hash, worlds come from disjoint seed streams, and held-out texts use wordings that no training text uses. No task
@@ -16,16 +17,23 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache
 from itertools import islice
 from random import Random
 from typing import Any
 
-from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment, bfcl_tools
+from fission_grpo.environments.shipped import SHIPPED
 from fission_grpo.errors import ConfigError
 from fission_grpo.tasks.gold_chain import canonical, chain_of, proves_itself, texts_of
-from fission_grpo.tasks.synthesis.families import APIS, HELDOUT_APIS, SEEN_APIS
-from fission_grpo.tasks.synthesis.families.family import Draw, InitialState, RejectedDraw, RequestGenerator, literal
+from fission_grpo.tasks.synthesis.api_sets import ApiSet, set_of, tools_by_name
+from fission_grpo.tasks.synthesis.families import SEEN_APIS
+from fission_grpo.tasks.synthesis.families.family import (
+    Api,
+    Draw,
+    InitialState,
+    RejectedDraw,
+    RequestGenerator,
+    literal,
+)
 from fission_grpo.tasks.synthesis.lookalikes import lookalikes
 from fission_grpo.tasks.synthesis.overlap import SHORTEST_CHAIN, official_index
 from fission_grpo.types import Task, Tool, ToolCall, World
@@ -111,7 +119,7 @@ def synthesise(
     Args:
         seed: with the split, names the stream of worlds.
         count: how many tasks.
-        apis: official classes to draw from; held-out ones only in the held-out split.
+        apis: APIs of one set to draw from; held-out ones only in the held-out split.
         split: whose texts, worlds and chains these are.
         mixture: shares of long and multi-turn tasks.
         tools: fewest and most tools on offer, more only where a task needs more: the needed ones, whatever its
@@ -120,9 +128,11 @@ def synthesise(
     Raises:
         ConfigError: unknown or held-out API, or the request cannot be met (too many tasks of too few kinds).
     """
-    split = Split(split)
-    _check_apis(apis, split)
-    generator = _TaskGenerator(seed=seed, split=split, apis=tuple(apis), mixture=mixture or Mixture(), tools=tools)
+    split, chosen = Split(split), set_of(apis)
+    _check_heldout(apis, chosen, split)
+    generator = _TaskGenerator(
+        seed=seed, split=split, api_set=chosen, apis=tuple(apis), mixture=mixture or Mixture(), tools=tools
+    )
     seen: set[str] = set()
     tasks: list[Task] = []
     for index in range(count):
@@ -132,11 +142,8 @@ def synthesise(
     return tasks
 
 
-def _check_apis(apis: Sequence[str], split: Split) -> None:
-    unknown = [name for name in apis if name not in APIS]
-    if unknown or not apis:
-        raise ConfigError(f"unknown APIs {unknown}; choose from {', '.join(APIS)}")
-    leaked = [name for name in apis if name in HELDOUT_APIS]
+def _check_heldout(apis: Sequence[str], api_set: ApiSet, split: Split) -> None:
+    leaked = [name for name in apis if name in api_set.heldout]
     if leaked and split is not Split.HELDOUT:
         raise ConfigError(f"{', '.join(leaked)} is held out: it may only be drawn for the split 'heldout'")
 
@@ -180,13 +187,15 @@ class _TaskGenerator:
 
     seed: int
     split: Split
+    api_set: ApiSet
     apis: tuple[str, ...]
+    """Those of the set that are drawn from."""
     mixture: Mixture
     tools: tuple[int, int]
 
     def task(self, index: int, seen: set[str]) -> Task:
         """The `index`-th task: the first draw that proves itself and is nobody else's."""
-        environment = BfclEnvironment()
+        environment = SHIPPED[self.api_set.environment]()
         shapes = self._shapes(Random(f"{self.split}/{self.seed}/{index}"))
         for attempt, shape in enumerate(shape for shape in shapes for _ in range(TRIES)):
             rng = Random(f"{self.split}/{self.seed}/{index}/{attempt}")
@@ -213,7 +222,7 @@ class _TaskGenerator:
         two_turns = rng.random() < self.mixture.two_turns
         two_parts = rng.random() < (0.0, *self.mixture.two_parts)[min(size, 2)]
         two_unmet = size > 2 or (rng.random() < self.mixture.two_unmet and size == 2)
-        two_unmet = two_unmet and _most_setups(self.apis) >= 2
+        two_unmet = two_unmet and _most_setups(self._apis(self.apis)) >= 2
         first = _Shape(
             lengths=LENGTHS[size],
             turns=1 + two_turns,
@@ -230,10 +239,13 @@ class _TaskGenerator:
         yield replace(first, requests=2, lengths=range(1, max(5, first.lengths.stop)), unmet=0)
 
     def _draw(self, rng: Random, shape: _Shape, name: str) -> Task:
-        states = _initial_states(rng, self._choose_apis(rng, shape.requests))
+        states = _initial_states(rng, self._apis(self._choose_apis(rng, shape.requests)))
         requests = self._requests(rng, states, shape.requests)
         turns = [requests] if shape.turns == 1 else [[request] for request in requests]
         return self._assemble(rng, shape, name, states, turns)
+
+    def _apis(self, names: Sequence[str]) -> list[Api]:
+        return [self.api_set.apis[name] for name in names]
 
     def _choose_apis(self, rng: Random, count: int) -> list[str]:
         apart = count == 2 and len(self.apis) > 1 and rng.random() < self.mixture.two_apis
@@ -244,7 +256,7 @@ class _TaskGenerator:
         names = list(states) if len(states) == count else list(states) * count
         topics: set[str] = set()
         for api in names:
-            free = [f for f in APIS[api].generators if (f.topic or f.name) not in topics]
+            free = [f for f in self.api_set.apis[api].generators if (f.topic or f.name) not in topics]
             (generator,) = rng.choices(free, [f.weight for f in free])
             topics.add(generator.topic or generator.name)
             draw = generator.draw(states[api])
@@ -253,7 +265,7 @@ class _TaskGenerator:
         return requests
 
     def _kinds(self, api: str) -> tuple[str, ...]:
-        if api in HELDOUT_APIS:
+        if api in self.api_set.heldout:
             return ("train", "heldout")
         return ("heldout",) if self.split is Split.HELDOUT else ("train",)
 
@@ -279,7 +291,7 @@ class _TaskGenerator:
             tools=_offer(rng, requests, self.tools, misleading=shape.lookalikes),
             target=gold[0][:1],
             world=World(
-                environment=BFCL,
+                environment=self.api_set.environment,
                 config={"classes": list(states), "initial": {api: initial.state for api, initial in states.items()}},
             ),
             gold=gold,
@@ -316,20 +328,16 @@ class _TaskGenerator:
             "apis": apis,
             "family": "+".join(request.generator.name for request in requests),
             "split": str(self.split),
-            "slice": "heldout_api" if any(api in HELDOUT_APIS for api in apis) else "seen_api",
+            "slice": "heldout_api" if any(api in self.api_set.heldout for api in apis) else "seen_api",
             "wording": requests[0].wording,
             "hidden": bool(fixes),
             "gold_calls": sum(len(turn) for turn in gold),
         }
 
 
-@cache
-def _tools(api: str) -> Mapping[str, Tool]:
-    return {tool["function"]["name"]: tool for tool in bfcl_tools((api,))}
-
-
-def _initial_states(rng: Random, apis: Sequence[str]) -> dict[str, InitialState]:
-    return {api: InitialState(rng=rng, state=APIS[api].initial_state(rng)) for api in dict.fromkeys(apis)}
+def _initial_states(rng: Random, apis: Sequence[Api]) -> dict[str, InitialState]:
+    different = {api.name: api for api in apis}
+    return {name: InitialState(rng=rng, state=api.initial_state(rng)) for name, api in different.items()}
 
 
 def _fill(template: str, draw: Draw) -> str:
@@ -351,9 +359,9 @@ def _text(rng: Random, turn: int, requests: Sequence[_Request], preparations: Se
     return " ".join(sentence[0].upper() + sentence[1:] + "." for sentence in sentences)
 
 
-def _most_setups(apis: Sequence[str]) -> int:
+def _most_setups(apis: Sequence[Api]) -> int:
     """Setups that two requests to some of these APIs can have at most."""
-    return len({setup.name for api in apis for generator in APIS[api].generators for setup in generator.setups})
+    return len({setup.name for api in apis for generator in api.generators for setup in generator.setups})
 
 
 def _offer(rng: Random, requests: Sequence[_Request], size: tuple[int, int], *, misleading: bool) -> tuple[Tool, ...]:
@@ -361,7 +369,7 @@ def _offer(rng: Random, requests: Sequence[_Request], size: tuple[int, int], *, 
 
     The others are seeded ones, or those that look most like the needed ones.
     """
-    known = {name: tool for request in requests for name, tool in _tools(request.api).items()}
+    known = {name: tool for request in requests for name, tool in tools_by_name(request.api).items()}
     needed = {call.name for request in requests for call in request.draw.calls}
     needed |= {fixer for request in requests for setup in request.generator.setups for fixer in setup.fixers}
     more = max(0, rng.randint(*size) - len(needed))
@@ -378,14 +386,16 @@ def _offer(rng: Random, requests: Sequence[_Request], size: tuple[int, int], *, 
 def _misleading(requests: Sequence[_Request], needed: set[str]) -> Iterator[str]:
     """Wrong tools that look like the needed ones; those like a request's own tools before those like its repairs."""
     wrong = {
-        api: [tool for name, tool in _tools(api).items() if name not in needed]
+        api: [tool for name, tool in tools_by_name(api).items() if name not in needed]
         for api in dict.fromkeys(request.api for request in requests)
     }
     calls = [(request.api, call.name, request.clause) for request in requests for call in request.draw.calls]
     fixers = [
         (request.api, fixer, "") for request in requests for setup in request.generator.setups for fixer in setup.fixers
     ]
-    return lookalikes((_tools(api)[name], said, wrong[api]) for api, name, said in dict.fromkeys([*calls, *fixers]))
+    return lookalikes(
+        (tools_by_name(api)[name], said, wrong[api]) for api, name, said in dict.fromkeys([*calls, *fixers])
+    )
 
 
 def _text_of(task: Task) -> str:

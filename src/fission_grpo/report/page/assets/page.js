@@ -142,15 +142,21 @@ function prefix(group, raw) {
   return [...(groups[from].parent ? prefix(groups[from], raw) : []), ...before, ...feedback, element("div", { class: "divider" }, "the recovery begins here")];
 }
 
+function requests(item, place) {
+  // In an evaluation: what the user said before this message of the policy.
+  return (item.asked || []).filter(([at]) => at === place).map(([, text]) => message("prompt", strings[text], "user"));
+}
+
 function talk(item, raw) {
   const group = groupOf(item);
   const made = element("div", { class: "talk" });
   if (group) made.append(message("prompt", strings[group.request], "user"), ...prefix(group, raw));
-  else if (item.probe) {
+  else made.append(...requests(item, 0));
+  if (item.probe) {
     made.append(message("injected error", strings[item.probe[1]], "policy failed context", badge(className(item.probe[0]), "bad")), element("div", { class: "divider" }, "the policy goes on from here"));
   }
   const failed = item.failure ? item.failure[1] : -1;
-  item.turns.forEach((turn, place) => made.append(...turnMessages(turn, { raw, failed: place === failed && turn[2].every((reply) => !reply[2]) && turn[3].length === 0 })));
+  item.turns.forEach((turn, place) => made.append(...(place ? requests(item, place) : []), ...turnMessages(turn, { raw, failed: place === failed && turn[2].every((reply) => !reply[2]) && turn[3].length === 0 })));
   const ends = { answered: "", horizon: "", length: "cut off: token limit", max_turns: "cut off: too many messages", context: "cut off: context window", harness_fault: "a fault of the harness: masked" };
   if (ends[item.end]) made.append(element("div", { class: "divider" }, ends[item.end]));
   return made;
@@ -399,6 +405,7 @@ if (list) {
       const group = groupOf(item);
       const parts = [taskOf(item), runOf(item)];
       if (group) parts.push(strings[group.request], ...group.feedback.map((text) => strings[text]));
+      for (const [, text] of item.asked || []) parts.push(strings[text]);
       for (const [text, readable, replies] of item.turns) parts.push(strings[text], strings[readable], ...replies.map((reply) => strings[reply[0]]));
       texts[index] = parts.join("\n").toLowerCase();
     }

@@ -62,3 +62,13 @@ def price(rng: Random, lowest: int, highest: int) -> float:
 def several(rng: Random, things: Sequence[str], fewest: int, most: int) -> list[str]:
     """Some different things, in random order."""
     return rng.sample(list(things), rng.randint(fewest, most))
+
+
+def day(rng: Random) -> str:
+    """A day of one year such as `2026-05-17`."""
+    return f"2026-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}"
+
+
+def mail_address(rng: Random, person: str) -> str:
+    """Somebody's address such as `petra@walnut.example`."""
+    return f"{person}@{rng.choice(NOUNS)}.example"

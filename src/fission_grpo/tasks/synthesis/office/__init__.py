@@ -1,0 +1,1 @@
+"""Request families over the worlds of the office: one module for each world."""

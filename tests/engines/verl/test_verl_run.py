@@ -1,0 +1,258 @@
+"""Whole runs of `fission train --engine verl` on real Ray and FSDP2, on a CPU: minutes each, so they are marked slow.
+
+One folder goes through it all: an Error Simulator whose server is dead, a worker killed in the middle of a step, the
+driver killed between two steps, and twice a new cluster that goes on from the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from scripted_server import Handler, good, hang_up, serving
+
+from fission_grpo.algorithm.context import context_from
+from fission_grpo.assembly import ENVIRONMENTS
+from fission_grpo.config import load_settings
+from fission_grpo.engines.verl.state import BUFFER_FILE
+from fission_grpo.files import read_jsonl
+from fission_grpo.models.catalog import load_policy_model
+from fission_grpo.run.folder import RunFolder
+
+HERE = Path(__file__).parent
+PATIENCE = 1500
+"""Seconds for one run; a start of Ray and verl alone takes a minute of two cores."""
+QUERIES, GROUP, CONTEXTS, RECOVERIES = 4, 4, 2, 3
+SETTINGS: Mapping[str, Any] = {
+    "trainer.queries": QUERIES,
+    "trainer.group_size": GROUP,
+    "trainer.beta": 0,
+    "trainer.objective": "grpo",
+    "trainer.checkpoint_every": 1,
+    "synthetic.count": 16,
+    "rollouts.max_tokens": 48,
+    "rollouts.max_turns": 3,
+    "fission.contexts": CONTEXTS,
+    "fission.group_size": RECOVERIES,
+    "fission.trigger": 2,
+    "fission.capacity": 8,
+    "engine.vllm_window": 1536,
+    "engine.verl.trainer.device": "cpu",
+    "engine.verl.actor_rollout_ref.rollout.name": "cpu",
+    "engine.verl.actor_rollout_ref.rollout.agent.num_workers": 1,
+    "engine.verl.actor_rollout_ref.model.use_remove_padding": "false",
+    "engine.verl.actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
+    "engine.verl.actor_rollout_ref.actor.use_torch_compile": "false",
+    "engine.verl.actor_rollout_ref.actor.fsdp_config.use_torch_compile": "false",
+    "engine.verl.reward.num_workers": 1,
+    "engine.verl.transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
+    "engine.verl.ray_kwargs.ray_init.num_cpus": 6,
+    "engine.verl.ray_kwargs.ray_init.include_dashboard": "false",
+}
+
+
+def dying(handler: Handler) -> None:
+    """A simulator's server that greets whoever asks whether it is there, and dies of every failure it is told."""
+    (good() if len(handler.asked["messages"]) == 1 else hang_up)(handler)
+
+
+def launch(folder: Path, *, steps: int, gpus: int = 1, resume: bool = False, **more: Any) -> subprocess.Popen[str]:
+    """The command in a process group of its own; what it says goes to a file beside the run."""
+    given = {**SETTINGS, **more, "trainer.steps": steps, "engine.gpus": gpus}
+    given["engine.verl.ray_kwargs.ray_init.num_gpus"] = gpus
+    command = [sys.executable, "-m", "fission_grpo.cli", "train", "--engine", "verl", "--recipe", "nano"]
+    command += ["--output", str(folder), *(["--resume"] if resume else [])]
+    environment = {
+        **os.environ,
+        "VERL_PLATFORM": "cpu",
+        "VERL_USE_EXTERNAL_MODULES": "cpu_platform,cpu_verl",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    with said(folder).open("a", encoding="utf-8") as log:
+        arguments = [*command, *(f"{name}={value}" for name, value in given.items())]
+        return subprocess.Popen(arguments, env=environment, stdout=log, stderr=log, text=True, start_new_session=True)
+
+
+def said(folder: Path) -> Path:
+    return folder.with_suffix(".log")
+
+
+def words(folder: Path) -> str:
+    return said(folder).read_text(encoding="utf-8", errors="replace")
+
+
+def wait_for(process: subprocess.Popen[str], folder: Path, *, until: Callable[[], bool]) -> None:
+    """Until something is there.
+
+    Raises:
+        AssertionError: the run ended before, or it takes too long; with its last words.
+    """
+    end = time.monotonic() + PATIENCE
+    while not until():
+        assert process.poll() is None, words(folder)[-6000:]
+        assert time.monotonic() < end, words(folder)[-6000:]
+        time.sleep(0.1)
+
+
+def finish(process: subprocess.Popen[str], folder: Path) -> int:
+    try:
+        return process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(words(folder)[-6000:]) from None
+    finally:
+        end_cluster(process)
+
+
+def end_cluster(process: subprocess.Popen[str]) -> None:
+    """Everything that the run has started."""
+    for one in [*_children(process), process]:
+        try:
+            os.kill(one.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def kill(process: subprocess.Popen[str], name: str) -> None:
+    """Kill the Ray process that is doing this."""
+    (found,) = [child for child in _children(process) if name in " ".join(child.cmdline())]
+    found.kill()
+
+
+def _children(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def newest(folder: Path) -> int:
+    tracker = folder / "checkpoints" / "latest_checkpointed_iteration.txt"
+    return int(tracker.read_text(encoding="utf-8") or 0) if tracker.exists() else 0
+
+
+def buffer(folder: Path, step: int) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(folder / f"checkpoints/global_step_{step}/{BUFFER_FILE}", weights_only=True)
+    return state
+
+
+def require_whole(folder: Path, steps: int) -> None:
+    """One line of metrics for each step, each group once, and an update of the size and loss that the traces say."""
+    run = RunFolder(folder)
+    metrics, traces = list(read_jsonl(run.metrics)), list(read_jsonl(run.traces))
+    assert [line["step"] for line in metrics] == list(range(steps))
+    for line in metrics:
+        groups = [one for one in traces if one["step"] == line["step"]]
+        kinds = [one["kind"] for one in groups]
+        recovered = kinds.count("fission")
+        assert kinds.count("exploration") == QUERIES
+        assert recovered == line["fission/contexts"] <= CONTEXTS
+        assert {len(one["trajectories"]) for one in groups if one["kind"] == "fission"} <= {RECOVERIES}
+        assert line["update/loss"] == pytest.approx(expected_loss(groups), abs=1e-5)
+    assert any(one["kind"] == "fission" for one in traces)
+    for one in traces:  # a recovery begins with what failed in its parent, token by token
+        if one["parent"]:
+            (parent,) = [other for other in traces if other["group"] == one["parent"]["group"]]
+            failed = parent["trajectories"][one["parent"]["trajectory"]]
+            before = [*parent["prompt_ids"], *failed["ids"]]
+            cut = len(parent["prompt_ids"]) + failed["sampled"][one["parent"]["turn"]][1]
+            assert one["prompt_ids"][:cut] == before[:cut]
+
+
+def expected_loss(groups: list[dict[str, Any]]) -> float:
+    """GRPO's on the policy that sampled, where every ratio is 1: minus the mean advantage of all trained tokens."""
+    counted = [one for each in groups for one in each["trajectories"] if one["reward"] is not None]
+    lengths = [sum(stop - start for start, stop in one["sampled"]) for one in counted]
+    return -sum(one["advantage"] * length for one, length in zip(counted, lengths, strict=True)) / sum(lengths)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4 * PATIENCE)
+def test_a_run_survives_its_simulator_a_worker_and_its_driver(tmp_path: Path) -> None:
+    with serving(dying) as server:
+        kept = f"{{server: {{url: '{server.url}', model: the-model, attempts: 1}}}}"
+        require_survival(tmp_path / "run", simulator="endpoint", simulator_endpoint=kept)
+    assert any(len(one.body["messages"]) > 1 for one in server.received)
+
+
+def require_survival(folder: Path, **simulator: str) -> None:
+    """See the head of this module."""
+    run = RunFolder(folder)
+
+    process = launch(folder, steps=4, **simulator)
+    wait_for(process, folder, until=lambda: newest(folder) == 1)
+    kill(process, "ray::AgentLoopWorker")
+    assert finish(process, folder) != 0
+    assert "a Ray worker that played dialogues has died" in words(folder)
+    assert newest(folder) == 1
+    left = buffer(folder, 1)
+
+    process = launch(folder, steps=4, resume=True, **simulator)
+    wait_for(process, folder, until=lambda: newest(folder) == 2)
+    kill(process, "ray::TaskRunner")
+    assert finish(process, folder) != 0
+    step = newest(folder)
+    assert step in (2, 3)  # the next one may have come to its end in between
+    assert buffer(folder, 1) == left
+
+    process = launch(folder, steps=4, resume=True, **simulator)
+    assert finish(process, folder) == 0
+    require_whole(folder, 4)
+    counts = [buffer(folder, step)["count"]["used"] for step in (2, 3, 4)]
+    assert counts == sorted(counts)
+    told = [one for one in read_jsonl(run.traces) if one["kind"] == "fission"]
+    assert {one["feedback_fallback"] for one in told} <= {
+        "unanswered",
+        "resting",
+        "broken",
+    }  # nobody answered, and it went on
+
+    assert load_settings(file=run.config).engine.name == "verl"
+    trained, start = load_policy_model(str(run.policy)), load_policy_model("nano")
+    assert trained.chat.tokenizer.chat_template == start.chat.tokenizer.chat_template
+    before = start.model.state_dict()
+    assert any(not torch.equal(weight, before[name]) for name, weight in trained.model.state_dict().items())
+    for one in buffer(folder, 4)["buffer"]["contexts"]:  # as a checkpoint brings them back: by their calls
+        begun = context_from(one).start(ENVIRONMENTS)
+        assert begun.fault == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * PATIENCE)
+def test_two_ranks_make_the_same_update(tmp_path: Path) -> None:
+    """FSDP2 over two processes: rows are spread, padded to an even number, and weigh what they weigh on one."""
+    folder = tmp_path / "two"
+    assert finish(launch(folder, steps=2, gpus=2), folder) == 0
+    require_whole(folder, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * PATIENCE)
+def test_recoveries_may_have_a_step_of_their_own(tmp_path: Path) -> None:
+    """They are sampled by the weights that the update on exploration has made, and both updates are told."""
+    folder = tmp_path / "own"
+    assert finish(launch(folder, steps=2, **{"fission.own_step": "true"}), folder) == 0
+    metrics = list(read_jsonl(RunFolder(folder).metrics))
+    traces = list(read_jsonl(RunFolder(folder).traces))
+    told = [line for line in metrics if line["fission/contexts"]]
+    assert told
+    for line in told:
+        groups = [one for one in traces if one["step"] == line["step"]]
+        explored = [one for one in groups if one["kind"] == "exploration"]
+        recovered = [one for one in groups if one["kind"] == "fission"]
+        assert line["update/loss"] == pytest.approx(expected_loss(explored), abs=1e-5)
+        assert line["fission/actor/pg_loss"] == pytest.approx(expected_loss(recovered), abs=1e-5)
