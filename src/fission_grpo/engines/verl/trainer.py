@@ -122,8 +122,9 @@ class FissionTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl is untyped w
         contexts = self.source.next_contexts() if self.source.settings.own_step else []
         if not contexts:
             return batch
-        self.checkpoint_manager.update_weights(self.global_steps)
-        with marked_timer(OWN_TIME, self.timing_raw):
+        with marked_timer("update_weights", timing_raw):
+            self.checkpoint_manager.update_weights(self.global_steps)
+        with marked_timer(OWN_TIME, timing_raw):
             self._submit_recoveries(contexts)
         second: dict[str, Any] = {}
         more = super()._step_once(second, timing_raw, len(contexts))
