@@ -157,7 +157,8 @@ def line_of(found: Mapping[str, Any]) -> str:
     )
 
 
-def main() -> None:
+def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What was written on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("side", choices=["model", *SIDES])
     parser.add_argument("folder", help="of the model, or its name")
@@ -169,14 +170,19 @@ def main() -> None:
     parser.add_argument("--token-budget", type=int, default=8192)
     parser.add_argument("--dry-run", action="store_true")
     add_arguments(parser)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.side != "model" and options.output is None:
+        parser.error("a run needs --output, the folder that it is written to")
+    return options
+
+
+def main() -> None:
+    options = options_of()
     if options.side == "model":
         shape = shape_of(options)
         print(f"writing a random model of {shape.layers} layers of {shape.hidden} to {options.folder}")
         save_model_folder(build_model(options), load_tokenizer("nano"), Path(options.folder))
         return
-    if options.output is None:
-        parser.error("a run needs --output, the folder that it is written to")
     if options.device == "cpu":
         sys.path.insert(0, str(STAND_INS))
         from on_cpu import environment

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from fission_grpo.commands.train_verl import make_verl_plan
+
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "benchmarks" / "gpu_verl.py"
 
@@ -23,13 +25,12 @@ def script() -> Any:
         sys.path.remove(str(SCRIPT.parent))
 
 
-def test_each_side_is_a_run_that_verl_takes(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "own", "nano", "--device", "cpu", "--dry-run", "--output", str(tmp_path)]
+@pytest.mark.parametrize(("side", "rows", "updates"), [("grpo", 8, 4), ("joint", 16, 4), ("own", 16, 8)])
+def test_each_side_is_a_run_that_verl_takes(script: Any, tmp_path: Path, side: str, rows: int, updates: int) -> None:
     sizes = ["--queries", "2", "--group", "4", "--completion", "32"]
-    told = subprocess.run([*command, *sizes], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert "a step       16 rows at most" in told  # 2 x 4, and 2 x 4
-    assert "8 updates" in told  # four steps, two updates each
-    assert "trainer.v1.trainer_mode: fission" in told
+    options = script["options_of"]([side, "nano", "--device", "cpu", "--output", str(tmp_path), *sizes])
+    plan = make_verl_plan(script["settings_of"](side, options))
+    assert (plan.rows, plan.updates) == (rows, updates)  # 2 x 4, and as many recoveries; four steps
 
 
 def test_medians_leave_out_nothing_but_the_first_step(script: Any) -> None:
