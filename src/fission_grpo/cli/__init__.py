@@ -21,6 +21,7 @@ from fission_grpo.cli.report import report
 from fission_grpo.cli.reproduce import reproduce
 from fission_grpo.cli.simulator import simulator
 from fission_grpo.cli.train import quickstart, supervise, train
+from fission_grpo.cli.view import view
 from fission_grpo.errors import ConfigError, FissionError, message_lines
 from fission_grpo.run.interruption import INTERRUPTED, heed_termination
 
@@ -91,6 +92,7 @@ evaluation.command(name="tasks", context_settings=OVERRIDES)(eval_tasks)
 app.add_typer(evaluation, name="eval")
 app.command()(compare)
 app.command()(report)
+app.command()(view)
 app.command()(reproduce)
 app.command()(export)
 app.command()(doctor)
