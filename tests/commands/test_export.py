@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.templates import chat_template
 from fission_grpo.cli import app
-from fission_grpo.commands.export import CARD, export_policy
+from fission_grpo.commands.export import export_policy
 from fission_grpo.evaluation.heldout import save_parts
 from fission_grpo.files import file_hash
 from fission_grpo.models.catalog import Precision, load_chat, load_policy_model
@@ -37,6 +37,7 @@ TINY = (
     *("fission.contexts=1", "fission.group_size=2", "trainer.learning_rate=1e-3"),
 )
 KINDS = {"full": (), "lora": ("lora.rank=4", "trainer.learning_rate=3e-2", "chat_template=hermes")}
+CARD = "README.md"
 TASKS = synthesise(3, 4, apis=("TwitterAPI",), tools=(2, 3))
 
 

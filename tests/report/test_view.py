@@ -21,7 +21,7 @@ from fission_grpo.errors import DataError
 from fission_grpo.report.page.sources import PageRun, read_settings_file
 from fission_grpo.report.page.vocabulary import Vocabulary
 from fission_grpo.report.viewer.index import Ending, Filter, Line, TraceIndex, positions
-from fission_grpo.report.viewer.reading import DOWN, QUIET, UP, detail, harmless, list_line
+from fission_grpo.report.viewer.reading import DIMMED, DOWN, UP, detail, harmless, list_line
 
 STEERING = "\x1b[31mred\x1b]0;title\x07 \r\b\x9b2J \u202eback\u2066 [bold]not bold[/] [link=x]no link[/link]"
 """Control sequences of terminals, old and new, direction overrides, and Rich's own markup."""
@@ -188,7 +188,7 @@ def test_tokens_in_the_loss_are_coloured_by_their_advantage(tmp_path: Path) -> N
     for member, colour in ((0, UP), (1, DOWN)):
         text = detail(index, Line(step=0, group=1, member=member), vocabulary=vocabulary, tokens=True)
         styles = [str(span.style) for span in text.spans]
-        assert styles[-8:] == [colour] * 3 + [QUIET] + [colour] * 3 + [QUIET]
+        assert styles[-8:] == [colour] * 3 + [DIMMED] + [colour] * 3 + [DIMMED]
         assert "6 of 8 tokens are in the loss" in text.plain
     assert "not on this machine" in detail(index, Line(step=0, group=1, member=0), tokens=True).plain
 

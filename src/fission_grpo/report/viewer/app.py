@@ -30,7 +30,7 @@ FIRST, PORTION = 50, 400
 """Groups that are read before anything is shown, and at a time after that."""
 SOON, LATER = 0.02, 1.0
 """Seconds between portions, and between looks at a run that may still train."""
-KEYS = """\
+_KEYS = """\
 j k ↓ ↑          next, previous line          g G   first, last line
 space b          a page down, up              n p   next, previous fission tree
 enter →          read: the same keys scroll   escape ← h   back to the list
@@ -44,7 +44,7 @@ v                tokens, those in the loss coloured by their advantage
 ? q              this help, the end"""
 
 
-class TraceList(ScrollView, can_focus=True):  # type: ignore[misc]  # textual is not installed where this is checked
+class TraceList(ScrollView):  # type: ignore[misc]  # textual is not installed where this is checked
     """The lines of the list; only those that can be seen are drawn."""
 
     class Chosen(Message):  # type: ignore[misc]
@@ -115,7 +115,7 @@ class TraceList(ScrollView, can_focus=True):  # type: ignore[misc]  # textual is
         self.go_to(place if place >= 0 else len(self.lines) + place)
 
 
-class Reader(VerticalScroll, can_focus=True):  # type: ignore[misc]
+class Reader(VerticalScroll):  # type: ignore[misc]
     """What was chosen, to be scrolled."""
 
     BINDINGS: ClassVar[list[Any]] = [
@@ -135,7 +135,7 @@ class Help(ModalScreen[None]):  # type: ignore[misc]
     BINDINGS: ClassVar[list[Any]] = [Binding("escape,question_mark,q,enter", "dismiss", "back")]
 
     def compose(self) -> ComposeResult:
-        yield Static(KEYS, id="keys", markup=False)
+        yield Static(_KEYS, id="keys", markup=False)
 
 
 class Viewer(App[None]):  # type: ignore[misc]

@@ -56,7 +56,7 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class ListedTrajectory:
     """One trajectory, in a line."""
 
     right: bool
@@ -95,7 +95,7 @@ class Entry:
     parent: str | None
     """Name of the group that it grew from."""
     request: str
-    members: tuple[Member, ...]
+    members: tuple[ListedTrajectory, ...]
 
     @property
     def right(self) -> int:
@@ -233,11 +233,11 @@ def _entry(start: int, end: int, trace: Trace) -> Entry:
     )
 
 
-def _member(trace: Trace, trajectory: Mapping[str, Any], *, fission: bool) -> Member:
+def _member(trace: Trace, trajectory: Mapping[str, Any], *, fission: bool) -> ListedTrajectory:
     events, failure = error_events(episode_of(trace, trajectory)), trajectory["failure"]
     right, texts = bool(trajectory["success"]), trajectory["text"]
     first = events[0].error.value if events else ""
-    return Member(
+    return ListedTrajectory(
         right=right,
         reward=None if trajectory["reward"] is None else float(trajectory["reward"]["total"]),
         advantage=float(trajectory["advantage"]),

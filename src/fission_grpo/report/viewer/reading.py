@@ -15,10 +15,11 @@ from fission_grpo.report.page.sources import Trace
 from fission_grpo.report.page.vocabulary import Vocabulary
 from fission_grpo.report.tables import error_name
 from fission_grpo.report.tree import END_WORDS, LEAKAGE_WORDS, fission_trees, last_words, readable, text_tree
-from fission_grpo.report.viewer.index import Entry, Line, Member, TraceIndex
+from fission_grpo.report.viewer.index import Entry, Line, ListedTrajectory, TraceIndex
 from fission_grpo.types import OutcomeKind
 
-RIGHT, WRONG, QUIET = "cyan", "dark_orange", "dim"
+DIMMED = "dim"
+_RIGHT, _WRONG = "cyan", "dark_orange"
 UP, DOWN, FLAT = "bold black on cyan", "bold black on dark_orange", "bold black on grey70"
 """Trained tokens, by what their advantage does to them."""
 _FAILED = "bold dark_orange"
@@ -78,11 +79,11 @@ def _append_group(text: Text, entry: Entry) -> None:
     text.append(one_line(entry.request if not entry.fission else f"recoveries: {entry.request}"))
 
 
-def _append_member(text: Text, member: Member) -> None:
+def _append_member(text: Text, member: ListedTrajectory) -> None:
     text.append("   ")
-    text.append("✓ " if member.right else "✗ ", RIGHT if member.right else WRONG)
-    text.append(f"{signed(member.reward)} {signed(member.advantage)} ", QUIET)
-    text.append(f"{one_line(member.error):<3}", WRONG if member.error else "")
+    text.append("✓ " if member.right else "✗ ", _RIGHT if member.right else _WRONG)
+    text.append(f"{signed(member.reward)} {signed(member.advantage)} ", DIMMED)
+    text.append(f"{one_line(member.error):<3}", _WRONG if member.error else "")
     text.append(" " + one_line(member.calls))
 
 
@@ -129,8 +130,8 @@ def _append_overview(text: Text, index: TraceIndex, trace: Trace) -> None:
     _append_said(text, "user", last_words(trace["prompt"]))
     for trajectory in trace["trajectories"]:
         right = bool(trajectory["success"])
-        text.append("✓ " if right else "✗ ", RIGHT if right else WRONG)
-        text.append(f"{signed((trajectory['reward'] or {}).get('total'))} {signed(trajectory['advantage'])} ", QUIET)
+        text.append("✓ " if right else "✗ ", _RIGHT if right else _WRONG)
+        text.append(f"{signed((trajectory['reward'] or {}).get('total'))} {signed(trajectory['advantage'])} ", DIMMED)
         text.append(one_line(" → ".join(map(readable, trajectory["text"]))) + "\n")
 
 
@@ -143,18 +144,18 @@ def _append_feedback(text: Text, trace: Trace) -> None:
     leakage = str(trace.get("feedback_leakage"))
     for feedback in trace.get("feedback") or ():
         text.append("feedback ", _HEAD)
-        text.append(one_line(str(trace.get("feedback_origin") or "")) + " ", QUIET)
-        text.append(LEAKAGE_WORDS.get(leakage, ""), WRONG if leakage == "leaked" else QUIET)
+        text.append(one_line(str(trace.get("feedback_origin") or "")) + " ", DIMMED)
+        text.append(LEAKAGE_WORDS.get(leakage, ""), _WRONG if leakage == "leaked" else DIMMED)
         if fallback := trace.get("feedback_fallback"):
-            text.append(f" fallback: {one_line(str(fallback))}", WRONG)
+            text.append(f" fallback: {one_line(str(fallback))}", _WRONG)
         text.append(f"\n{harmless(feedback)}\n\n")
 
 
 def _append_said(text: Text, who: str, words: str, note: str = "", style: str = "") -> None:
     text.append(who, style or _HEAD)
     if note:
-        text.append(f"  {one_line(note)}", WRONG)
-    text.append(f"\n{harmless(words) or '(empty)'}\n\n", "" if style != QUIET else QUIET)
+        text.append(f"  {one_line(note)}", _WRONG)
+    text.append(f"\n{harmless(words) or '(empty)'}\n\n", "" if style != DIMMED else DIMMED)
 
 
 def _append_dialogue(text: Text, index: TraceIndex, trace: Trace, member: int, *, raw: bool) -> None:
@@ -169,7 +170,7 @@ def _append_dialogue(text: Text, index: TraceIndex, trace: Trace, member: int, *
         failed = failure is not None and failure["turn"] == turn and not seen
         _append_turn(text, trace, member, turn, raw=raw, note="this message failed" if failed else "")
     if (ended := END_WORDS.get(str(trajectory["end"]))) is not None:
-        text.append(f"── {ended}\n", WRONG)
+        text.append(f"── {ended}\n", _WRONG)
 
 
 def _append_reward(text: Text, trace: Trace, member: int) -> None:
@@ -177,7 +178,7 @@ def _append_reward(text: Text, trace: Trace, member: int) -> None:
     trajectory = trace["trajectories"][member]
     reward, failure = trajectory["reward"], trajectory["failure"]
     right = bool(trajectory["success"])
-    text.append("✓ right" if right else "✗ wrong", RIGHT if right else WRONG)
+    text.append("✓ right" if right else "✗ wrong", _RIGHT if right else _WRONG)
     text.append(f"  verdict {one_line(str(trajectory['verdict']))}")
     if reward is None:
         text.append("  not scored\n")
@@ -185,10 +186,10 @@ def _append_reward(text: Text, trace: Trace, member: int) -> None:
         text.append(f"  reward {signed(reward['total'])}  advantage {signed(trajectory['advantage'])}\n")
         for name, term in reward["terms"].items():
             text.append(f"  {one_line(name)} {term['value']:.3g} x {term['weight']:.3g}", _HEAD)
-            text.append(f"  {one_line(term['why'])}\n", QUIET)
+            text.append(f"  {one_line(term['why'])}\n", DIMMED)
     if failure is not None:
         told = f"{error_name(str(failure['error'] or ''))}, {failure['fault']}'s: {failure['reason']}"
-        text.append(f"  failed in message {failure['turn'] + 1}: {one_line(told)}\n", WRONG)
+        text.append(f"  failed in message {failure['turn'] + 1}: {one_line(told)}\n", _WRONG)
     text.append("\n")
 
 
@@ -199,7 +200,7 @@ def _append_prefix(text: Text, index: TraceIndex, trace: Trace, *, raw: bool) ->
         return
     parent = index.parent(trace)
     if parent is None:
-        text.append("the group that it grew from is not in the file\n\n", QUIET)
+        text.append("the group that it grew from is not in the file\n\n", DIMMED)
     else:
         _append_prefix(text, index, parent, raw=raw)
         for turn in range(named["turn"] + 1):
@@ -207,7 +208,7 @@ def _append_prefix(text: Text, index: TraceIndex, trace: Trace, *, raw: bool) ->
             note = "this message failed" if last else ""
             _append_turn(text, parent, named["trajectory"], turn, raw=raw, note=note, context=True, replies=not last)
     _append_feedback(text, trace)
-    text.append("── the recovery begins here\n\n", RIGHT)
+    text.append("── the recovery begins here\n\n", _RIGHT)
 
 
 def _append_turn(
@@ -224,12 +225,12 @@ def _append_turn(
     trajectory = trace["trajectories"][member]
     said, malformed = trajectory["text"][turn], trajectory["malformed"][turn]
     notes = "; ".join(filter(None, (note, *(f"malformed: {one}" for one in malformed))))
-    _append_said(text, "policy", said if raw else readable(said), notes, QUIET if context else "")
+    _append_said(text, "policy", said if raw else readable(said), notes, DIMMED if context else "")
     if not replies:
         return
     for reply, outcome in zip(trajectory["replies"][turn], trajectory["outcomes"][turn], strict=True):
         kind = "" if outcome["kind"] == OutcomeKind.SUCCESS else str(outcome["kind"]).replace("_", " ")
-        _append_said(text, "tool", reply, error_name(outcome["error"] or "") or kind, QUIET if context else "")
+        _append_said(text, "tool", reply, error_name(outcome["error"] or "") or kind, DIMMED if context else "")
 
 
 def _append_tokens(text: Text, trace: Trace, member: int, vocabulary: Vocabulary | None) -> None:
@@ -237,16 +238,16 @@ def _append_tokens(text: Text, trace: Trace, member: int, vocabulary: Vocabulary
     trajectory = trace["trajectories"][member]
     _append_title(text, trace)
     if vocabulary is None:
-        text.append("The tokenizer of this run is not on this machine any more: there are no words to show.\n", WRONG)
+        text.append("The tokenizer of this run is not on this machine any more: there are no words to show.\n", _WRONG)
         return
     advantage = trajectory["advantage"]
     pull = UP if advantage > 0 else DOWN if advantage < 0 else FLAT
     trained = {place for start, stop in trajectory["sampled"] for place in range(start, stop)}
-    text.append(f"{len(trained)} of {len(trajectory['ids'])} tokens are in the loss, with the advantage ", QUIET)
+    text.append(f"{len(trained)} of {len(trajectory['ids'])} tokens are in the loss, with the advantage ", DIMMED)
     text.append(f" {signed(advantage)} ", pull)
-    text.append(f"; the {len(trace['prompt_ids'])} of the context before them are not\n\n", QUIET)
+    text.append(f"; the {len(trace['prompt_ids'])} of the context before them are not\n\n", DIMMED)
     for place, word in enumerate(_words(vocabulary, trajectory["ids"])):
-        text.append(word, pull if place in trained else QUIET)
+        text.append(word, pull if place in trained else DIMMED)
     text.append("\n")
 
 
