@@ -25,7 +25,8 @@ from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.rollout import Horizon, open_task, rollout
 from fission_grpo.tasks.dialogue import DONE
 from fission_grpo.tasks.synthesis.generator import Mixture, synthesise
-from fission_grpo.training.supervised import SupervisedSettings, gold_dialogue, next_message, supervise
+from fission_grpo.training.dialogues import gold_dialogue, next_message
+from fission_grpo.training.supervised import SupervisedSettings, supervise
 from fission_grpo.types import Task, TokenRow
 
 (TWO_TURNS,) = synthesise(

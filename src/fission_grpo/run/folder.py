@@ -130,8 +130,9 @@ class RunFolder:
             ConfigError: it has not come to its end yet.
         """
         if not self.policy.is_dir():
+            command = "sft" if self.config.exists() and "sft" in self._saved_settings() else "train"
             raise ConfigError(
-                f"{self.path} has no trained policy yet; finish it with: fission train --resume --output "
+                f"{self.path} has no trained policy yet; finish it with: fission {command} --resume --output "
                 f"{quoted(self.path)}"
             )
         return self.policy

@@ -48,7 +48,7 @@ def read_tasks(path: Path | str, *, environments: Environments | None = None) ->
     Raises:
         DataError: the file has problems (all of them are listed) or cannot be opened.
     """
-    tasks, problems = _inspected(_lines(Path(path)), environments)
+    tasks, problems = _inspected(placed_records(Path(path)), environments)
     if not tasks and not problems:
         problems.append("holds no task; expected one JSON object a line")
     if problems:
@@ -117,11 +117,11 @@ def _calls(records: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
     return tuple(ToolCall(name=record["name"], arguments=record.get("arguments", {})) for record in records)
 
 
-_Placed: TypeAlias = tuple[str, dict[str, Any], list[str]]
+PlacedRecord: TypeAlias = tuple[str, dict[str, Any], list[str]]
 """Where a record stands, the record with embedded JSON opened and null keys dropped, and what is broken about that."""
 
 
-def _inspected(records: Iterable[_Placed], environments: Environments | None) -> tuple[list[Task], list[str]]:
+def _inspected(records: Iterable[PlacedRecord], environments: Environments | None) -> tuple[list[Task], list[str]]:
     """All sound tasks, and all problems, each with its place."""
     tasks: list[Task] = []
     problems: list[str] = []
@@ -141,7 +141,7 @@ def _aimed(task: Task) -> Task:
     return replace(task, target=remaining_gold(task)[0][:1]) if task.gold else task
 
 
-def _named(records: Iterable[_Placed]) -> Iterator[_Placed]:
+def _named(records: Iterable[PlacedRecord]) -> Iterator[PlacedRecord]:
     """The same, each with an id: one that has none is named after what it holds, so that its line may change."""
     copies: Counter[str] = Counter()
     for place, record, broken in records:
@@ -154,7 +154,8 @@ def _named(records: Iterable[_Placed]) -> Iterator[_Placed]:
         yield place, {"id": f"{name}{copy}", **record}, broken
 
 
-def _lines(path: Path) -> Iterator[_Placed]:
+def placed_records(path: Path) -> Iterator[PlacedRecord]:
+    """The records of a file with their lines; what cannot be read is a record with what is wrong."""
     try:
         for number, line in raw_lines(path):
             if line.strip():
