@@ -9,7 +9,7 @@ from typing import Any
 WARM_STARTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "smollm2": {
-            "synthetic.seed": 1,
+            **{"synthetic.seed": 1, "precision": "bf16"},
             **{"sft.demonstrations": 0, "sft.clean": 976, "sft.held_back": 16 / 976},
             **{"sft.steps": 120, "sft.batch": 8, "sft.learning_rate": 1e-3},
         }
