@@ -182,7 +182,8 @@ def test_a_run_has_one_writer(model: Path) -> None:
 def test_a_run_leaves_what_else_lies_in_its_folder_alone(model: Path) -> None:
     Path("mine").mkdir()
     Path("mine/thesis.tex").write_text("years of work")
-    assert fission("sft", "--model", model, "--output", "mine", "--steps", "1", *SMALL).exit_code == 0
+    typed = ("--demonstrations", "0", "--clean", "2", "--steps", "1", *SMALL)
+    assert fission("sft", "--model", model, "--output", "mine", *typed).exit_code == 0
     assert load_policy_model("mine/policy").name == str(Path("mine/policy").resolve())
     assert Path("mine/thesis.tex").read_text() == "years of work"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import groupby, zip_longest
 from pathlib import Path
@@ -202,3 +203,13 @@ def test_a_file_without_a_conversation_is_told(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(DataError, match="cannot be read"):
         read_conversations(tmp_path / "none.jsonl", chat=chat(), window=500)
+
+
+def test_the_example_of_the_documents_is_learned_but_for_its_wrong_call(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "fine_tuning.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```json\n(.*?)\n```", page, re.DOTALL)
+    (row,) = read(tmp_path, example)
+    assert [text for learned, text in runs(row) if learned] == [
+        '<tool_call>\n{"name": "close_ticket", "arguments": {"ticket_id": 1}}\n</tool_call><|im_end|>',
+        "Ticket 1 is closed.<|im_end|>",
+    ]
