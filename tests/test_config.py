@@ -34,7 +34,7 @@ from fission_grpo.settings import Settings, with_current_names
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
 from fission_grpo.tasks.training_set import SyntheticSettings
-from fission_grpo.training.trainer import SftSettings, TrainerSettings
+from fission_grpo.training.settings import SftSettings, TrainerSettings
 
 
 def settings_file(tmp_path: Path, text: str) -> Path:

@@ -106,7 +106,7 @@ def sft(
         **{"demonstrations": demonstrations, "clean": clean, "steps": steps, "passes": passes},
         **{"batch": batch, "learning_rate": learning_rate, "seed": seed},
     }
-    flags = {"model": model, "output": str(output), "trainer.tree": False if no_tree else None}
+    flags: dict[str, Any] = {"model": model, "output": str(output), "trainer.tree": False if no_tree else None}
     flags |= {f"sft.{name}": value for name, value in chosen.items()}
     if resume and not (config or recipe):
         config = _config_of(output)

@@ -100,7 +100,7 @@ class SupervisedTrainer:
         self.step += 1
         return SupervisedUpdate(
             loss=loss,
-            learning_rate=rate,
+            learning_rate=float(rate),
             grad_norm=norm,
             trained_tokens=sum(sum(row.trained) for row in batch),
             unique_tokens=sum(len(forest) for forest, _ in packed),
