@@ -1,6 +1,6 @@
 """The whole method on one laptop: GRPO and Fission-GRPO at equal rollout budget, evaluated side by side.
 
-`nano` ships warm; a model that needs a warm start first gets one (`recipes.warm_starts`), and everything begins there.
+`nano` ships warm; a model that needs a warm start first gets one (`recipes.supervised`), and everything begins there.
 
 Arms are trained and evaluated by a pool of processes, one thread each, as many as there are cores; each job is one of
 these commands with settings of its own. Everything that is shown is read back from the files they leave; what is
@@ -22,7 +22,7 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.files import read_json, read_jsonl, write_text
 from fission_grpo.recipes import Recipe
 from fission_grpo.recipes.arms import Arm
-from fission_grpo.recipes.warm_starts import WARM_STARTS
+from fission_grpo.recipes.supervised import DEMONSTRATED, WARM_STARTS
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
 from fission_grpo.run.lock import writing_into
 from fission_grpo.run.provenance import record_provenance
@@ -231,7 +231,8 @@ def _tokens_to_match(plan: Quickstart, arm: str, seed: int) -> Mapping[str, int]
 
 
 def _demonstrate(plan: Quickstart, folder: str, seed: int, *, resume: bool) -> None:
-    done = _fine_tune(plan, {"model": plan.start, "output": folder, "sft.seed": seed}, resume=resume)
+    chosen = {"model": plan.start, "output": folder, "sft.seed": seed, **DEMONSTRATED.get(plan.model, {})}
+    done = _fine_tune(plan, chosen, resume=resume)
     shown = {"demonstrations": done.lessons.demonstrations, "clean": done.lessons.clean, "updates": done.step}
     write_text(plan.results().demonstrated(seed), json.dumps(shown) + "\n")
 

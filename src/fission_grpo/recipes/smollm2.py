@@ -10,7 +10,6 @@ from fission_grpo.config import RunSettings
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.recipes import Exploration
 from fission_grpo.recipes.nano import NANO_TASKS, nano_settings
-from fission_grpo.training.settings import SftSettings
 
 SMOLLM2_TASKS = NANO_TASKS.model_copy(
     update={
@@ -36,6 +35,5 @@ def smollm2_settings(exploration: Exploration = Exploration.EPISODES) -> RunSett
             "synthetic": SMOLLM2_TASKS,
             "trainer": base.trainer.model_copy(update={**sizes, "learning_rate": 1e-4, "checkpoint_every": 10}),
             "fission": base.fission.model_copy(update={"contexts": 2 if episodes else 4}),
-            "sft": SftSettings(demonstrations=120, clean=360, steps=60, batch=8, learning_rate=3e-4),
         }
     )
