@@ -12,6 +12,7 @@ import pytest
 from fission_grpo.commands.quickstart import Quickstart, jobs, run_quickstart
 from fission_grpo.commands.worker_pool import Job
 from fission_grpo.errors import ConfigError
+from fission_grpo.recipes import Recipe
 from fission_grpo.recipes.supervised import WARM_STARTS
 
 
@@ -61,7 +62,7 @@ def test_the_same_plan_with_another_warm_start_is_another_experiment(
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr("fission_grpo.commands.quickstart.work", lambda *_, **__: None)
-    plan = Quickstart(output=tmp_path, model="smollm2", arms=("grpo", "fission"), seeds=(0, 1))
+    plan = Quickstart(output=tmp_path, model="smollm2", recipe=Recipe.SMOLLM2, arms=("grpo", "fission"), seeds=(0, 1))
     run_quickstart(plan, workers=1, report=told.append)
     (line,) = told
     warm = WARM_STARTS["smollm2"]

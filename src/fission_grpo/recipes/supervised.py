@@ -1,7 +1,7 @@
 """What the quickstart teaches with supervision, by the name of the model.
 
-They are settings by dotted name, on top of the model's recipe. Those of `sft` are no part of it: a run of reinforcement does
-not depend on them.
+They are settings by dotted name, on top of the recipe of the model. Those of `sft` are no part of it: a run of
+reinforcement does not depend on them.
 """
 
 from __future__ import annotations
