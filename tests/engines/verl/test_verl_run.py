@@ -36,6 +36,8 @@ PATIENCE = 1500
 SAMPLING = 0.5
 """Seconds of a processor behind which a server is in the middle of a step; new weights take it a few milliseconds."""
 QUERIES, GROUP, CONTEXTS, RECOVERIES = 4, 4, 2, 3
+ODD = 5
+"""Recoveries from one context, which two ranks cannot share without padding."""
 SETTINGS: Mapping[str, Any] = {
     "trainer.queries": QUERIES,
     "trainer.group_size": GROUP,
@@ -221,7 +223,12 @@ def test_two_ranks_make_the_updates_of_one_and_recoveries_may_have_their_own(tmp
     """FSDP2 over two processes: rows are spread, padded to an even number, and weigh what they weigh on one. Recoveries
     are sampled by the weights that the update on exploration has made, which moves them far enough to be seen."""
     folder = tmp_path / "two"
-    changes = {"fission.own_step": "true", "fission.contexts": 1, "trainer.learning_rate": 1e-3}
+    changes = {
+        "fission.own_step": "true",
+        "fission.contexts": 1,
+        "fission.group_size": ODD,
+        "trainer.learning_rate": 1e-3,
+    }
     process = launch(folder, steps=3, gpus=2, **changes)
     wait_for(process, folder, until=lambda: newest(folder) == 2)
     worker(process, "WorkerDict").kill()
@@ -237,7 +244,7 @@ def test_two_ranks_make_the_updates_of_one_and_recoveries_may_have_their_own(tmp
         groups = [one for one in traces if one["step"] == line["step"]]
         explored = [one for one in groups if one["kind"] == "exploration"]
         recoveries = [one for one in groups if one["kind"] == "fission"]
-        assert [len(one["trajectories"]) for one in groups] == [GROUP] * QUERIES + [RECOVERIES] * len(recoveries)
+        assert [len(one["trajectories"]) for one in groups] == [GROUP] * QUERIES + [ODD] * len(recoveries)
         assert len(recoveries) == line["fission/contexts"] <= 1
         assert line["update/loss"] == pytest.approx(expected_loss(explored), abs=1e-5)
         assert line["training/rollout_probs_diff_max"] < 1e-4
