@@ -1,9 +1,9 @@
 """Whole runs of `fission train --engine verl` on real Ray and FSDP2, on a CPU: minutes each, so they are marked slow.
 
-Two folders go through it all. One actor rank, recoveries in the update of their step: an Error Simulator whose server
-is dead, a worker killed in the middle of a step, the driver killed between two, and twice a new cluster that goes on
-from the newest checkpoint. Two actor ranks, recoveries in an update of their own with padding beside them: three steps,
-one of the ranks killed behind the second. Each run is a cluster of its own, since most of them have to die.
+Two folders go through it all. One actor rank, recoveries in an update of their own: an Error Simulator whose server is
+dead, a worker killed in the middle of a step, the driver killed between two, and twice a new cluster that goes on from
+the newest checkpoint. Two actor ranks, recoveries in the update of their step with padding beside them: three steps, one
+of the ranks killed behind the second. Each run is a cluster of its own, since most of them have to die.
 """
 
 from __future__ import annotations
@@ -36,8 +36,12 @@ PATIENCE = 1500
 SAMPLING = 0.5
 """Seconds of a processor behind which a server is in the middle of a step; new weights take it a few milliseconds."""
 QUERIES, GROUP, CONTEXTS, RECOVERIES = 4, 4, 2, 3
-ODD = 5
-"""Recoveries from one context, which two ranks cannot share without padding."""
+ODD = {"fission.contexts": 1, "fission.group_size": 5}
+"""Recoveries that two ranks cannot share without padding."""
+OWN_STEP = {"fission.own_step": "true", "trainer.learning_rate": 1e-3}
+"""An update between exploration and recoveries that moves the policy far enough to be seen."""
+AGREEMENT = 1e-4
+"""Between those who sample a token and those who score it with the same weights, in its probability."""
 SETTINGS: Mapping[str, Any] = {
     "trainer.queries": QUERIES,
     "trainer.group_size": GROUP,
@@ -133,19 +137,27 @@ def buffer(folder: Path, step: int) -> dict[str, Any]:
     return state
 
 
-def require_whole(folder: Path, steps: int) -> None:
-    """One line of metrics for each step, each group once, and an update of the size and loss that the traces say."""
+def require_whole(folder: Path, steps: int, *, recoveries: int = RECOVERIES, own_step: bool = False) -> None:
+    """One line of metrics for each step, each group once, and updates of the size and loss that the traces say.
+
+    Args:
+        recoveries: from each context.
+        own_step: there is an update on exploration, and one on recoveries that its weights have sampled.
+    """
     run = RunFolder(folder)
     metrics, traces = list(read_jsonl(run.metrics)), list(read_jsonl(run.traces))
     assert [line["step"] for line in metrics] == list(range(steps))
     for line in metrics:
         groups = [one for one in traces if one["step"] == line["step"]]
-        kinds = [one["kind"] for one in groups]
-        recovered = kinds.count("fission")
-        assert kinds.count("exploration") == QUERIES
-        assert recovered == line["fission/contexts"] <= CONTEXTS
-        assert {len(one["trajectories"]) for one in groups if one["kind"] == "fission"} <= {RECOVERIES}
-        assert line["update/loss"] == pytest.approx(expected_loss(groups), abs=1e-5)
+        explored = [one for one in groups if one["kind"] == "exploration"]
+        recovered = [one for one in groups if one["kind"] == "fission"]
+        assert [len(one["trajectories"]) for one in groups] == [GROUP] * QUERIES + [recoveries] * len(recovered)
+        assert len(recovered) == line["fission/contexts"] <= CONTEXTS
+        assert line["update/loss"] == pytest.approx(expected_loss(explored if own_step else groups), abs=1e-5)
+        assert line["training/rollout_probs_diff_max"] < AGREEMENT
+        if own_step and recovered:
+            assert line["fission/actor/pg_loss"] == pytest.approx(expected_loss(recovered), abs=1e-5)
+            assert line["fission/training/rollout_probs_diff_max"] < AGREEMENT
     assert any(one["kind"] == "fission" for one in traces)
     for one in traces:  # a recovery begins with what failed in its parent, token by token
         if one["parent"]:
@@ -168,15 +180,15 @@ def expected_loss(groups: list[dict[str, Any]]) -> float:
 def test_a_run_survives_its_simulator_a_worker_and_its_driver(tmp_path: Path) -> None:
     with serving(dying) as server:
         kept = f"{{server: {{url: '{server.url}', model: the-model, attempts: 1}}}}"
-        require_survival(tmp_path / "run", simulator="endpoint", simulator_endpoint=kept)
+        require_survival(tmp_path / "run", simulator="endpoint", simulator_endpoint=kept, **OWN_STEP)
     assert any(len(one.body["messages"]) > 1 for one in server.received)
 
 
-def require_survival(folder: Path, **simulator: str) -> None:
+def require_survival(folder: Path, **changes: Any) -> None:
     """See the head of this module."""
     run = RunFolder(folder)
 
-    process = launch(folder, steps=4, **simulator)
+    process = launch(folder, steps=4, **changes)
     wait_for(process, folder, until=lambda: newest(folder) == 1)
     server = worker(process, "CpuServer")
     spent = server.cpu_times().user
@@ -187,7 +199,7 @@ def require_survival(folder: Path, **simulator: str) -> None:
     assert newest(folder) == 1
     left = buffer(folder, 1)
 
-    process = launch(folder, steps=4, resume=True, **simulator)
+    process = launch(folder, steps=4, resume=True, **changes)
     wait_for(process, folder, until=lambda: newest(folder) == 2)
     worker(process, "TaskRunner").kill()
     assert finish(process, folder) != 0
@@ -195,9 +207,9 @@ def require_survival(folder: Path, **simulator: str) -> None:
     assert step in (2, 3)  # the next one may have come to its end in between
     assert buffer(folder, 1) == left
 
-    process = launch(folder, steps=4, resume=True, **simulator)
+    process = launch(folder, steps=4, resume=True, **changes)
     assert finish(process, folder) == 0
-    require_whole(folder, 4)
+    require_whole(folder, 4, own_step=True)
     counts = [buffer(folder, step)["count"]["used"] for step in (2, 3, 4)]
     assert counts == sorted(counts)
     told = [one for one in read_jsonl(run.traces) if one["kind"] == "fission"]
@@ -219,36 +231,13 @@ def require_survival(folder: Path, **simulator: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(4 * PATIENCE)
-def test_two_ranks_make_the_updates_of_one_and_recoveries_may_have_their_own(tmp_path: Path) -> None:
-    """FSDP2 over two processes: rows are spread, padded to an even number, and weigh what they weigh on one. Recoveries
-    are sampled by the weights that the update on exploration has made, which moves them far enough to be seen."""
+def test_two_ranks_make_the_update_of_one(tmp_path: Path) -> None:
+    """FSDP2 over two processes: rows are spread, padded to an even number, and weigh what they weigh on one."""
     folder = tmp_path / "two"
-    changes = {
-        "fission.own_step": "true",
-        "fission.contexts": 1,
-        "fission.group_size": ODD,
-        "trainer.learning_rate": 1e-3,
-    }
-    process = launch(folder, steps=3, gpus=2, **changes)
+    process = launch(folder, steps=3, gpus=2, **ODD)
     wait_for(process, folder, until=lambda: newest(folder) == 2)
     worker(process, "WorkerDict").kill()
     assert finish(process, folder) != 0
     assert newest(folder) == 2
-    assert finish(launch(folder, steps=3, gpus=2, resume=True, **changes), folder) == 0
-    metrics = list(read_jsonl(RunFolder(folder).metrics))
-    traces = list(read_jsonl(RunFolder(folder).traces))
-    assert [line["step"] for line in metrics] == [0, 1, 2]
-    recovered = [line["step"] for line in metrics if line["fission/contexts"]]
-    assert recovered
-    for line in metrics:
-        groups = [one for one in traces if one["step"] == line["step"]]
-        explored = [one for one in groups if one["kind"] == "exploration"]
-        recoveries = [one for one in groups if one["kind"] == "fission"]
-        assert [len(one["trajectories"]) for one in groups] == [GROUP] * QUERIES + [ODD] * len(recoveries)
-        assert len(recoveries) == line["fission/contexts"] <= 1
-        assert line["update/loss"] == pytest.approx(expected_loss(explored), abs=1e-5)
-        assert line["training/rollout_probs_diff_max"] < 1e-4
-        if recoveries:
-            assert line["fission/actor/pg_loss"] == pytest.approx(expected_loss(recoveries), abs=1e-5)
-            assert line["fission/training/rollout_probs_diff_max"] < 1e-4  # by the weights that are updated next
-    assert buffer(folder, 3)["count"]["used"] == len(recovered)
+    assert finish(launch(folder, steps=3, gpus=2, resume=True, **ODD), folder) == 0
+    require_whole(folder, 3, recoveries=5)
