@@ -2,8 +2,8 @@
 
 Two folders go through it all. One actor rank, recoveries in an update of their own: an Error Simulator whose server is
 dead, a worker killed in the middle of a step, the driver killed between two, and twice a new cluster that goes on from
-the newest checkpoint. Two actor ranks, recoveries in the update of their step with padding beside them: three steps, one
-of the ranks killed behind the second. Each run is a cluster of its own, since most of them have to die.
+the newest checkpoint. Two actor ranks, recoveries in the update of their step with padding beside them: three steps, a
+rank killed behind the second. Each run is a cluster of its own, since most of them have to die.
 """
 
 from __future__ import annotations
