@@ -4,6 +4,8 @@ Two folders go through it all. One actor rank, recoveries in an update of their 
 dead, a worker killed in the middle of a step, the driver killed between two, and twice a new cluster that goes on from
 the newest checkpoint. Two actor ranks, recoveries in the update of their step with padding beside them: three steps, a
 rank killed behind the second. Each run is a cluster of its own, since most of them have to die.
+
+Beside them, a line of verl's own command gets three keys.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,9 @@ from scripted_server import Handler, good, hang_up, serving
 from fission_grpo.algorithm.context import context_from
 from fission_grpo.assembly import ENVIRONMENTS
 from fission_grpo.config import load_settings
-from fission_grpo.engines.verl.state import BUFFER_FILE
+from fission_grpo.engines.verl.state import BUFFER_FILE, NEWEST_FILE
 from fission_grpo.files import read_jsonl
-from fission_grpo.models.catalog import load_policy_model
+from fission_grpo.models.catalog import find_model, load_policy_model
 from fission_grpo.run.folder import RunFolder
 
 PATIENCE = 1500
@@ -67,12 +69,17 @@ def dying(handler: Handler) -> None:
 def launch(folder: Path, *, steps: int, gpus: int = 1, resume: bool = False, **more: Any) -> subprocess.Popen[str]:
     """The command in a process group of its own; what it says goes to a file beside the run."""
     given = {**SETTINGS, **on_cpu.settings(gpus), **more, "trainer.steps": steps}
-    command = [sys.executable, "-m", "fission_grpo.cli", "train", "--engine", "verl", "--recipe", "nano"]
+    command = ["fission_grpo.cli", "train", "--engine", "verl", "--recipe", "nano"]
     command += ["--output", str(folder), *(["--resume"] if resume else [])]
+    return started(folder, [*command, *(f"{name}={value}" for name, value in given.items())])
+
+
+def started(folder: Path, command: Sequence[str]) -> subprocess.Popen[str]:
+    """See `launch`."""
     environment = {**os.environ, **on_cpu.environment()}
     with said(folder).open("a", encoding="utf-8") as log:
-        arguments = [*command, *(f"{name}={value}" for name, value in given.items())]
-        return subprocess.Popen(arguments, env=environment, stdout=log, stderr=log, text=True, start_new_session=True)
+        whole = [sys.executable, "-m", *command]
+        return subprocess.Popen(whole, env=environment, stdout=log, stderr=log, text=True, start_new_session=True)
 
 
 def said(folder: Path) -> Path:
@@ -127,8 +134,8 @@ def _children(process: subprocess.Popen[str]) -> list[psutil.Process]:
         return []
 
 
-def newest(folder: Path) -> int:
-    tracker = folder / "checkpoints" / "latest_checkpointed_iteration.txt"
+def newest(folder: Path, *, checkpoints: str = "checkpoints") -> int:
+    tracker = folder / checkpoints / NEWEST_FILE
     return int(tracker.read_text(encoding="utf-8") or 0) if tracker.exists() else 0
 
 
@@ -241,3 +248,55 @@ def test_two_ranks_make_the_update_of_one(tmp_path: Path) -> None:
     assert newest(folder) == 2
     assert finish(launch(folder, steps=3, gpus=2, resume=True, **ODD), folder) == 0
     require_whole(folder, 3, recoveries=5)
+
+
+# Somebody's own, without a word of fission.
+LINE = {
+    "data.train_batch_size": QUERIES,
+    "data.max_prompt_length": 1024,
+    "data.max_response_length": 512,
+    "actor_rollout_ref.rollout.n": GROUP,
+    "actor_rollout_ref.rollout.max_model_len": 1536,
+    "actor_rollout_ref.rollout.calculate_log_probs": True,
+    "actor_rollout_ref.actor.strategy": "fsdp2",
+    "actor_rollout_ref.actor.ppo_mini_batch_size": QUERIES,
+    "actor_rollout_ref.actor.use_dynamic_bsz": True,
+    "actor_rollout_ref.actor.clip_ratio_c": 1e6,
+    "actor_rollout_ref.actor.fsdp_config.mixed_precision": "{param_dtype: fp32}",
+    "critic.enable": False,
+    "trainer.logger": "[console]",
+    "trainer.nnodes": 1,
+    "trainer.n_gpus_per_node": 1,
+    "trainer.total_training_steps": 1,
+    "trainer.save_freq": 1,
+    "trainer.val_before_train": False,
+    "trainer.test_freq": -1,
+}
+THREE_KEYS = {"trainer.v1.trainer_mode": "fission", "algorithm.adv_estimator": "fission_grpo"}
+"""And `data.fission`, a file."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * PATIENCE)
+def test_three_keys_in_a_line_of_verl_s_own(tmp_path: Path) -> None:
+    """verl finds the plug-in by itself, and there is a run folder of ours beside its checkpoints."""
+    folder, file = tmp_path / "line", tmp_path / "fission.yaml"
+    file.write_text(
+        f"fission: {{contexts: {CONTEXTS}, group_size: {RECOVERIES}, trigger: 2, capacity: 8}}\n"
+        "synthetic: {count: 16, apis: [TradingBot], tools: [4, 6]}\n"
+        "rollouts: {max_tokens: 48}\n",
+        encoding="utf-8",
+    )
+    on_a_cpu = {name.removeprefix("engine.verl."): value for name, value in on_cpu.settings().items()}
+    theirs = {
+        **LINE,
+        **{name: value for name, value in on_a_cpu.items() if not name.startswith("engine.")},
+        "actor_rollout_ref.model.path": find_model("nano").folder,
+        "trainer.default_local_dir": folder,
+        **THREE_KEYS,
+        "data.fission": file,
+    }
+    command = ["verl.trainer.main_ppo", *(f"++{name}={value}" for name, value in theirs.items())]
+    assert finish(started(folder, command), folder) == 0
+    assert newest(folder, checkpoints=".") == 1
+    require_whole(folder / "fission", 1)
