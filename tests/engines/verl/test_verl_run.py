@@ -284,7 +284,7 @@ def test_three_keys_in_a_line_of_verl_s_own(tmp_path: Path) -> None:
     """verl finds the plug-in by itself, and there is a run folder of ours beside its checkpoints."""
     folder, file = tmp_path / "line", tmp_path / "fission.yaml"
     file.write_text(
-        f"fission: {{contexts: {CONTEXTS}, group_size: {RECOVERIES}, trigger: 2, capacity: 8}}\n"
+        f"fission: {{contexts: {CONTEXTS}, group_size: {RECOVERIES}, horizon: call, capacity: 8}}\n"
         "synthetic: {count: 16, apis: [TradingBot], tools: [4, 6]}\n"
         "rollouts: {max_tokens: 48}\n",
         encoding="utf-8",
