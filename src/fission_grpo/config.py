@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from fission_grpo.algorithm.reward_functions import FunctionRewards
 from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.chat.templates import template_names
@@ -93,6 +94,7 @@ class RunSettings(Settings):
     fission: FissionSettings = Field(default_factory=FissionSettings)
     decision: DecisionReward = Field(default_factory=DecisionReward)
     episode: EpisodeReward = Field(default_factory=EpisodeReward)
+    reward: FunctionRewards = Field(default_factory=FunctionRewards)
 
     @model_validator(mode="after")
     def _an_endpoint_has_a_server(self) -> RunSettings:
@@ -138,12 +140,13 @@ class RunSettings(Settings):
     def saved(self) -> dict[str, Any]:
         """Plain values for `config.yaml`; a run folder does not name itself, so that it can be moved.
 
-        Our own engine, and no tracker, go without saying, as in folders that are older than the choice.
+        Our own engine, no tracker and no reward function go without saying, as in folders older than the choice.
         """
         engine = self.engine.model_dump(mode="json", exclude_defaults=True)
         return {
-            **self.model_dump(mode="json", exclude={"output", "engine", "trackers"}),
+            **self.model_dump(mode="json", exclude={"output", "engine", "trackers", "reward"}),
             **({"engine": engine} if engine else {}),
+            **({"reward": self.reward.model_dump(mode="json")} if self.reward.functions else {}),
             **({"trackers": [str(name) for name in self.trackers]} if self.trackers else {}),
         }
 
