@@ -32,6 +32,8 @@ def fission(*words: str) -> Result:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A project whose run has a reward function, trained for one step."""
     path, modules = [*sys.path], {"shop", "rewards"}
+    for name in modules:
+        sys.modules.pop(name, None)
     with chdir(tmp_path_factory.mktemp("project")):
         fission("init", "shop")
         with chdir("shop"):
