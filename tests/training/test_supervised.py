@@ -261,6 +261,7 @@ def test_what_is_held_back_is_never_learned_not_even_as_a_copy() -> None:
     assert hold_back([*rows, *rows], 0.25, seed=1) == (learned, held)
     assert hold_back([*rows, *rows], 0.25, seed=2)[1] != held
     assert hold_back(rows, 0.0, seed=1) == (rows, [])
+    assert hold_back(rows[:1], 0.9, seed=1) == (rows[:1], [])
 
 
 # A run in its folder: kept, stopped, broken off, continued.

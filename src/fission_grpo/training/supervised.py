@@ -241,9 +241,10 @@ def mean_loss(model: Any, rows: Sequence[TokenRow], *, tree: bool, token_budget:
 
 
 def hold_back(rows: Sequence[TokenRow], share: float, *, seed: int) -> tuple[list[TokenRow], list[TokenRow]]:
-    """What is learned, and a share of the different rows that is not; of a row that occurs twice both go one way."""
+    """What is learned, and a share of the different rows that is not; of a row that occurs twice both go one way. At
+    least one is learned."""
     different = list(dict.fromkeys(rows))
-    count = round(share * len(different))
+    count = min(round(share * len(different)), len(different) - 1)
     held = set(Random(derive(seed, "held back")).sample(different, count))
     return [row for row in rows if row not in held], [row for row in different if row in held]
 
