@@ -12,7 +12,8 @@ import pytest
 from fission_grpo.commands.quickstart import Quickstart, jobs, run_quickstart
 from fission_grpo.commands.worker_pool import Job
 from fission_grpo.errors import ConfigError
-from fission_grpo.recipes.warm_starts import WARM_STARTS
+from fission_grpo.recipes import Recipe
+from fission_grpo.recipes.supervised import WARM_STARTS
 
 
 def arguments(job: Job) -> tuple[str, ...]:
@@ -61,14 +62,13 @@ def test_the_same_plan_with_another_warm_start_is_another_experiment(
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr("fission_grpo.commands.quickstart.work", lambda *_, **__: None)
-    plan = Quickstart(output=tmp_path, model="smollm2", arms=("grpo", "fission"), seeds=(0, 1))
+    plan = Quickstart(output=tmp_path, model="smollm2", recipe=Recipe.SMOLLM2, arms=("grpo", "fission"), seeds=(0, 1))
     run_quickstart(plan, workers=1, report=told.append)
     (line,) = told
     warm = WARM_STARTS["smollm2"]
-    assert f"a warm start of {warm.learned['sft.steps']} updates of {warm.learned['sft.batch']} gold dialogues" in line
+    assert f"a warm start of {warm['sft.steps']} updates of {warm['sft.batch']} gold dialogues" in line
     assert "2 arms x 2 runs (grpo, fission)" in line
-    shorter = replace(warm, learned={**warm.learned, "sft.steps": 1})
-    monkeypatch.setattr("fission_grpo.commands.quickstart.WARM_STARTS", {"smollm2": shorter})
+    monkeypatch.setattr("fission_grpo.commands.quickstart.WARM_STARTS", {"smollm2": {**warm, "sft.steps": 1}})
     with pytest.raises(ConfigError, match="choose another --output"):
         run_quickstart(plan, workers=1, report=told.append)
 

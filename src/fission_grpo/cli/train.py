@@ -21,7 +21,7 @@ from fission_grpo.cli.options import (
 )
 from fission_grpo.engines import Engine
 from fission_grpo.errors import ConfigError
-from fission_grpo.recipes import Recipe
+from fission_grpo.recipes import OWN_RECIPE, Recipe
 from fission_grpo.recipes.arms import Arm
 from fission_grpo.run.interruption import INTERRUPTED
 
@@ -51,7 +51,8 @@ def train(
     no_tree: NoTree = False,
     as_json: Json = False,
 ) -> None:
-    """Train a policy with GRPO and fission. Ctrl-C saves. Without --recipe and --config, `nano` takes its own one."""
+    """Train a policy with GRPO and fission. Ctrl-C saves. Without --recipe and --config, `nano` and
+    `smollm2` take their own."""
     tree = False if no_tree else None
     flags = {"model": model, "output": output and str(output), "trainer.seed": seed, "trainer.tree": tree}
     flags |= {"engine.name": engine and engine.value}
@@ -126,7 +127,7 @@ def quickstart(
     ctx: typer.Context,
     output: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("runs/quickstart"),
     model: Annotated[str, typer.Option(help="nano, smollm2, or a Hugging Face folder.")] = "nano",
-    recipe: Annotated[Recipe, typer.Option(help="What every arm starts from.")] = Recipe.NANO,
+    recipe: Annotated[Recipe | None, typer.Option(help="What every arm starts from; the model's own, or nano.")] = None,
     arms: Annotated[str | None, typer.Option(help="Arms separated by commas.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each arm; 8 unless given.")] = None,
     demonstrations: Annotated[int, typer.Option(min=1, help="Runs of the supervised demonstrations.")] = 2,
@@ -145,7 +146,7 @@ def quickstart(
     plan = Quickstart(
         output=output,
         model=model,
-        recipe=recipe,
+        recipe=recipe or OWN_RECIPE.get(model, Recipe.NANO),
         arms=chosen or DEFAULT_ARMS,
         seeds=tuple(range(seeds or SEEDS)),
         demonstrations=demonstrations,
@@ -172,9 +173,9 @@ def _config_of(output: Path | None) -> Path:
 
 def _own_recipe(settings: RunSettings) -> Recipe | None:
     """What to start from where nobody said: told before anything is spent."""
-    if settings.model == "nano":  # a name of ours; a folder may be called as it likes, `paper` included
-        _say_once(f"no --recipe: nano starts from its own, as with --recipe {Recipe.NANO}")
-        return Recipe.NANO
+    if own := OWN_RECIPE.get(settings.model):
+        _say_once(f"no --recipe: {settings.model} starts from its own, as with --recipe {own}")
+        return own
     trainer, contexts = settings.trainer, settings.fission.contexts
     method = f"GRPO with {contexts} corrective contexts a step" if contexts else "plain GRPO, no fission"
     what = "LoRA adapters" if settings.lora else "every weight"

@@ -1,6 +1,6 @@
 """The whole method on one laptop: GRPO and Fission-GRPO at equal rollout budget, evaluated side by side.
 
-`nano` ships warm; a model that needs a warm start first gets one (`recipes.warm_starts`), and everything begins there.
+`nano` ships warm; a model that needs a warm start first gets one (`recipes.supervised`), and everything begins there.
 
 Arms are trained and evaluated by a pool of processes, one thread each, as many as there are cores; each job is one of
 these commands with settings of its own. Everything that is shown is read back from the files they leave; what is
@@ -22,7 +22,7 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.files import read_json, read_jsonl, write_text
 from fission_grpo.recipes import Recipe
 from fission_grpo.recipes.arms import Arm
-from fission_grpo.recipes.warm_starts import WARM_STARTS, WarmStart
+from fission_grpo.recipes.supervised import DEMONSTRATED, WARM_STARTS
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
 from fission_grpo.run.lock import writing_into
 from fission_grpo.run.provenance import record_provenance
@@ -60,9 +60,9 @@ class Quickstart:
     """Dotted settings for every arm."""
 
     @property
-    def warm_start(self) -> WarmStart | None:
-        """What the model has to learn before anything else; None of one that can be trained as it is."""
-        return WARM_STARTS.get(self.model)
+    def warm_start(self) -> Mapping[str, Any]:
+        """What the model has to learn before anything else, as settings; none for one that can be trained as it is."""
+        return WARM_STARTS.get(self.model, {})
 
     @property
     def start(self) -> str:
@@ -97,7 +97,7 @@ def run_quickstart(plan: Quickstart, *, workers: int, report: Callable[[str], No
     with writing_into(plan.output):
         _require_same_plan(plan)
         if plan.warm_start:
-            report(_intention(plan, plan.warm_start))
+            report(_intention(plan))
         record_provenance(plan.output)
         work(jobs(plan), workers=workers, report=report)
     return plan.results().summary
@@ -130,9 +130,9 @@ def jobs(plan: Quickstart) -> list[Job]:
     return [*before, Job(name="summary", run=partial(_summarise, plan), log=_log(plan, "summary"), after=names)]
 
 
-def _intention(plan: Quickstart, warm: WarmStart) -> str:
+def _intention(plan: Quickstart) -> str:
     """What will be done, for a person, before it is."""
-    sft, shown = _settings(plan, warm.learned).sft, len(plan.results().seeds_of(DEMONSTRATIONS))
+    sft, shown = _settings(plan, plan.warm_start).sft, len(plan.results().seeds_of(DEMONSTRATIONS))
     return (
         f"{plan.model} cannot call tools as it ships: first a warm start of {sft.steps} updates of {sft.batch} gold "
         f"dialogues; from there {len(plan.arms)} arms x {len(plan.seeds)} runs ({', '.join(plan.arms)}) and {shown} of "
@@ -160,7 +160,7 @@ def _require_same_plan(plan: Quickstart) -> None:
     wanted = {
         **{"model": plan.model, "recipe": str(plan.recipe), "size": plan.size, "overrides": list(plan.overrides)},
         **{"heldout_seed": HELDOUT_SEED, "arms": ARMS_AS_OF},
-        **({"warm_start": {**warm.everywhere, **warm.learned}} if (warm := plan.warm_start) else {}),
+        **({"warm_start": dict(plan.warm_start)} if plan.warm_start else {}),
     }
     if path.exists():
         found = read_json(path, remedy="restore it or choose another --output")
@@ -231,7 +231,8 @@ def _tokens_to_match(plan: Quickstart, arm: str, seed: int) -> Mapping[str, int]
 
 
 def _demonstrate(plan: Quickstart, folder: str, seed: int, *, resume: bool) -> None:
-    done = _fine_tune(plan, {"model": plan.start, "output": folder, "sft.seed": seed}, resume=resume)
+    chosen = {"model": plan.start, "output": folder, "sft.seed": seed, **DEMONSTRATED.get(plan.model, {})}
+    done = _fine_tune(plan, chosen, resume=resume)
     shown = {"demonstrations": done.lessons.demonstrations, "clean": done.lessons.clean, "updates": done.step}
     write_text(plan.results().demonstrated(seed), json.dumps(shown) + "\n")
 
@@ -239,8 +240,7 @@ def _demonstrate(plan: Quickstart, folder: str, seed: int, *, resume: bool) -> N
 def _warm_up(plan: Quickstart, folder: str, *, resume: bool) -> None:
     from fission_grpo.report.sft_summary import write_sft_summary
 
-    assert plan.warm_start
-    done = _fine_tune(plan, {"model": plan.model, "output": folder, **plan.warm_start.learned}, resume=resume)
+    done = _fine_tune(plan, {"model": plan.model, "output": folder, **plan.warm_start}, resume=resume)
     write_sft_summary(done.folder, title=str(done.lessons))
 
 
@@ -284,8 +284,7 @@ def _settings(
     def by_job(values: Mapping[str, Any]) -> list[Setting]:
         return [Setting(key=tuple(name.split(".")), value=value, origin="quickstart") for name, value in values.items()]
 
-    everywhere = plan.warm_start.everywhere if plan.warm_start else {}
-    written = [*by_job(everywhere), *by_job(chosen), *read_overrides(plan.overrides), *by_job(matched or {})]
+    written = [*by_job(chosen), *read_overrides(plan.overrides), *by_job(matched or {})]
     return resolve(recipe=plan.recipe, arm=arm, written=written)
 
 
