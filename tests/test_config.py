@@ -161,7 +161,6 @@ def test_all_problems_are_named_at_once() -> None:
         ("decision.format_weight=[1]", "decision.format_weight (command line)"),
         ("synthetic.apis=[TradingBott]", "unknown API TradingBott; expected some of TradingBot"),
         ("synthetic.calls=[1.0, 1.0, 0.0]", "shares must lie in [0, 1]"),
-        ("precision=bf16", "add lora.rank=16, or choose precision=fp32"),
         ("episode.verdict=0.1", "verdict must outweigh"),
         ("fission.trigger=99", "more than the buffer can hold"),
         ("trainer.steps=", "got None, expected a valid integer"),
@@ -172,6 +171,15 @@ def test_all_problems_are_named_at_once() -> None:
 )
 def test_a_mistake_gets_its_cause_and_its_remedy(written: str, expected: str) -> None:
     assert expected in complaint(written)
+
+
+@pytest.mark.parametrize("engine", ["trl", "verl"])
+def test_weights_in_bf16_are_trained_by_our_own_loop_or_not_at_all(engine: str) -> None:
+    whole = load_settings(overrides=read_overrides(["precision=bf16"]))
+    assert (whole.precision, whole.lora) == ("bf16", None)
+    told = complaint("precision=bf16", f"engine={engine}")
+    assert f"rounds small updates of the weights away in engine {engine}" in told
+    assert "choose precision=fp32 with engine.autocast=true" in told
 
 
 @pytest.mark.parametrize(
@@ -192,7 +200,7 @@ def test_a_mistake_gets_its_cause_and_its_remedy(written: str, expected: str) ->
         ("run_name=mine", "metrics.jsonl"),
         ("num_train_epochs=3", "trainer.steps"),
         ("trainer.total_epochs=3", "trainer.steps"),
-        ("--bf16", "precision=bf16 with lora.rank=16"),
+        ("--bf16", "choose precision=fp32 or precision=bf16"),
         ("--use_vllm", "the nearest by meaning is engine.vllm"),
         ("--n_gpus_per_node=8", "the nearest by meaning is engine.gpus"),
         ("--deepspeed=zero3.json", "the nearest by meaning is engine.sharding"),

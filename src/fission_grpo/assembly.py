@@ -25,6 +25,7 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import find_model, load_chat, load_context_window, load_weights
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import add_lora
+from fission_grpo.models.wide_stream import widen_stream
 from fission_grpo.preflight import (
     full_precision_accelerator,
     require_fit_environments,
@@ -123,15 +124,17 @@ def assemble(
     """Everything that one run of our own loop needs, wired; nothing is written yet.
 
     Args:
+        settings: of the whole run; with several processes, the trainer has this one's share of a step.
         environments, tasks: see `lay_groundwork`.
 
     Raises:
-        ConfigError: see `lay_groundwork`; or weights that cannot be trained here.
+        ConfigError: see `lay_groundwork`; or weights that cannot be trained here, or a step that cannot be shared out.
     """
     accelerator = full_precision_accelerator()
+    settings = settings.share_of(accelerator.num_processes)
     set_seed(settings.trainer.seed)
     ground = lay_groundwork(settings, environments=environments, tasks=tasks)
-    model = load_weights(settings.model, precision=settings.precision)
+    model = widen_stream(load_weights(settings.model, precision=settings.precision))
     if settings.lora is not None:
         model = add_lora(model, settings.lora, seed=derive(settings.trainer.seed, "lora"))
     return Trainer(

@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.chat.templates import template_names
+from fission_grpo.engines import Engine
 from fission_grpo.engines.settings import EngineSettings
 from fission_grpo.errors import ConfigError
 from fission_grpo.files import parse_yaml, read_text, whole_path, yaml_value
@@ -105,9 +106,11 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _updates_survive_rounding(self) -> RunSettings:
-        if self.precision is Precision.BF16 and self.lora is None:
+        """Our own loop keeps master weights in float32 beside those in bf16; the others cast as they compute."""
+        if self.precision is Precision.BF16 and self.lora is None and self.engine.name is not Engine.OWN:
             raise ValueError(
-                "precision bf16 rounds small updates of the weights away; add lora.rank=16, or choose precision=fp32"
+                f"precision bf16 rounds small updates of the weights away in engine {self.engine.name}; choose "
+                "precision=fp32 with engine.autocast=true, which computes in bf16, or add lora.rank=16"
             )
         return self
 
@@ -121,6 +124,17 @@ class RunSettings(Settings):
     def folder(self) -> Path:
         """The run folder as a path."""
         return Path(self.output or "runs/run").expanduser()
+
+    def share_of(self, processes: int) -> RunSettings:
+        """What one of several processes does of a step.
+
+        Raises:
+            ConfigError: tasks or contexts cannot be shared out evenly.
+        """
+        if processes == 1:
+            return self
+        parts = {"trainer": self.trainer.share_of(processes), "fission": self.fission.share_of(processes)}
+        return self.model_copy(update=parts)
 
     def from_anywhere(self) -> RunSettings:
         """The same with whole paths of model, template and task files: they mean the same in any working directory."""

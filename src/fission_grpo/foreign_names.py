@@ -94,8 +94,8 @@ NOT_HERE: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("bf16", "fp16", "mixed_precision"),
-        "sampler and trainer must agree; choose precision=fp32, or precision=bf16 with lora.rank=16; inside TRL, "
-        "engine.autocast computes in bfloat16 what is kept in fp32",
+        "sampler and trainer must agree; choose precision=fp32 or precision=bf16; inside TRL, engine.autocast computes "
+        "in bfloat16 what is kept in fp32",
     ),
     **dict.fromkeys(
         ("num_processes",),

@@ -18,6 +18,7 @@ from fission_grpo.algorithm.context import CorrectiveContext, Parent, context_fr
 from fission_grpo.algorithm.failures import Failure, Fault
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.chat.format import ChatFormat
+from fission_grpo.errors import ConfigError
 from fission_grpo.rollout import Horizon, Trajectory
 from fission_grpo.settings import Settings
 from fission_grpo.simulator.background import request_feedback
@@ -26,7 +27,7 @@ from fission_grpo.types import ErrorClass, Task
 
 
 class FissionSettings(Settings):
-    """How failures become training conditions."""
+    """How failures become training conditions. Numbers are the whole run's: several processes share them out."""
 
     contexts: int = Field(default=0, ge=0)
     """Most corrective contexts resampled in one step; 0 turns fission off, and what is left is GRPO."""
@@ -78,6 +79,24 @@ class FissionSettings(Settings):
                 "join it; set depth=1, or pool=0"
             )
         return self
+
+    def share_of(self, processes: int) -> FissionSettings:
+        """What one of several processes does: its part of the contexts, of the trigger, and of the room for contexts.
+
+        A trigger of 1 fires as soon as there is anything, in each process as in one.
+
+        Raises:
+            ConfigError: they cannot be shared out evenly.
+        """
+        whole = {name: getattr(self, name) for name in ("contexts", "trigger", "capacity", "pool")}
+        for name, value in whole.items():
+            if value % processes and (name, value) != ("trigger", 1):
+                raise ConfigError(
+                    f"fission.{name}={value} cannot be shared out among {processes} processes; "
+                    f"choose a multiple of {processes}"
+                )
+        parts = {name: value // processes for name, value in whole.items()}
+        return self.model_copy(update={**parts, "trigger": max(parts["trigger"], 1)})
 
 
 @dataclass(slots=True)

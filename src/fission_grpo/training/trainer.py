@@ -15,8 +15,8 @@ steps. With fission off the second and third lines do nothing, and what is left 
 its contexts once, before the first update, and observes nothing later (`algorithm.offline`). A server that writes
 feedback does so while exploration is scored under the frozen start.
 
-Data parallel: every process explores its own tasks and keeps its own buffer; gradients are averaged once a step, so
-uneven groups cannot make processes wait for each other in the middle of one.
+Data parallel: every process explores its share of the tasks and keeps a buffer of its own; gradients are averaged once
+a step, so uneven groups cannot make processes wait for each other in the middle of one.
 """
 
 from __future__ import annotations
@@ -120,7 +120,13 @@ class Trainer:
             longest=rollouts.max_tokens * rollouts.max_turns,
             accelerator=accelerator,
         )
-        self.policy = HFPolicy(self.learner.model, eos_id=chat.eos_id, pad_id=chat.pad_id, share=settings.tree)
+        self.policy = HFPolicy(
+            self.learner.model,
+            eos_id=chat.eos_id,
+            pad_id=chat.pad_id,
+            max_rows=settings.max_rows,
+            share=settings.tree,
+        )
         self.stages = Stages(
             policy=self.policy,
             chat=chat,
