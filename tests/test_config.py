@@ -453,3 +453,41 @@ def test_the_dead_key_test_knows_every_settings_class() -> None:
     named = {name for name in setting_names() if "." in name}
     counted = sum(len(kind.model_fields) for kind in OWNERS if kind is not RunSettings)
     assert len(named) == counted
+
+
+def test_a_step_is_the_whole_run_s_and_shared_out_among_processes() -> None:
+    whole = load_settings(
+        overrides=read_overrides(
+            [
+                "trainer.queries=8",
+                "trainer.turn_queries=4",
+                "fission.contexts=8",
+                "fission.trigger=8",
+                "fission.pool=16",
+            ]
+        )
+    )
+    assert whole.share_of(1) is whole
+    each = whole.share_of(4)
+    assert (each.trainer.queries, each.trainer.turn_queries, each.trainer.group_size) == (2, 1, 8)
+    assert (each.fission.contexts, each.fission.trigger, each.fission.capacity, each.fission.pool) == (2, 2, 8, 4)
+    with pytest.raises(
+        ConfigError, match=r"trainer\.queries=8 cannot be shared out among 3 processes; choose a multiple"
+    ):
+        whole.share_of(3)
+    with pytest.raises(ConfigError, match=r"fission\.contexts=6 cannot be shared out among 4 processes"):
+        load_settings(overrides=read_overrides(["fission.contexts=6"])).share_of(4)
+
+
+def test_what_folders_of_earlier_versions_do_not_know_goes_without_saying_at_its_default() -> None:
+    usual = RunSettings().saved()
+    assert not {"chat_template_kwargs", "trackers", "engine"} & usual.keys()
+    assert not {"max_rows", "gap_warning", "gap_stops"} & usual["trainer"].keys()
+    assert "max_prompt" not in usual["rollouts"]
+    asked = ["trainer.max_rows=4", "chat_template_kwargs.enable_thinking=false", "rollouts.max_prompt=99"]
+    other = load_settings(overrides=read_overrides([*asked, "trackers=[wandb]", "fission.keep_reasoning=false"]))
+    saved = other.saved()
+    assert (saved["trainer"]["max_rows"], saved["rollouts"]["max_prompt"]) == (4, 99)
+    assert (saved["chat_template_kwargs"], saved["trackers"]) == ({"enable_thinking": False}, ["wandb"])
+    assert saved["fission"]["keep_reasoning"] is False
+    assert RunSettings.model_validate(saved) == other

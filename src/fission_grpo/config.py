@@ -45,6 +45,18 @@ SHORT_FOR: Mapping[Key, Key] = {("engine",): ("engine", "name")}
 """A section that is written as one value -> the setting in it that is meant."""
 
 
+LATER: Sequence[Key] = (
+    ("trackers",),
+    ("chat_template_kwargs",),
+    ("trainer", "max_rows"),
+    ("trainer", "gap_warning"),
+    ("trainer", "gap_stops"),
+    ("rollouts", "max_prompt"),
+    ("fission", "keep_reasoning"),
+)
+"""Settings that run folders of earlier versions do not know."""
+
+
 class SimulatorName(StrEnum):
     """Who writes the feedback on a failure."""
 
@@ -67,6 +79,9 @@ class RunSettings(Settings):
     """`nano`, `smollm2`, or a local Hugging Face folder."""
     chat_template: str | None = None
     """`hermes`, `nano`, or a Jinja file; none keeps the model's own."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """What the template is told, for instance `{enable_thinking: false}`; saved with the policy as part of its
+    template."""
     precision: Precision = Precision.FP32
     """Type of the weights."""
     lora: LoraSettings | None = None
@@ -152,14 +167,19 @@ class RunSettings(Settings):
     def saved(self) -> dict[str, Any]:
         """Plain values for `config.yaml`; a run folder does not name itself, so that it can be moved.
 
-        Our own engine, and no tracker, go without saying, as in folders that are older than the choice.
+        What is younger than some folders goes without saying where it is as it was before there was a choice: our own
+        engine, no tracker, and the defaults of `LATER`.
         """
+        values = self.model_dump(mode="json", exclude={"output"})
+        defaults = RunSettings().model_dump(mode="json")
+        for *sections, name in LATER:
+            here, usual = values, defaults
+            for section in sections:
+                here, usual = here[section], usual[section]
+            if here[name] == usual[name]:
+                del here[name]
         engine = self.engine.model_dump(mode="json", exclude_defaults=True)
-        return {
-            **self.model_dump(mode="json", exclude={"output", "engine", "trackers"}),
-            **({"engine": engine} if engine else {}),
-            **({"trackers": [str(name) for name in self.trackers]} if self.trackers else {}),
-        }
+        return {**values, "engine": engine} if engine else {k: v for k, v in values.items() if k != "engine"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,7 @@ NAME_HERE: Mapping[str, str] = {
     "train_batch_size": "trainer.queries",
     "ppo_mini_batch_size": "trainer.queries",
     "max_response_length": "rollouts.max_tokens",
+    "max_prompt_length": "rollouts.max_prompt",
     "max_assistant_turns": "rollouts.max_turns",
     "ppo_max_token_len_per_gpu": "trainer.token_budget",
     "kl_coef": "trainer.beta",
@@ -87,10 +88,6 @@ NOT_HERE: Mapping[str, str] = {
         ("gradient_accumulation_steps", "num_iterations"),
         "a step is one update on all its groups; trainer.queries x trainer.group_size is the batch, and "
         "trainer.token_budget bounds the memory of a micro-batch",
-    ),
-    **dict.fromkeys(
-        ("max_prompt_length",),
-        "no prompt is cut: one that leaves no room for rollouts.max_tokens in the model's window is refused",
     ),
     **dict.fromkeys(
         ("bf16", "fp16", "mixed_precision"),

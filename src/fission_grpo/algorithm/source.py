@@ -53,6 +53,10 @@ class FissionSettings(Settings):
     the paper. Off, both kinds of groups share one update, and recoveries come from the weights that erred; ours."""
     depth: int = Field(default=1, ge=1)
     """Corrective levels: 1 is the paper's; a failed recovery is fissioned again up to this depth."""
+    keep_reasoning: bool = True
+    """What the policy thought in its failed message, and in those before it in the same rollout, stays in the
+    corrective context; ours: the paper does not say. Off, the thoughts are empty there, and the calls stay as they were
+    sampled."""
     silent: bool = False
     """Also fission calls that succeeded and were wrong where the world judges the recovery: often their damage cannot
     be undone. A recovery of one call is judged by its reference, and they are failures like any other; paper."""
@@ -203,6 +207,7 @@ class FissionSource:
             candidate.failure,
             feedback,
             chat=self.chat,
+            keep_reasoning=self.settings.keep_reasoning,
             above=candidate.group.context,
             parent=Parent(group=candidate.group.id, trajectory=candidate.index, turn=candidate.failure.turn),
             policy_version=policy_version,

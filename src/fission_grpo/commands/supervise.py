@@ -72,7 +72,12 @@ def demonstrate(
     plan = {"seed": seed, "steps": steps, "learning_rate": learning_rate, "tree": settings.trainer.tree}
     supervised = validated(SupervisedSettings, plan)
     require_replaceable(output)
-    loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
+    loaded = load_policy_model(
+        settings.model,
+        chat_template=settings.chat_template,
+        chat_template_kwargs=settings.chat_template_kwargs,
+        precision=settings.precision,
+    )
     environments = with_own_environments(ENVIRONMENTS, settings.environments)
     tasks = _tasks(settings, environments, enough=max(count * (1 + CLEAN_SHARE), clean or 0))
     rows = demonstration_rows(

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from fission_grpo.run.outlook import Outlook
 
-Row: TypeAlias = Mapping[str, Any]
+_Row: TypeAlias = Mapping[str, Any]
 
 EARLY = 2
 """Steps at the beginning that later ones are compared with, as many at a time; ours: what runs away does so within
@@ -25,7 +25,7 @@ WORTH_LOSING = 0.1
 GAP, LARGEST_GAP = "update/logprob_gap_mean", "update/logprob_gap"
 
 
-def runaway(rows: Sequence[Row], *, learning_rate: float, beta: float) -> str | None:
+def runaway(rows: Sequence[_Row], *, learning_rate: float, beta: float) -> str | None:
     """One sentence if the last steps say more and more, and succeed less and less, than the first ones.
 
     Args:
@@ -60,7 +60,7 @@ class Alarms:
         beta: float,
         gap: float,
         gap_stops: bool = False,
-        so_far: Iterable[Row] = (),
+        so_far: Iterable[_Row] = (),
     ) -> None:
         """Watch a run.
 
@@ -78,10 +78,10 @@ class Alarms:
         self._gap = gap
         self._gap_stops = gap_stops
         self._gap_told = False
-        self._rows: list[Row] = list(so_far)
+        self._rows: list[_Row] = list(so_far)
         self._ran = runaway(self._rows, **self._remedy) is not None
 
-    def heed(self, step: int, metrics: Row) -> Iterator[str]:
+    def heed(self, step: int, metrics: _Row) -> Iterator[str]:
         """What is to be said after a step.
 
         Args:
@@ -98,7 +98,7 @@ class Alarms:
             yield said
         self._ran = said is not None
 
-    def _apart(self, metrics: Row) -> str | None:
+    def _apart(self, metrics: _Row) -> str | None:
         gap = metrics.get(GAP, 0.0)
         if gap <= self._gap or self._gap_told:
             return None
@@ -114,5 +114,5 @@ class Alarms:
         return said
 
 
-def _mean(rows: Sequence[Row], name: str) -> float:
+def _mean(rows: Sequence[_Row], name: str) -> float:
     return fmean(row.get(name, 0.0) for row in rows)

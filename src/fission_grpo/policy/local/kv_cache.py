@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 _GROWTH = 128
 """The cache grows by this many positions at least: growing copies everything."""
-_SHARE = 8
+GROWING = 8
 """And by one of so many parts of itself, so that a long answer copies its keys eight times at most."""
 
 
@@ -127,7 +127,7 @@ class KVCache(Cache):  # type: ignore[misc]
 
 def grown(capacity: int, wanted: int) -> int:
     """Positions of a cache that has to grow: what is wanted, and some more, so that it need not grow again at once."""
-    return -(-max(wanted, capacity + capacity // _SHARE) // _GROWTH) * _GROWTH
+    return -(-max(wanted, capacity + capacity // GROWING) // _GROWTH) * _GROWTH
 
 
 def cache_argument(decoder: Any) -> str:
