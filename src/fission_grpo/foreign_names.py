@@ -42,6 +42,7 @@ NAME_HERE: Mapping[str, str] = {
     "train_batch_size": "trainer.queries",
     "ppo_mini_batch_size": "trainer.queries",
     "max_response_length": "rollouts.max_tokens",
+    "max_prompt_length": "rollouts.max_prompt",
     "max_assistant_turns": "rollouts.max_turns",
     "ppo_max_token_len_per_gpu": "trainer.token_budget",
     "kl_coef": "trainer.beta",
@@ -90,13 +91,9 @@ NOT_HERE: Mapping[str, str] = {
         "trainer.token_budget bounds the memory of a micro-batch",
     ),
     **dict.fromkeys(
-        ("max_prompt_length",),
-        "no prompt is cut: one that leaves no room for rollouts.max_tokens in the model's window is refused",
-    ),
-    **dict.fromkeys(
         ("bf16", "fp16", "mixed_precision"),
-        "sampler and trainer must agree; choose precision=fp32, or precision=bf16 with lora.rank=16; inside TRL, "
-        "engine.autocast computes in bfloat16 what is kept in fp32",
+        "sampler and trainer must agree; choose precision=fp32 or precision=bf16; inside TRL, engine.autocast computes "
+        "in bfloat16 what is kept in fp32",
     ),
     **dict.fromkeys(
         ("num_processes",),

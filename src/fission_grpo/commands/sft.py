@@ -128,7 +128,11 @@ def fine_tune(settings: RunSettings, *, resume: bool = False) -> FineTunedRun:
     accelerator = full_precision_accelerator()
     if accelerator.num_processes > 1:
         raise ConfigError("fission sft runs in one process; start it without `accelerate launch`")
-    chat = load_chat(settings.model, chat_template=settings.chat_template)
+    chat = load_chat(
+        settings.model,
+        chat_template=settings.chat_template,
+        chat_template_kwargs=settings.chat_template_kwargs,
+    )
     shown = lessons(settings, chat)
     trainer = supervised_trainer(settings, shown, accelerator)
     with writing_into(run.path):
