@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import fission_grpo
+from fission_grpo.algorithm.reward_functions import FunctionRewards
 from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.client.endpoint import EndpointSettings
@@ -416,6 +417,7 @@ OWNERS: dict[type[Settings], set[str]] = {
     LoraSettings: {"settings"},
     DecisionReward: {"self"},
     EpisodeReward: {"self"},
+    FunctionRewards: {"rewards", "self"},
     ModelSimulatorSettings: {"settings"},
     EndpointSimulatorSettings: {"settings"},
     EndpointSettings: {"settings", "server"},

@@ -14,13 +14,16 @@ from types import MappingProxyType
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from fission_grpo.algorithm.judge import Judge
+from fission_grpo.algorithm.judge import Judge, SiblingsJudge
 from fission_grpo.algorithm.offline import fission_source
+from fission_grpo.algorithm.reward_functions import JudgeWithFunctions, RewardFunction
+from fission_grpo.algorithm.rewards import REWARD_TERMS
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.config import RunSettings, SimulatorName
+from fission_grpo.engines.coroutines import all_awaited
 from fission_grpo.environments.base import Environments
-from fission_grpo.environments.functions.imported import imported_environments
+from fission_grpo.environments.functions.imported import imported, imported_environments
 from fission_grpo.environments.shipped import SHIPPED
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import find_model, load_chat, load_context_window, load_weights
@@ -78,7 +81,7 @@ class Groundwork:
     chat: ChatFormat
     tasks: tuple[Task, ...]
     environments: Environments
-    judge: Judge
+    judge: SiblingsJudge
     source: FissionSource
 
 
@@ -128,9 +131,36 @@ def lay_groundwork(
         chat=chat,
         tasks=tuple(chosen),
         environments=environments,
-        judge=Judge(chat=chat, decision=settings.decision, episode=settings.episode, delta=settings.fission.delta_corr),
+        judge=judge_of_run(settings, chat),
         source=fission_source(settings.fission, simulator=simulator, chat=chat, seed=settings.trainer.seed),
     )
+
+
+def judge_of_run(settings: RunSettings, chat: ChatFormat) -> SiblingsJudge:
+    """Who scores: our own judge, and the functions that the settings name.
+
+    Raises:
+        ConfigError: a function cannot be imported, or has the name of another reward.
+    """
+    judge = Judge(chat=chat, decision=settings.decision, episode=settings.episode, delta=settings.fission.delta_corr)
+    rewards = settings.reward
+    if not rewards.functions:
+        return judge
+    found = [imported("reward.functions", place) for place in rewards.functions]
+    named = {getattr(one, "__name__", type(one).__name__): one for one in found}
+    if len(named) < len(found) or named.keys() & REWARD_TERMS:
+        raise ConfigError(
+            f"reward.functions: got the names {', '.join(named)}; expected different ones, and none of "
+            f"{', '.join(sorted(REWARD_TERMS))}, under which ours stand in the log"
+        )
+    if idle := next((name for name, one in named.items() if not callable(one)), None):
+        raise ConfigError(f"reward.functions: {idle} cannot be called; expected functions")
+    weights = rewards.weights or (1.0,) * len(found)
+    functions = tuple(
+        RewardFunction(name=name, weight=weight, call=call)
+        for (name, call), weight in zip(named.items(), weights, strict=True)
+    )
+    return JudgeWithFunctions(judge=judge, functions=functions, ours=rewards.ours, gather=all_awaited)
 
 
 def assemble(

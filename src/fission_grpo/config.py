@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from fission_grpo.algorithm.reward_functions import FunctionRewards
 from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.chat.templates import template_names
@@ -47,6 +48,7 @@ SHORT_FOR: Mapping[Key, Key] = {("engine",): ("engine", "name")}
 
 LATER: Sequence[Key] = (
     ("trackers",),
+    ("reward",),
     ("chat_template_kwargs",),
     ("trainer", "max_rows"),
     ("trainer", "gap_warning"),
@@ -111,6 +113,7 @@ class RunSettings(Settings):
     fission: FissionSettings = Field(default_factory=FissionSettings)
     decision: DecisionReward = Field(default_factory=DecisionReward)
     episode: EpisodeReward = Field(default_factory=EpisodeReward)
+    reward: FunctionRewards = Field(default_factory=FunctionRewards)
 
     @model_validator(mode="after")
     def _an_endpoint_has_a_server(self) -> RunSettings:

@@ -26,6 +26,10 @@ NAME_HERE: Mapping[str, str] = {
     "lora_target_modules": "lora.targets",
     "chat_template_path": "chat_template",
     "environment_factory": "environments",
+    "reward_funcs": "reward.functions",
+    "reward_weights": "reward.weights",
+    "reward_fn": "reward.functions",
+    "custom_reward_function": "reward.functions",
     "use_vllm": "engine.vllm",
     "vllm_mode": "engine.vllm",
     "vllm_gpu_memory_utilization": "engine.vllm_share",
@@ -105,8 +109,8 @@ NOT_HERE: Mapping[str, str] = {
         "each process samples on a device of its own: dialogues end when they end, and devices in step would wait",
     ),
     **dict.fromkeys(
-        ("reward_funcs", "reward_weights", "reward_fn", "reward_model"),
-        "the world judges by its score(), or gold calls do; weights are decision.* and episode.*",
+        ("reward_model",),
+        "the world judges by its score(), or gold calls do, and functions of yours: reward.functions",
     ),
     **dict.fromkeys(
         ("epsilon", "epsilon_high", "clip_ratio", "clip_ratio_low", "clip_ratio_high"),

@@ -21,6 +21,8 @@ from fission_grpo.types import FinishReason, OutcomeKind, ToolCall, Turn, Verdic
 
 Weight = Annotated[float, Field(ge=0)]
 
+REWARD_TERMS = frozenset({"format", "correctness", "length", "verdict", "progress", "efficiency", "repeat"})
+"""The names of the terms below."""
 SMALLEST_SPREAD = 1e-6
 """Rewards closer together than this are equal: a spread of rounding noise must not become a gradient."""
 
@@ -40,9 +42,9 @@ class RewardTerm:
 
     name: str
     value: float
-    """In [0, 1]; 1 is best."""
+    """In [0, 1], 1 is best; of a function of the user's any number."""
     weight: float
-    """How much the term counts at this moment of the run; >= 0."""
+    """How much the term counts at this moment of the run; >= 0, but for one that the user chose."""
     why: str
     """One line for whoever reads the trace."""
 

@@ -16,7 +16,7 @@ from fission_grpo.cli.evaluate import compare, evaluation
 from fission_grpo.cli.options import FAILED, OVERRIDES, WRONG_INPUT
 from fission_grpo.cli.own_tasks import eval_tasks
 from fission_grpo.cli.project import init
-from fission_grpo.cli.report import report
+from fission_grpo.cli.report import explain, report
 from fission_grpo.cli.reproduce import reproduce
 from fission_grpo.cli.simulator import simulator
 from fission_grpo.cli.train import quickstart, sft, train
@@ -90,6 +90,7 @@ evaluation.command(name="tasks", context_settings=OVERRIDES)(eval_tasks)
 app.add_typer(evaluation, name="eval")
 app.command()(compare)
 app.command()(report)
+app.command()(explain)
 app.command()(reproduce)
 app.command()(doctor)
 app.command()(install_benchmarks)
