@@ -181,6 +181,23 @@ class Checkpoints:
         return checkpoint / f"progress-{self._accelerator.process_index}.pt"
 
 
+def read_plain(file: Path) -> dict[str, Any]:
+    """What `torch.save` wrote of plain data and tensors, for engines that keep checkpoints of their own. No code of the
+    file is run.
+
+    Raises:
+        ConfigError: it is damaged, or holds something else.
+    """
+    try:
+        state: dict[str, Any] = torch.load(file, weights_only=True)
+    except DAMAGE as error:
+        raise ConfigError(
+            f"{file} cannot be read: {shorten(f'{type(error).__name__}: {error}', _TOLD)}; "
+            "resume from an older checkpoint"
+        ) from error
+    return state
+
+
 def _label(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint says of itself.
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import verl
 from omegaconf import OmegaConf, open_dict
 from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 from verl.trainer.ppo.v1 import get_trainer_cls
+from verl.utils.torch_dtypes import PrecisionType
 
 from fission_grpo import recipe
 from fission_grpo.assembly import lay_groundwork
@@ -18,9 +20,9 @@ from fission_grpo.commands.train_verl import EXTERNAL, PLUGIN, make_verl_plan, v
 from fission_grpo.commands.verl_config import verl_values
 from fission_grpo.commands.verl_plugin import RunTasks, _given, settings_from, settings_json
 from fission_grpo.config import RunSettings
+from fission_grpo.engines.player import DialoguePlayer
 from fission_grpo.engines.verl import contract
 from fission_grpo.engines.verl.advantages import ESTIMATOR, row_advantages
-from fission_grpo.engines.verl.player import DialoguePlayer
 from fission_grpo.errors import ConfigError
 
 SMALL = {"engine.name": "verl", "synthetic.count": 12, "trainer.queries": 4, "engine.vllm_window": 1536}
@@ -74,6 +76,17 @@ def test_a_step_is_of_the_run_and_not_of_each_gpu() -> None:
     one, many = values(), values(engine__gpus=8, engine__nodes=2)
     assert (one["data.train_batch_size"], many["data.train_batch_size"]) == (4, 4)
     assert (many["trainer.n_gpus_per_node"], many["trainer.nnodes"]) == (8, 2)
+
+
+@pytest.mark.parametrize(("autocast", "computed"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_passes_are_computed_in_what_the_settings_say(autocast: bool, computed: torch.dtype) -> None:
+    """verl's FSDP engine takes it from `mixed_precision` alone."""
+    found = values(engine__autocast=autocast)
+    for model in ("actor", "ref"):
+        named = found[f"actor_rollout_ref.{model}.fsdp_config.mixed_precision"]
+        assert PrecisionType.to_dtype(named["param_dtype"]) is computed
+        assert PrecisionType.to_dtype(named["reduce_dtype"]) is torch.float32
+    assert PrecisionType.to_dtype(found["actor_rollout_ref.rollout.dtype"]) is computed
 
 
 @pytest.mark.parametrize(
