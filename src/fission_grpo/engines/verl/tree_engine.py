@@ -1,10 +1,11 @@
 """verl's FSDP engine on micro-batches of which every unique token is computed once.
 
-verl reads each row of a micro-batch from its first token on, although a group shares its prompt and a fission family its
-failed trajectory. Where the data of a step ask for it (`SHARE`), the rows of a rank are dealt anew: those that share
-prefixes meet in a micro-batch, whose budget counts unique tokens. A micro-batch is one forest, sent as one row through
-the wrapped model's own forward, so that FSDP sees the call that it expects; between the decoder and the head its nodes
-become those that are read. Head, temperature, entropy, fused kernels, loss and gradient accumulation stay verl's.
+verl reads each row of a micro-batch from its first token on, although a group shares its prompt and a fission family
+its failed trajectory. Where the data of a step ask for it (`SHARE`), the rows of a rank are dealt anew: those that
+share prefixes meet in a micro-batch, whose budget counts unique tokens. A micro-batch is one forest, sent as one row
+through the wrapped model's own forward, so that FSDP sees the call that it expects; between the decoder and the head
+its nodes become those that are read. Head, temperature, entropy, fused kernels, loss and gradient accumulation stay
+verl's.
 
 Only tokens that are trained are scored; elsewhere log-probabilities and entropies are 0, and no loss of verl's reads
 them. Shapes: N unique scored tokens of a forest, B rows, L tokens of the longest row.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,7 +43,6 @@ from fission_grpo.engines.forest_passes import (
     readings,
     take_nodes,
 )
-from fission_grpo.engines.verl.contract import require_parameters
 from fission_grpo.tree.tree_attention import ForestPass, install_attention
 
 SHARE = "share_prefixes"
@@ -50,16 +50,6 @@ SHARE = "share_prefixes"
 SHARING = "prefix_tree/sharing"
 """Metric: tokens of the rows for each token that was computed."""
 _LOG = logging.getLogger(__name__)
-
-require_parameters(
-    FSDPEngineWithLMHead,
-    {
-        "forward_backward_batch": ("data", "loss_function", "forward_only"),
-        "forward_step": ("micro_batch", "loss_function", "forward_only"),
-        "prepare_model_inputs": ("micro_batch",),
-        "prepare_model_outputs": ("output", "output_args", "micro_batch", "logits_processor_func"),
-    },
-)
 
 
 @dataclass(slots=True)
@@ -74,12 +64,12 @@ class _Pass:
     """Tokens of the rows."""
 
 
-@EngineRegistry.register(
-    model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor="nvidia"
-)  # verl's own class, registered without a vendor, stands behind it
+# Asked for before verl's own class, which is registered for all vendors.
+@EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor="nvidia")
 class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is untyped where this is checked
     """What cannot share prefixes exactly is left to verl, and the log says why, once."""
 
+    _sharing = False
     _pass: _Pass | None = None
     _said: str | None = None
 
@@ -94,22 +84,25 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is u
                 _LOG.warning("prefixes are not shared, verl computes every row on its own: %s", reason)
             self._said = reason
             return super().forward_backward_batch(data, loss_function, forward_only)
-        group = self.get_data_parallel_group()
+        group, token_budget = self.get_data_parallel_group(), _budget(data)
         trained = data["loss_mask"].sum().to(get_device_id())
         torch.distributed.all_reduce(trained, group=group)
         tu.assign_non_tensor(
-            data, sp_size=1, dp_size=self.get_data_parallel_size(), batch_num_tokens=trained.item(), use_dynamic_bsz=True
+            data,
+            sp_size=1,
+            dp_size=self.get_data_parallel_size(),
+            batch_num_tokens=trained.item(),
+            use_dynamic_bsz=True,
         )
-        sequences = [row.ids for row in _rows(data, every=True)]
-        most = torch.tensor(parts_within(sequences, _budget(data)), device=get_device_id())
+        sequences = [row.ids for row in scored_rows(data)]
+        most = torch.tensor(parts_within(sequences, token_budget), device=get_device_id())
         torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX, group=group)
         parts = dealt(sequences, int(most))
         told = []
         with self._tree_attention(), torch.no_grad() if forward_only else nullcontext():
             for number, part in enumerate(parts, start=1):
-                with ExitStack() as stack:
-                    if not forward_only:
-                        stack.enter_context(self._gradient_sync_context(is_last_micro_batch=number == len(parts)))
+                last = forward_only or number == len(parts)
+                with self._gradient_sync_context(is_last_micro_batch=last):
                     micro_batch = tu.index_select_tensor_dict(data, part)
                     loss, output = self.forward_step(micro_batch, loss_function, forward_only)
                     if not forward_only:
@@ -126,7 +119,7 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is u
             whole: tuple[Tensor, dict[str, Any]] = super().forward_step(micro_batch, loss_function, forward_only)
             return whole
         device = torch.device(get_device_id())
-        reading = next(iter(readings(_rows(micro_batch))), blank())
+        reading = next(iter(readings([row for row in scored_rows(micro_batch) if row.ids])), blank())
         at_N, token_N = reading.taken(device)
         decoder = self._causal.base_model
         current = _Pass(
@@ -181,7 +174,9 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is u
             return plain
         current.forest.check(self._causal.base_model)
         ends = torch.tensor([0, len(current.tokens)], device=current.tokens.device)
-        one_row = TensorDict({"input_ids": torch.nested.nested_tensor_from_jagged(current.tokens, ends)}, batch_size=[1])
+        one_row = TensorDict(
+            {"input_ids": torch.nested.nested_tensor_from_jagged(current.tokens, ends)}, batch_size=[1]
+        )
         asked = ("use_fused_kernels", "calculate_entropy", "calculate_sum_pi_squared")
         tu.assign_non_tensor(one_row, use_remove_padding=True, **{name: _flag(micro_batch, name) for name in asked})
         scores = super().prepare_model_outputs(output, output_args, one_row, logits_processor_func)
@@ -215,8 +210,6 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is u
             self._sharing = False
             config._attn_implementation = own
 
-    _sharing = False
-
     def _obstacle(self, data: TensorDict) -> str | None:
         """Why prefixes cannot be shared; None where they can. The same on every rank."""
         if self.use_ulysses_sp:
@@ -245,25 +238,20 @@ def _budget(data: TensorDict) -> int:
     return int(data["micro_batch_size_per_gpu"]) * int(data["input_ids"].offsets().diff().max())
 
 
-def _rows(data: TensorDict, *, every: bool = False) -> list[Row]:
-    """Rows with what is scored of them: trained tokens, each where its parent stands.
+def scored_rows(data: TensorDict) -> list[Row]:
+    """Every row with what is read of it: up to its last trained token, each scored where its parent stands.
 
     Args:
-        every: also rows without a trained token, which hold nothing then; they are left out otherwise.
+        data: `input_ids` ragged, `prompts` ragged or left-padded, `response_mask` ragged or right-padded. A row without
+            a trained token holds nothing.
     """
-    ids = [row.cpu().numpy() for row in data["input_ids"].unbind()]
-    prompts = _lengths(data["prompts"], data, "prompts")
+    prompts = data["prompts"]
+    lengths = prompts.offsets().diff() if prompts.is_nested else data["attention_mask"][:, : prompts.shape[1]].sum(1)
     found = []
-    for index, (row, prompt, mask) in enumerate(zip(ids, prompts, data["response_mask"].unbind(), strict=True)):
-        trained = np.flatnonzero(mask.cpu().numpy())
-        if every or len(trained):
-            kept = row[: prompt + trained[-1] + 1] if len(trained) else row[:0]
-            found.append(Row(index=index, ids=kept.tolist(), scored=prompt + trained, columns=prompt + trained - 1))
+    for index, (ids, prompt, mask) in enumerate(
+        zip(data["input_ids"].unbind(), lengths.tolist(), data["response_mask"].unbind(), strict=True)
+    ):
+        scored = prompt + np.flatnonzero(mask.cpu().numpy())
+        kept = ids[: scored[-1] + 1].tolist() if len(scored) else []
+        found.append(Row(index=index, ids=kept, scored=scored, columns=scored - 1))
     return found
-
-
-def _lengths(prompts: Tensor, data: TensorDict, name: str) -> list[int]:
-    """Tokens of each row's prompt: ragged, or left-padded as in `attention_mask`."""
-    if prompts.is_nested:
-        return list(map(int, prompts.offsets().diff()))
-    return list(map(int, data["attention_mask"][:, : prompts.shape[1]].sum(1)))
