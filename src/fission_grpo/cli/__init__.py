@@ -13,6 +13,7 @@ from fission_grpo.cli.benchmarks import install_benchmarks
 from fission_grpo.cli.data import data
 from fission_grpo.cli.doctor import doctor
 from fission_grpo.cli.evaluate import compare, evaluation
+from fission_grpo.cli.export import export
 from fission_grpo.cli.options import FAILED, OVERRIDES, WRONG_INPUT
 from fission_grpo.cli.own_tasks import eval_tasks
 from fission_grpo.cli.project import init
@@ -92,6 +93,7 @@ app.command()(compare)
 app.command()(report)
 app.command()(explain)
 app.command()(reproduce)
+app.command()(export)
 app.command()(doctor)
 app.command()(install_benchmarks)
 app.add_typer(data, name="data")
