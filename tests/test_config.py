@@ -34,7 +34,7 @@ from fission_grpo.settings import Settings, with_current_names
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
 from fission_grpo.tasks.training_set import SyntheticSettings
-from fission_grpo.training.trainer import TrainerSettings
+from fission_grpo.training.settings import SftSettings, TrainerSettings
 
 
 def settings_file(tmp_path: Path, text: str) -> Path:
@@ -409,6 +409,7 @@ def test_an_arm_that_agrees_or_does_not_care_is_taken(arm: Arm) -> None:
 OWNERS: dict[type[Settings], set[str]] = {
     RunSettings: {"settings", "self"},
     TrainerSettings: {"settings", "trainer"},
+    SftSettings: {"sft", "self"},
     RolloutSettings: {"rollouts"},
     FissionSettings: {"settings", "fission"},
     SyntheticSettings: {"synthetic", "self"},

@@ -33,7 +33,7 @@ from fission_grpo.settings import Settings, current_key, with_current_names
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
 from fission_grpo.tasks.training_set import GIVEN, SYNTHETIC, SyntheticSettings
-from fission_grpo.training.settings import TrainerSettings
+from fission_grpo.training.settings import SftSettings, TrainerSettings
 
 Key: TypeAlias = tuple[str, ...]
 """Path of a setting: `("trainer", "steps")` for `trainer.steps`."""
@@ -105,6 +105,8 @@ class RunSettings(Settings):
     simulator_model: ModelSimulatorSettings = Field(default_factory=ModelSimulatorSettings)
     simulator_endpoint: EndpointSimulatorSettings | None = None
     trainer: TrainerSettings = Field(default_factory=TrainerSettings)
+    sft: SftSettings = Field(default_factory=SftSettings)
+    """Of `fission sft` alone."""
     rollouts: RolloutSettings = Field(default_factory=RolloutSettings)
     fission: FissionSettings = Field(default_factory=FissionSettings)
     decision: DecisionReward = Field(default_factory=DecisionReward)
@@ -153,14 +155,16 @@ class RunSettings(Settings):
 
     def from_anywhere(self) -> RunSettings:
         """The same with whole paths of model, template and task files: they mean the same in any working directory."""
-        simulator = self.simulator_model
+        simulator, sft = self.simulator_model, self.sft
         template = self.chat_template
+        learned = {"messages": sft.messages, "validation": sft.validation}
         changes = {
             "model": model_from_anywhere(self.model),
             "data": whole_path(self.data, names=(SYNTHETIC, GIVEN)),
             "heldout": self.heldout and whole_path(self.heldout, names=()),
             "chat_template": template and whole_path(template, names=template_names()),
             "simulator_model": simulator.model_copy(update={"model": model_from_anywhere(simulator.model)}),
+            "sft": sft.model_copy(update={name: path and whole_path(path) for name, path in learned.items()}),
         }
         return self.model_copy(update=changes)
 
@@ -168,9 +172,10 @@ class RunSettings(Settings):
         """Plain values for `config.yaml`; a run folder does not name itself, so that it can be moved.
 
         What is younger than some folders goes without saying where it is as it was before there was a choice: our own
-        engine, no tracker, and the defaults of `LATER`.
+        engine, no tracker, and the defaults of `LATER`. What `fission sft` does is no matter of other runs: see
+        `saved_for_sft`.
         """
-        values = self.model_dump(mode="json", exclude={"output"})
+        values = self.model_dump(mode="json", exclude={"output", "sft"})
         defaults = RunSettings().model_dump(mode="json")
         for *sections, name in LATER:
             here, usual = values, defaults
@@ -180,6 +185,10 @@ class RunSettings(Settings):
                 del here[name]
         engine = self.engine.model_dump(mode="json", exclude_defaults=True)
         return {**values, "engine": engine} if engine else {k: v for k, v in values.items() if k != "engine"}
+
+    def saved_for_sft(self) -> dict[str, Any]:
+        """The same of a supervised run, whose `config.yaml` is told by its section `sft`."""
+        return {**self.saved(), "sft": self.sft.model_dump(mode="json")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

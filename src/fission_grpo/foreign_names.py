@@ -82,7 +82,8 @@ NOT_HERE: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("num_train_epochs", "total_epochs", "epochs"),
-        "a run is as long as trainer.steps says: trainer.steps x trainer.queries tasks are explored in turn",
+        "a run is as long as trainer.steps says: trainer.steps x trainer.queries tasks are explored in turn; "
+        "a supervised one can be given sft.passes",
     ),
     **dict.fromkeys(
         ("gradient_accumulation_steps", "num_iterations"),

@@ -10,13 +10,15 @@ import pytest
 from process_memory import probe
 from transformers import Qwen3Config
 
+from fission_grpo import recipe
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.commands.engine_memory import MicroBatch, device_memory, micro_batch
-from fission_grpo.config import RunSettings
+from fission_grpo.config import RunSettings, Setting
 from fission_grpo.engines import Engine
 from fission_grpo.engines.settings import EngineSettings, Sharding, VllmMode
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.recipes import Recipe, load_recipe
+from fission_grpo.recipes.resolve import resolve
 from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.training.settings import TrainerSettings
 
@@ -156,9 +158,9 @@ def test_a_device_that_is_too_small_is_said_with_remedies() -> None:
     assert "engine.gpu_memory is not given" in "\n".join(unknown.lines())
 
 
-@pytest.mark.parametrize("recipe", GPU_RECIPES)
-def test_a_recipe_for_gpus_is_the_paper_s_step(recipe: Recipe) -> None:
-    found, paper = load_recipe(recipe), load_recipe(Recipe.PAPER)
+@pytest.mark.parametrize("name", GPU_RECIPES)
+def test_a_recipe_for_gpus_is_the_paper_s_step(name: Recipe) -> None:
+    found, paper = load_recipe(name), load_recipe(Recipe.PAPER)
     each, devices = found.share_of(found.engine.devices), found.engine.devices
     assert each.trainer.queries * devices == found.trainer.queries == paper.trainer.queries == 8
     for name in ("contexts", "trigger", "capacity"):
@@ -167,10 +169,32 @@ def test_a_recipe_for_gpus_is_the_paper_s_step(recipe: Recipe) -> None:
     assert not found.fission.own_step
 
 
+@pytest.mark.parametrize("machines", [{}, {"engine.gpus": 1}, {"engine.nodes": 2}])
+def test_inside_verl_the_paper_s_step_is_the_same_on_any_number_of_gpus(machines: dict[str, int]) -> None:
+    found, paper = recipe("paper", {"engine.name": "verl", **machines}), load_recipe(Recipe.PAPER)
+    assert (found.trainer.queries, found.trainer.group_size, found.fission.group_size) == (8, 8, 8)
+    assert (found.trainer.steps, found.trainer.temperature, found.trainer.top_k) == (234, 0.95, 50)
+    assert found.fission == paper.fission
+    assert found.fission.own_step
+    assert (found.fission.horizon, found.trainer.horizon) == (Horizon.CALL, Horizon.CALL)
+    assert found.rollouts == paper.rollouts
+    assert found.engine.autocast
+    assert found.engine.devices == machines.get("engine.gpus", 8) * machines.get("engine.nodes", 1)
+
+
+def test_a_recipe_s_engine_may_be_named_in_a_file_and_overruled(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("engine: verl\n", encoding="utf-8")
+    assert resolve(recipe=Recipe.PAPER, file=file).engine.vllm_window == 16384
+    own = Setting(key=("engine", "name"), value="own", origin="command line")
+    assert resolve(recipe=Recipe.PAPER, file=file, written=[own]) == recipe("paper", {"output": "runs/run-train-seed0"})
+
+
 def test_the_recipes_for_gpus_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    plans = runpy.run_path(str(BENCHMARKS / "memory.py"))["plans"](6000)
+    script = runpy.run_path(str(BENCHMARKS / "memory.py"))
+    plans = script["plans"](6000)
     assert set(plans) == {Recipe.PAPER, *GPU_RECIPES}
     assert all(plan.fits for plan in plans.values())
-    longest = runpy.run_path(str(BENCHMARKS / "memory.py"))["plans"](load_recipe(Recipe.PAPER).rollouts.max_prompt)
-    assert longest[Recipe.PAPER].fits
+    assert script["plans"](load_recipe(Recipe.PAPER).rollouts.max_prompt)[Recipe.PAPER].fits
+    assert all(plan.fits for plan in script["verl_plans"](6000).values())

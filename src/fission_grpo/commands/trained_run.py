@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -23,6 +23,20 @@ from fission_grpo.run.inputs import accelerators, model_inputs, with_tasks
 from fission_grpo.run.provenance import record_provenance
 from fission_grpo.tasks.jsonl import record_of
 from fission_grpo.types import Task
+
+
+class GoesOn(Protocol):
+    """A run that can be continued."""
+
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+        ...
+
+    @property
+    def how_to_go_on(self) -> str:
+        """For a person."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +122,7 @@ def record_origin(
 
 
 @contextmanager
-def errors_name_the_run(run: TrainedRun) -> Iterator[None]:
+def errors_name_the_run(run: GoesOn) -> Iterator[None]:
     """Whatever breaks is told with the place where the rest is safe."""
     try:
         yield

@@ -20,11 +20,12 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.losses import OBJECTIVES
+from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.assembly import ENVIRONMENTS, Groundwork, lay_groundwork, with_own_environments
 from fission_grpo.config import RunSettings, Setting, load_settings
+from fission_grpo.engines.player import DialoguePlayer, packed_start
 from fission_grpo.engines.verl.loop import START, FissionLoop
-from fission_grpo.engines.verl.player import DialoguePlayer, packed_start
-from fission_grpo.engines.verl.trainer import LOOP, FissionTrainer, Ground, StepRecord
+from fission_grpo.engines.verl.trainer import LOOP, FissionTrainer, StepRecord
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import load_chat
 from fission_grpo.run.folder import RunFolder
@@ -127,12 +128,8 @@ class RunTrainer(FissionTrainer):
         self._run = RunFolder(settings_from(self._text).folder)
         super().__init__(config)
 
-    def _lay_ground(self) -> Ground:
-        return Ground(source=ground_from(self._text).source, scale=self._scale)
-
-    @property
-    def _scale(self) -> Any:
-        return OBJECTIVES[settings_from(self._text).trainer.objective].scale
+    def _build_source(self) -> FissionSource:
+        return ground_from(self._text).source
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
@@ -144,7 +141,8 @@ class RunTrainer(FissionTrainer):
     def on_step(self, step: int, record: StepRecord, metrics: Mapping[str, float]) -> None:
         """One line in `metrics.jsonl`, and one in `traces.jsonl` for each group."""
         groups = [*record.groups, *record.fission_groups]
-        self._run.append(self._run.traces, (trace(group, step=step, scale=self._scale) for group in groups))
+        scale = OBJECTIVES[settings_from(self._text).trainer.objective].scale
+        self._run.append(self._run.traces, (trace(group, step=step, scale=scale) for group in groups))
         ours = {name: metrics[theirs] for theirs, name in NAMES_HERE.items() if theirs in metrics}
         self._run.append(self._run.metrics, [{"step": step, **metrics, **ours}])
 

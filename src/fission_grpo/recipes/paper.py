@@ -8,9 +8,10 @@ contexts), the buffer (four batches), no KL, and the simulator `rules`, where th
 parameters. Weights in bf16 with master copies, eight trajectories side by side and activations computed again: by the
 plan, Qwen3-1.7B fits one GPU of 80 GB with prompts of 12,800 tokens.
 
-The three for GPUs of a given size train inside TRL and sample with a vLLM beside it. They keep the authors' numbers for
-a step of the whole run, but that explorations and recoveries are one update, and none has run on a GPU yet: that they
-fit is arithmetic (`benchmarks/memory.py`).
+Inside verl (`--engine verl`) a step is the same whatever the number of GPUs, and both updates are made. The three for
+GPUs of a given size train inside TRL and sample with a vLLM beside it; they keep the authors' numbers for a step of the
+whole run, but that explorations and recoveries are one update. None of these has run on a GPU yet: that they fit is
+arithmetic (`benchmarks/memory.py`).
 """
 
 from __future__ import annotations
@@ -53,6 +54,23 @@ def paper_settings() -> RunSettings:
 
 DIALOGUE_WINDOW = 16384
 """Tokens of a dialogue: 6,000 of a prompt, an answer that fails, feedback, and its recovery, with room; ours."""
+
+
+def paper_inside_verl() -> RunSettings:
+    """Every weight of Qwen3-1.7B, 4B or 8B on the authors' eight GPUs; `engine.gpus` and `engine.nodes` change the
+    machines and not the step. verl has the logits of a whole micro-batch at once, so its tokens are fewer."""
+    engine = EngineSettings(
+        name=Engine.VERL,
+        vllm_share=0.25,
+        vllm_window=DIALOGUE_WINDOW,
+        autocast=True,
+        gpus=8,
+        gpu_memory=79.0,
+    )
+    settings = paper_settings()
+    trainer = settings.trainer.model_copy(update={"token_budget": DIALOGUE_WINDOW})
+    exact = {"precision": Precision.FP32}  # autocast computes in bfloat16
+    return settings.model_copy(update={"engine": engine, "trainer": trainer, **exact})
 
 
 def one_small_gpu() -> RunSettings:

@@ -19,6 +19,7 @@ REPLACED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "_build_replay_buffer": (),
         "_submit_batch_to_rollout": ("batch",),
+        "fit": ("agent_loop_manager",),
         "step": ("metrics", "timing_raw"),
         "_step_once": ("metrics", "timing_raw", "sample_batch_size"),
         "_get_required_batch_multiple": ("dp_size",),
