@@ -11,8 +11,9 @@ import torch
 from tiny_policies import ENVIRONMENTS, chat, tiny_model
 from tiny_runs import TASKS, finish, metrics, tiny_run, warm_model
 
+from fission_grpo.training.dialogues import gold_dialogue
 from fission_grpo.training.master_weights import MasterAdamW, adamw, updated
-from fission_grpo.training.supervised import SupervisedSettings, gold_dialogue, supervise
+from fission_grpo.training.supervised import SupervisedSettings, supervise
 
 
 def weight(value: float = 1.0) -> torch.nn.Parameter:

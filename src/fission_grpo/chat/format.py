@@ -98,10 +98,10 @@ class ChatFormat:
         The tags stay: an empty thought is how templates write that none was had. A thought that does not end stays.
         """
         begin, end = (self.renderer.control_ids.get(tag) for tag in (THINK, END_THINK))
-        if end not in ids:
+        if end is None or end not in ids:
             return tuple(ids)
-        last = len(ids) - 1 - list(reversed(ids)).index(end)
-        first = ids.index(begin) + 1 if begin in ids[:last] else 0
+        last = len(ids) - 1 - ids[::-1].index(end)
+        first = ids.index(begin) + 1 if begin is not None and begin in ids[:last] else 0
         return (*ids[:first], *ids[last:])
 
     def _suffix(self, dialogue: Sequence[Message]) -> tuple[int, ...]:

@@ -24,7 +24,6 @@ from fission_grpo.models.catalog import load_chat, load_context_window, load_wei
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import add_lora
 from fission_grpo.models.recomputation import recompute_layers
-from fission_grpo.models.wide_stream import widen_stream
 from fission_grpo.preflight import full_precision_accelerator
 from fission_grpo.progress import progress
 from fission_grpo.run.folder import RunFolder, quoted
@@ -130,7 +129,9 @@ def fine_tune(settings: RunSettings, *, resume: bool = False) -> FineTunedRun:
     if accelerator.num_processes > 1:
         raise ConfigError("fission sft runs in one process; start it without `accelerate launch`")
     chat = load_chat(
-        settings.model, chat_template=settings.chat_template, chat_template_kwargs=settings.chat_template_kwargs
+        settings.model,
+        chat_template=settings.chat_template,
+        chat_template_kwargs=settings.chat_template_kwargs,
     )
     shown = lessons(settings, chat)
     trainer = supervised_trainer(settings, shown, accelerator)
@@ -238,7 +239,7 @@ def _shown(settings: RunSettings, environments: Environments, *, enough: int) ->
 def supervised_trainer(settings: RunSettings, shown: Lessons, accelerator: Accelerator) -> SupervisedTrainer:
     """Model and optimizer, known to the accelerator, which saves them."""
     sft, trainer = settings.sft, settings.trainer
-    model = widen_stream(load_weights(settings.model, precision=settings.precision))
+    model = load_weights(settings.model, precision=settings.precision)
     if settings.lora is not None:
         model = add_lora(model.to(accelerator.device), settings.lora, seed=derive(sft.seed, "lora"))
     if trainer.gradient_checkpointing:

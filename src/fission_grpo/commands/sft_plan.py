@@ -63,7 +63,9 @@ def make_sft_plan(settings: RunSettings) -> SftPlan:
     """
     settings = settings.from_anywhere()
     chat = load_chat(
-        settings.model, chat_template=settings.chat_template, chat_template_kwargs=settings.chat_template_kwargs
+        settings.model,
+        chat_template=settings.chat_template,
+        chat_template_kwargs=settings.chat_template_kwargs,
     )
     shown = lessons(settings, chat)
     trainer = supervised_trainer(settings, shown, full_precision_accelerator())

@@ -69,8 +69,7 @@ def paper_inside_verl() -> RunSettings:
     )
     settings = paper_settings()
     trainer = settings.trainer.model_copy(update={"token_budget": DIALOGUE_WINDOW})
-    exact = {"precision": Precision.FP32}  # autocast computes in bfloat16
-    return settings.model_copy(update={"engine": engine, "trainer": trainer, **exact})
+    return settings.model_copy(update={"engine": engine, "precision": Precision.FP32, "trainer": trainer})
 
 
 def one_small_gpu() -> RunSettings:

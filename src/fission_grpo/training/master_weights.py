@@ -41,7 +41,7 @@ class MasterAdamW(torch.optim.AdamW):
         self._parameters = list(parameters)
         self._masters = [parameter.detach().to(torch.float32, copy=True) for parameter in self._parameters]
         for parameter, master in zip(self._parameters, self._masters, strict=True):
-            parameter.register_post_accumulate_grad_hook(_taking_gradients(master))
+            parameter.register_post_accumulate_grad_hook(_taking_gradients(master))  # type: ignore[no-untyped-call]
         super().__init__(self._masters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay)
 
     @torch.no_grad()

@@ -76,7 +76,6 @@ class SupervisedTrainer:
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = adamw(trained, learning_rate=settings.learning_rate, weight_decay=0.01)
         self.parameters = updated(self.optimizer)
-        """What the optimizer moves, and where gradients lie: the weights, or their master copies in float32."""
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step, settings))
 
     @property
