@@ -24,6 +24,7 @@ from fission_grpo.models.catalog import load_chat, load_context_window, load_wei
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import add_lora
 from fission_grpo.models.recomputation import recompute_layers
+from fission_grpo.models.wide_stream import widen_stream
 from fission_grpo.preflight import full_precision_accelerator
 from fission_grpo.progress import progress
 from fission_grpo.run.folder import RunFolder, quoted
@@ -247,7 +248,7 @@ def _shown(settings: RunSettings, environments: Environments, *, enough: int) ->
 def supervised_trainer(settings: RunSettings, shown: Lessons, accelerator: Accelerator) -> SupervisedTrainer:
     """Model and optimizer, known to the accelerator, which saves them."""
     sft, trainer = settings.sft, settings.trainer
-    model = load_weights(settings.model, precision=settings.precision)
+    model = widen_stream(load_weights(settings.model, precision=settings.precision))
     if settings.lora is not None:
         model = add_lora(model.to(accelerator.device), settings.lora, seed=derive(sft.seed, "lora"))
     if trainer.gradient_checkpointing:
