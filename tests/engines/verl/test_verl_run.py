@@ -253,10 +253,12 @@ def test_two_ranks_make_the_update_of_one(tmp_path: Path) -> None:
 # Somebody's own, without a word of fission.
 LINE = {
     "data.train_batch_size": QUERIES,
+    "data.dataloader_num_workers": 0,
     "data.max_prompt_length": 1024,
     "data.max_response_length": 512,
     "actor_rollout_ref.rollout.n": GROUP,
     "actor_rollout_ref.rollout.max_model_len": 1536,
+    "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
     "actor_rollout_ref.rollout.calculate_log_probs": True,
     "actor_rollout_ref.actor.strategy": "fsdp2",
     "actor_rollout_ref.actor.ppo_mini_batch_size": QUERIES,
