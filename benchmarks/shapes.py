@@ -53,13 +53,16 @@ class Shape:
         return 3.0 * forward
 
 
-# The public configurations of Qwen/Qwen3-0.6B, Qwen/Qwen3-1.7B and Qwen/Qwen3-8B.
+# The public configurations of Qwen/Qwen3-0.6B, 1.7B, 4B and 8B.
 SHAPES: Mapping[str, Shape] = {
     "qwen3-0.6b": Shape(
         hidden=1024, layers=28, heads=16, kv_heads=8, head_dim=128, intermediate=3072, vocabulary=151936, tied=True
     ),
     "qwen3-1.7b": Shape(
         hidden=2048, layers=28, heads=16, kv_heads=8, head_dim=128, intermediate=6144, vocabulary=151936, tied=True
+    ),
+    "qwen3-4b": Shape(
+        hidden=2560, layers=36, heads=32, kv_heads=8, head_dim=128, intermediate=9728, vocabulary=151936, tied=True
     ),
     "qwen3-8b": Shape(
         hidden=4096, layers=36, heads=32, kv_heads=8, head_dim=128, intermediate=12288, vocabulary=151936, tied=False

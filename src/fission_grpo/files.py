@@ -140,7 +140,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_text(path: Path, *, most: int | None = None) -> str:
-    """A text of at most so many bytes; `MAX_FILE`, if nothing is said.
+    """A text of at most so many bytes; `MAX_FILE` unless given.
 
     Raises:
         OSError: it cannot be opened, or is larger.

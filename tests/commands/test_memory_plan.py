@@ -10,13 +10,15 @@ import pytest
 from process_memory import probe
 from transformers import Qwen3Config
 
+from fission_grpo import recipe
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.commands.engine_memory import MicroBatch, device_memory, micro_batch
-from fission_grpo.config import RunSettings
+from fission_grpo.config import RunSettings, Setting
 from fission_grpo.engines import Engine
 from fission_grpo.engines.settings import EngineSettings, Sharding, VllmMode
 from fission_grpo.models.lora import LoraSettings
 from fission_grpo.recipes import Recipe, load_recipe
+from fission_grpo.recipes.resolve import resolve
 from fission_grpo.rollout import Horizon, RolloutSettings
 from fission_grpo.training.settings import TrainerSettings
 
@@ -28,6 +30,37 @@ GPU_RECIPES = (Recipe.PAPER_24GB, Recipe.PAPER_80GB, Recipe.PAPER_8X80GB)
 def test_the_dry_run_of_our_own_loop_is_the_peak_of_a_process_within_a_fifth() -> None:
     found = probe("own", hidden=256, layers=4, trainer__queries=8, trainer__token_budget=1000)
     assert found["peak"] == pytest.approx(found["plan"], rel=0.2), found
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_so_it_is_in_bf16_with_master_weights(recompute: bool) -> None:
+    changes = {"trainer__gradient_checkpointing": recompute, "trainer__token_budget": 1000}
+    found = probe("own", hidden=256, layers=4, precision="bf16", trainer__queries=8, trainer__max_rows=8, **changes)
+    assert found["peak"] == pytest.approx(found["plan"], rel=0.2), found
+
+
+def test_our_own_loop_by_hand() -> None:
+    """Prompt 100, answer 10, feedback 5, recovery 10: rows of 125 tokens at most. Eight explored, four side by side;
+    a cache of 125 + 15 positions is 256 of them. The step is 2 x 140 + 2 x 155 tokens; a pass holds 250."""
+    own = settings(engine=EngineSettings(name=Engine.OWN), precision="bf16")
+    own = own.model_copy(update={"trainer": own.trainer.model_copy(update={"max_rows": 4, "beta": 0.1})})
+    told = device_memory(own, CONFIG, prompt=100, reply=5)
+    one = told.memory
+    assert (told.micro_batch.tokens, told.micro_batch.scored, told.micro_batch.longest) == (250, 160, 125)
+    assert (one.weights, one.gradients, one.optimizer, one.reference) == (2 * WHOLE, 4 * WHOLE, 12 * WHOLE, 2 * WHOLE)
+    assert one.cache == 4 * 256 * 2 * 3 * 4 * 2
+    assert one.at_work == 2 * 4 * 100 * 8
+    exact = own.model_copy(update={"precision": "fp32"})
+    one = device_memory(exact, CONFIG, prompt=100, reply=5).memory
+    assert (one.weights, one.gradients, one.optimizer, one.at_work) == (4 * WHOLE, 4 * WHOLE, 8 * WHOLE, 0)
+    adapted = own.model_copy(update={"lora": LoraSettings(rank=2)})
+    adapters = 3 * 2 * ((8 + 8) + 2 * (8 + 4) + (8 + 8) + 2 * (8 + 16) + (16 + 8))
+    one = device_memory(adapted, CONFIG, prompt=100, reply=5).memory
+    assert (one.weights, one.gradients, one.optimizer) == (2 * WHOLE + 4 * adapters, 4 * adapters, 8 * adapters)
+    assert one.reference == 0
 
 
 def settings(**changes: Any) -> RunSettings:
@@ -125,19 +158,44 @@ def test_a_device_that_is_too_small_is_said_with_remedies() -> None:
     assert "engine.gpu_memory is not given" in "\n".join(unknown.lines())
 
 
-@pytest.mark.parametrize("recipe", GPU_RECIPES)
-def test_a_recipe_for_gpus_is_the_paper_s_step(recipe: Recipe) -> None:
-    found, paper = load_recipe(recipe), load_recipe(Recipe.PAPER)
-    devices = found.engine.devices
-    assert found.trainer.queries * devices == paper.trainer.queries == 8
+@pytest.mark.parametrize("name", GPU_RECIPES)
+def test_a_recipe_for_gpus_is_the_paper_s_step(name: Recipe) -> None:
+    found, paper = load_recipe(name), load_recipe(Recipe.PAPER)
+    each, devices = found.share_of(found.engine.devices), found.engine.devices
+    assert each.trainer.queries * devices == found.trainer.queries == paper.trainer.queries == 8
     for name in ("contexts", "trigger", "capacity"):
-        assert getattr(found.fission, name) * devices == getattr(paper.fission, name)
+        assert getattr(each.fission, name) * devices == getattr(paper.fission, name)
     assert found.rollouts == paper.rollouts
     assert not found.fission.own_step
 
 
+@pytest.mark.parametrize("machines", [{}, {"engine.gpus": 1}, {"engine.nodes": 2}])
+def test_inside_verl_the_paper_s_step_is_the_same_on_any_number_of_gpus(machines: dict[str, int]) -> None:
+    found, paper = recipe("paper", {"engine.name": "verl", **machines}), load_recipe(Recipe.PAPER)
+    assert (found.trainer.queries, found.trainer.group_size, found.fission.group_size) == (8, 8, 8)
+    assert (found.trainer.steps, found.trainer.temperature, found.trainer.top_k) == (234, 0.95, 50)
+    assert found.fission == paper.fission
+    assert found.fission.own_step
+    assert (found.fission.horizon, found.trainer.horizon) == (Horizon.CALL, Horizon.CALL)
+    assert found.rollouts == paper.rollouts
+    assert found.engine.autocast
+    assert found.engine.devices == machines.get("engine.gpus", 8) * machines.get("engine.nodes", 1)
+
+
+def test_a_recipe_s_engine_may_be_named_in_a_file_and_overruled(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("engine: verl\n", encoding="utf-8")
+    assert resolve(recipe=Recipe.PAPER, file=file).engine.vllm_window == 16384
+    own = Setting(key=("engine", "name"), value="own", origin="command line")
+    assert resolve(recipe=Recipe.PAPER, file=file, written=[own]) == recipe("paper", {"output": "runs/run-train-seed0"})
+
+
 def test_the_recipes_for_gpus_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    plans = runpy.run_path(str(BENCHMARKS / "memory.py"))["plans"](6000)
-    assert set(plans) == set(GPU_RECIPES)
+    script = runpy.run_path(str(BENCHMARKS / "memory.py"))
+    plans = script["plans"](6000)
+    assert set(plans) == {Recipe.PAPER, *GPU_RECIPES}
     assert all(plan.fits for plan in plans.values())
+    assert all(plan.fits for plan in script["verl_plans"](6000).values())
+    longest = script["plans"](load_recipe(Recipe.PAPER).rollouts.max_prompt)
+    assert longest[Recipe.PAPER].fits

@@ -26,6 +26,7 @@ from fission_grpo.commands.trained_run import TrainedRun, errors_name_the_run, r
 from fission_grpo.commands.verl_config import verl_values
 from fission_grpo.commands.verl_plugin import settings_json
 from fission_grpo.config import RunSettings
+from fission_grpo.engines.verl.state import newest_step
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import load_config, load_context_window
@@ -95,7 +96,7 @@ def train_inside_verl(
     config = verl_config(ground, resume=resume)
     if tasks is not None:
         require_same_tasks(run, ground.tasks)
-    done = TrainedRun(settings=settings, environments=ground.environments, step=_newest(run))
+    done = TrainedRun(settings=settings, environments=ground.environments, step=newest_step(run.checkpoints))
     with writing_into(run.path), errors_name_the_run(done):
         if tasks is not None:
             write_tasks(run.tasks, ground.tasks)
@@ -113,7 +114,7 @@ def train_inside_verl(
                 run_ppo(config, task_runner_class=TaskRunnerV1)
             finally:
                 ray.shutdown()
-        done = replace(done, step=_newest(run))
+        done = replace(done, step=newest_step(run.checkpoints))
         if done.finished and not run.policy.is_dir():
             with run.refusal_of(run.policy):
                 _save_policy(run, ground, step=done.step)
@@ -150,12 +151,6 @@ def verl_config(ground: Groundwork, *, resume: bool) -> Any:
     except (AssertionError, ValueError) as error:
         raise ConfigError(f"verl refuses its configuration: {error}; correct the setting behind it") from error
     return config
-
-
-def _newest(run: RunFolder) -> int:
-    """The step of the newest checkpoint that was written to its end: verl names it last."""
-    tracker = run.checkpoints / "latest_checkpointed_iteration.txt"
-    return int(tracker.read_text(encoding="utf-8")) if tracker.exists() else 0
 
 
 def _save_policy(run: RunFolder, ground: Groundwork, *, step: int) -> None:

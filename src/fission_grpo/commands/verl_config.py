@@ -40,6 +40,8 @@ def verl_values(settings: RunSettings, *, prompt: int, window: int, resume: bool
     objective = OBJECTIVES[trainer.objective]
     longest = rollouts.max_tokens * rollouts.max_turns
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+    # Of passes; weights are kept in single precision. Without this verl computes in bfloat16, whatever `dtype` says.
+    computed = {"param_dtype": "bf16" if engine.autocast else "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
     return {
         "trainer.v1.trainer_mode": "fission",
         "algorithm.adv_estimator": "fission_grpo",
@@ -53,7 +55,8 @@ def verl_values(settings: RunSettings, *, prompt: int, window: int, resume: bool
         "actor_rollout_ref.model.path": str(find_model(settings.model).folder.resolve()),
         "actor_rollout_ref.model.enable_gradient_checkpointing": trainer.gradient_checkpointing,
         f"{actor}.strategy": "fsdp2",
-        f"{actor}.fsdp_config.dtype": "bfloat16" if engine.autocast else "float32",
+        f"{actor}.fsdp_config.mixed_precision": computed,
+        "actor_rollout_ref.ref.fsdp_config.mixed_precision": computed,
         f"{actor}.ppo_mini_batch_size": trainer.queries,
         f"{actor}.use_dynamic_bsz": True,
         f"{actor}.ppo_max_token_len_per_gpu": max(trainer.token_budget, window),

@@ -20,11 +20,13 @@ from verl.trainer.ppo.v1.trainer_base import register_trainer
 
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.losses import OBJECTIVES
+from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.assembly import ENVIRONMENTS, Groundwork, lay_groundwork, with_own_environments
 from fission_grpo.config import RunSettings, Setting, load_settings
+from fission_grpo.engines.player import DialoguePlayer, packed_start
 from fission_grpo.engines.verl.loop import START, FissionLoop
-from fission_grpo.engines.verl.player import DialoguePlayer, packed_start
-from fission_grpo.engines.verl.trainer import LOOP, FissionTrainer, Ground, StepRecord
+from fission_grpo.engines.verl.trainer import LOOP, FissionTrainer, StepRecord
+from fission_grpo.engines.verl.tree_rows import PrefixTreeRows
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import load_chat
 from fission_grpo.run.folder import RunFolder
@@ -66,7 +68,9 @@ def ground_from(text: str) -> Groundwork:
 def player_from(text: str, window: int) -> DialoguePlayer:
     """Worlds and judge, for a worker; no task is read."""
     settings = settings_from(text)
-    chat = load_chat(settings.model, chat_template=settings.chat_template)
+    chat = load_chat(
+        settings.model, chat_template=settings.chat_template, chat_template_kwargs=settings.chat_template_kwargs
+    )
     return DialoguePlayer(
         chat=chat,
         environments=with_own_environments(ENVIRONMENTS, settings.environments),
@@ -110,7 +114,7 @@ class RunTasks(Dataset[dict[str, Any]]):
 
 
 @register_trainer(TRAINER_MODE)
-class RunTrainer(FissionTrainer):
+class RunTrainer(PrefixTreeRows, FissionTrainer):
     """The trainer of a run's settings, which keeps a run folder of ours beside verl's trackers."""
 
     def __init__(self, config: Any) -> None:
@@ -122,15 +126,13 @@ class RunTrainer(FissionTrainer):
         with open_dict(config):
             config.data.fission = self._text = _given(config)
             config.data.custom_cls = DATA_SET
-        self._run = RunFolder(settings_from(self._text).folder)
+        settings = settings_from(self._text)
+        self._run = RunFolder(settings.folder)
+        self.shares_prefixes = settings.trainer.tree
         super().__init__(config)
 
-    def _lay_ground(self) -> Ground:
-        return Ground(source=ground_from(self._text).source, scale=self._scale)
-
-    @property
-    def _scale(self) -> Any:
-        return OBJECTIVES[settings_from(self._text).trainer.objective].scale
+    def _build_source(self) -> FissionSource:
+        return ground_from(self._text).source
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
@@ -142,7 +144,8 @@ class RunTrainer(FissionTrainer):
     def on_step(self, step: int, record: StepRecord, metrics: Mapping[str, float]) -> None:
         """One line in `metrics.jsonl`, and one in `traces.jsonl` for each group."""
         groups = [*record.groups, *record.fission_groups]
-        self._run.append(self._run.traces, (trace(group, step=step, scale=self._scale) for group in groups))
+        scale = OBJECTIVES[settings_from(self._text).trainer.objective].scale
+        self._run.append(self._run.traces, (trace(group, step=step, scale=scale) for group in groups))
         ours = {name: metrics[theirs] for theirs, name in NAMES_HERE.items() if theirs in metrics}
         self._run.append(self._run.metrics, [{"step": step, **metrics, **ours}])
 

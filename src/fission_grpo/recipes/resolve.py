@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fission_grpo.config import RunSettings, Setting, load_settings, read_yaml, written_names
+from fission_grpo.engines import Engine
 from fission_grpo.errors import ConfigError
 from fission_grpo.recipes import Exploration, Recipe, load_recipe
 from fission_grpo.recipes.arms import EXPLORATION, Arm, apply_arm
@@ -50,7 +51,7 @@ def resolve(
         ConfigError: the file cannot be read; unknown settings, values that cannot be or do not go together.
     """
     explored = EXPLORATION[arm] if arm else Exploration.EPISODES
-    start = load_recipe(recipe, explored) if recipe else base
+    start = load_recipe(recipe, explored, _engine([*(read_yaml(file) if file else ()), *written])) if recipe else base
     settings = load_settings(base=start, file=file, overrides=written)
     if arm is not None:
         settings = apply_arm(arm, settings, written=written_names([*(read_yaml(file) if file else ()), *written]))
@@ -58,3 +59,9 @@ def resolve(
         parts = (file.stem if file else recipe or "run", arm or "train", f"seed{settings.trainer.seed}")
         settings = settings.model_copy(update={"output": f"runs/{'-'.join(parts)}"})
     return settings
+
+
+def _engine(written: Sequence[Setting]) -> Engine:
+    """The one that is written last; one that does not exist is for `load_settings` to refuse."""
+    named = [one.value for one in written if one.key in (("engine",), ("engine", "name"))]
+    return Engine(named[-1]) if named and named[-1] in list(Engine) else Engine.OWN

@@ -48,7 +48,7 @@ def read_tasks(path: Path | str, *, environments: Environments | None = None) ->
     Raises:
         DataError: the file has problems (all of them are listed) or cannot be opened.
     """
-    tasks, problems = _sorted_out(_lines(Path(path)), environments)
+    tasks, problems = _sorted_out(placed_records(Path(path)), environments)
     if not tasks and not problems:
         problems.append("holds no task; expected one JSON object a line")
     if problems:
@@ -117,12 +117,12 @@ def _calls(records: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
     return tuple(ToolCall(name=record["name"], arguments=record.get("arguments", {})) for record in records)
 
 
-Placed: TypeAlias = tuple[str, dict[str, Any], list[str]]
+PlacedRecord: TypeAlias = tuple[str, dict[str, Any], list[str]]
 """Where a record stands, the record with embedded JSON opened and null keys dropped, and what is broken about that."""
 
 
 def inspected(
-    records: Iterable[Placed], environments: Environments | None = None
+    records: Iterable[PlacedRecord], environments: Environments | None = None
 ) -> Iterator[tuple[str, Task | None, list[str]]]:
     """Each record's place, with its task, or with what is wrong with it; no two tasks have one id."""
     first: dict[str, str] = {}
@@ -137,7 +137,7 @@ def inspected(
             yield place, task if "gold" in record else _aimed(task), []
 
 
-def _sorted_out(records: Iterable[Placed], environments: Environments | None) -> tuple[list[Task], list[str]]:
+def _sorted_out(records: Iterable[PlacedRecord], environments: Environments | None) -> tuple[list[Task], list[str]]:
     """All sound tasks, and all problems, each with its place."""
     tasks: list[Task] = []
     problems: list[str] = []
@@ -152,7 +152,7 @@ def _aimed(task: Task) -> Task:
     return replace(task, target=remaining_gold(task)[0][:1]) if task.gold else task
 
 
-def _named(records: Iterable[Placed]) -> Iterator[Placed]:
+def _named(records: Iterable[PlacedRecord]) -> Iterator[PlacedRecord]:
     """The same, each with an id: one that has none is named after what it holds, so that its line may change."""
     copies: Counter[str] = Counter()
     for place, record, broken in records:
@@ -165,7 +165,8 @@ def _named(records: Iterable[Placed]) -> Iterator[Placed]:
         yield place, {"id": f"{name}{copy}", **record}, broken
 
 
-def _lines(path: Path) -> Iterator[Placed]:
+def placed_records(path: Path) -> Iterator[PlacedRecord]:
+    """The records of a file with their lines; what cannot be read is a record with what is wrong."""
     try:
         for number, line in raw_lines(path):
             if line.strip():

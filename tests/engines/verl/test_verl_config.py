@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import verl
 from omegaconf import OmegaConf, open_dict
 from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
 from verl.trainer.ppo.core_algos import get_adv_estimator_fn
 from verl.trainer.ppo.v1 import get_trainer_cls
+from verl.utils.torch_dtypes import PrecisionType
 
 from fission_grpo import recipe
 from fission_grpo.assembly import lay_groundwork
@@ -18,10 +21,11 @@ from fission_grpo.commands.train_verl import EXTERNAL, PLUGIN, make_verl_plan, v
 from fission_grpo.commands.verl_config import verl_values
 from fission_grpo.commands.verl_plugin import RunTasks, _given, settings_from, settings_json
 from fission_grpo.config import RunSettings
+from fission_grpo.engines.player import DialoguePlayer
 from fission_grpo.engines.verl import contract
 from fission_grpo.engines.verl.advantages import ESTIMATOR, row_advantages
-from fission_grpo.engines.verl.player import DialoguePlayer
 from fission_grpo.errors import ConfigError
+from fission_grpo.models.catalog import load_tokenizer
 
 SMALL = {"engine.name": "verl", "synthetic.count": 12, "trainer.queries": 4, "engine.vllm_window": 1536}
 
@@ -74,6 +78,17 @@ def test_a_step_is_of_the_run_and_not_of_each_gpu() -> None:
     one, many = values(), values(engine__gpus=8, engine__nodes=2)
     assert (one["data.train_batch_size"], many["data.train_batch_size"]) == (4, 4)
     assert (many["trainer.n_gpus_per_node"], many["trainer.nnodes"]) == (8, 2)
+
+
+@pytest.mark.parametrize(("autocast", "computed"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_passes_are_computed_in_what_the_settings_say(autocast: bool, computed: torch.dtype) -> None:
+    """verl's FSDP engine takes it from `mixed_precision` alone."""
+    found = values(engine__autocast=autocast)
+    for model in ("actor", "ref"):
+        named = found[f"actor_rollout_ref.{model}.fsdp_config.mixed_precision"]
+        assert PrecisionType.to_dtype(named["param_dtype"]) is computed
+        assert PrecisionType.to_dtype(named["reduce_dtype"]) is torch.float32
+    assert PrecisionType.to_dtype(found["actor_rollout_ref.rollout.dtype"]) is computed
 
 
 @pytest.mark.parametrize(
@@ -153,3 +168,31 @@ def test_the_plan_counts_a_step_and_says_verl_s_keys() -> None:
     lines = "\n".join(plan.lines())
     assert "actor_rollout_ref.actor.strategy: fsdp2" in lines
     assert "total" in lines
+
+
+@pytest.mark.parametrize("shape", ["qwen3-1.7b", "qwen3-4b", "qwen3-8b"])
+def test_the_recipe_of_the_paper_is_what_verl_takes_and_fits(
+    shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the public configurations alone, with nano's tokenizer; prompts are shorter than the authors'."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    shapes = importlib.import_module("shapes").SHAPES
+    folder = tmp_path / shape
+    shapes[shape].config().save_pretrained(folder)
+    load_tokenizer("nano").save_pretrained(folder)
+    plan = make_verl_plan(recipe("paper", {"engine.name": "verl", "model": str(folder)}))
+    assert (plan.tasks, plan.updates, plan.rows) == (629, 2 * 234, 64 + 64)
+    assert plan.device.fits
+    expected = {
+        "data.train_batch_size": 8,
+        "actor_rollout_ref.rollout.n": 8,
+        "actor_rollout_ref.rollout.temperature": 0.95,
+        "actor_rollout_ref.rollout.top_k": 50,
+        "actor_rollout_ref.rollout.max_model_len": 16384,
+        "actor_rollout_ref.rollout.dtype": "bfloat16",
+        "actor_rollout_ref.actor.optim.lr": 1e-6,
+        "actor_rollout_ref.actor.use_kl_loss": False,
+        "trainer.n_gpus_per_node": 8,
+        "trainer.total_training_steps": 234,
+    }
+    assert {name: plan.verl[name] for name in expected} == expected

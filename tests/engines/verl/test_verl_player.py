@@ -16,7 +16,7 @@ from fission_grpo.algorithm.groups import Group, Member
 from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.source import FissionSettings, FissionSource
 from fission_grpo.chat.parse import render_call
-from fission_grpo.engines.verl.player import DialoguePlayer, packed_member, packed_start, unpacked_member
+from fission_grpo.engines.player import DialoguePlayer, packed_member, packed_start, unpacked_member
 from fission_grpo.environments.bfcl.environment import BFCL, BfclEnvironment
 from fission_grpo.errors import EnvironmentFault
 from fission_grpo.rollout import Horizon, RolloutSettings

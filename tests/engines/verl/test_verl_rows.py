@@ -17,10 +17,10 @@ from fission_grpo.algorithm.groups import Group, Member
 from fission_grpo.algorithm.losses import DR_GRPO, GRPO, GRPO_UNSCALED, Objective, policy_loss
 from fission_grpo.algorithm.rewards import Reward, RewardTerm
 from fission_grpo.commands.verl_config import AGGREGATIONS, NO_DUAL_CLIP
+from fission_grpo.engines.player import unpacked_member
 from fission_grpo.engines.verl.advantages import Scale, row_advantages
 from fission_grpo.engines.verl.loop import MEMBER, output_of
-from fission_grpo.engines.verl.player import unpacked_member
-from fission_grpo.engines.verl.state import BUFFER_FILE, read_buffer, write_buffer
+from fission_grpo.engines.verl.state import BUFFER_FILE, NEWEST_FILE, newest_step, read_buffer, write_buffer
 from fission_grpo.errors import ConfigError
 from fission_grpo.rollout import Trajectory
 from fission_grpo.types import EndReason, GroupKind, Task
@@ -208,6 +208,21 @@ def test_a_checkpoint_holds_the_buffer_as_plain_data(tmp_path: Path) -> None:
     write_buffer(folder, {"buffer": {"contexts": [{"x_ids": [1, 2]}], "dropped": 0}})
     assert read_buffer(folder) == {"buffer": {"contexts": [{"x_ids": [1, 2]}], "dropped": 0}}
     assert [path.name for path in folder.iterdir()] == [BUFFER_FILE]
+
+
+def test_a_name_of_the_newest_checkpoint_that_a_kill_left_empty_is_written_anew(tmp_path: Path) -> None:
+    """verl opens that file when everything else of a checkpoint is there; half of step 11 was not named yet."""
+    assert newest_step(tmp_path) == 0
+    for step in (9, 10):
+        write_buffer(tmp_path / f"global_step_{step}", {})
+        (tmp_path / f"global_step_{step}" / "data.pt").touch()
+    write_buffer(tmp_path / "global_step_11", {})
+    assert newest_step(tmp_path) == 0
+    (tmp_path / NEWEST_FILE).write_text("9", encoding="utf-8")
+    assert newest_step(tmp_path) == 9
+    (tmp_path / NEWEST_FILE).write_text("", encoding="utf-8")
+    assert newest_step(tmp_path) == 10
+    assert (tmp_path / NEWEST_FILE).read_text(encoding="utf-8") == "10"
 
 
 @pytest.mark.parametrize(

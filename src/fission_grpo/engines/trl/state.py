@@ -7,14 +7,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
 
 from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.run.folder import WRITE_ERRORS
-from fission_grpo.training.checkpoint import DAMAGE
+from fission_grpo.training.checkpoint import read_plain
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +39,7 @@ def read_state(checkpoint: Path, *, rank: int, ranks: int) -> dict[str, Any] | N
             f"{checkpoint} was written by {written} process(es), and this run has {ranks}: resume with {written}, or "
             "begin anew in another output_dir"
         )
-    try:
-        state: dict[str, Any] = torch.load(_file(checkpoint, rank), weights_only=True)
-    except DAMAGE as error:
-        raise ConfigError(
-            f"{_file(checkpoint, rank)} cannot be read: {shorten(f'{type(error).__name__}: {error}', 200)}; "
-            "resume from an older checkpoint"
-        ) from error
-    return state
+    return read_plain(_file(checkpoint, rank))
 
 
 @contextmanager

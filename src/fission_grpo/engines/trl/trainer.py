@@ -108,7 +108,7 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
         args = config_of(args, model)
         fission = limits.fission_for(args) if fission is None else fission
         limits.require_exact(args, fission, samples_itself=policy is None and not args.use_vllm)
-        share = limits.share_of(fission, args.world_size)
+        share = fission.share_of(args.world_size)
         tokenizer = tokenizer_of(processing_class, model)
         self.chat = chat or chat_of(tokenizer, args.chat_template_kwargs)
         require_vllm(args, self.chat)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
-
-from fission_grpo.errors import FissionError
 
 POLL_SECONDS = 0.25
 """Between two looks at what has been finished; verl's 2 seconds would be waited for twice in a step."""
@@ -25,14 +22,14 @@ class FissionBuffer(ReplayBuffer):  # type: ignore[misc]  # verl is untyped wher
         self,
         *,
         complete: Callable[[KVBatchMeta, dict[str, Any]], tuple[KVBatchMeta, dict[str, Any]]],
-        watch: Callable[[], None],
+        workers: Callable[[], Iterable[Any]],
         sampler: Any,
     ) -> None:
         """Take the place of verl's own buffer.
 
         Args:
             complete: makes of exploration, and what verl measured of it, all rows of a step and all measures.
-            watch: raises if nobody is left to finish what is waited for.
+            workers: those that play dialogues.
             sampler: verl's section `trainer.v1.sampler`.
         """
         super().__init__(
@@ -44,7 +41,9 @@ class FissionBuffer(ReplayBuffer):  # type: ignore[misc]  # verl is untyped wher
             poll_interval=POLL_SECONDS,
         )
         self._complete = complete
-        self._watch = watch
+        self._workers = workers
+        self._pings: dict[Any, Any] = {}
+        """Worker -> a question that it has not answered yet."""
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[KVBatchMeta, dict[str, Any]]:
         """The rows of a step; of validation, what verl's own buffer gives."""
@@ -57,34 +56,11 @@ class FissionBuffer(ReplayBuffer):  # type: ignore[misc]  # verl is untyped wher
         return batch, dict(metrics)
 
     def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
-        self._watch()
-        return float(super()._wait_for_next_poll(partition_id, last_debug_time))
-
-
-class Watch:
-    """Whether the workers that play dialogues live; verl would wait for a dead one for ever."""
-
-    def __init__(self) -> None:
-        self._pings: dict[Any, Any] = {}
-        """Worker -> a question that it has not answered yet."""
-
-    def require_alive(self, workers: list[Any]) -> None:
-        """Ask those that owe no answer, and read the answers that are there; waits for none.
-
-        Raises:
-            FissionError: one has died.
-        """
-        for worker in workers:
+        """verl's, but for what Ray raises of a worker that has died: verl would wait for it for ever."""
+        for worker in self._workers():
             if worker not in self._pings:
                 self._pings[worker] = worker.__ray_ready__.remote()
         for worker, ping in list(self._pings.items()):
-            if not ray.wait([ping], timeout=0)[0]:
-                continue
-            del self._pings[worker]
-            try:
-                ray.get(ping)
-            except RayActorError as error:
-                raise FissionError(
-                    f"a Ray worker that played dialogues has died ({error.error_msg or error}); what is in "
-                    "the newest checkpoint is safe: continue from there (--resume, or trainer.resume_mode=auto)"
-                ) from error
+            if ray.wait([ping], timeout=0)[0]:
+                ray.get(self._pings.pop(worker))
+        return float(super()._wait_for_next_poll(partition_id, last_debug_time))

@@ -10,7 +10,7 @@ from uuid import uuid4
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput
 
 from fission_grpo.algorithm.groups import Member
-from fission_grpo.engines.verl.player import DialoguePlayer, packed_member
+from fission_grpo.engines.player import DialoguePlayer, packed_member
 
 START = "fission_start"
 """Field of a row that holds what to play."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
 
-from fission_grpo.errors import ConfigError, FissionError
+from fission_grpo.errors import FissionError
 from fission_grpo.run.folder import WRITE_ERRORS
-from fission_grpo.training.checkpoint import DAMAGE
+from fission_grpo.training.checkpoint import read_plain
 
 BUFFER_FILE = "fission.pkl"
+NEWEST_FILE = "latest_checkpointed_iteration.txt"
+"""verl's name for the newest checkpoint, beside it."""
 
 
 def write_buffer(checkpoint: Path, state: dict[str, Any]) -> None:
@@ -34,7 +35,7 @@ def write_buffer(checkpoint: Path, state: dict[str, Any]) -> None:
 
 
 def read_buffer(checkpoint: Path) -> dict[str, Any] | None:
-    """The buffer; None from a checkpoint that plain verl wrote. No code of the file is run.
+    """The buffer; None from a checkpoint that plain verl wrote.
 
     Raises:
         ConfigError: it is damaged.
@@ -42,11 +43,21 @@ def read_buffer(checkpoint: Path) -> dict[str, Any] | None:
     if not (checkpoint / BUFFER_FILE).exists():
         logging.getLogger(__name__).warning("%s holds no fission buffer: it begins empty", checkpoint)
         return None
-    try:
-        state: dict[str, Any] = torch.load(checkpoint / BUFFER_FILE, weights_only=True)
-    except DAMAGE as error:
-        raise ConfigError(
-            f"{checkpoint / BUFFER_FILE} cannot be read: {shorten(f'{type(error).__name__}: {error}', 200)}; "
-            "resume from an older checkpoint"
-        ) from error
-    return state
+    return read_plain(checkpoint / BUFFER_FILE)
+
+
+def newest_step(checkpoints: Path) -> int:
+    """Steps of the newest checkpoint that was written to its end; 0 where there is none.
+
+    verl names it last, and not at one stroke. A name that a kill has left empty is written anew: everything was there
+    when verl began to write it.
+    """
+    named = checkpoints / NEWEST_FILE
+    if not named.exists():
+        return 0
+    if not named.read_text(encoding="utf-8").strip():
+        steps = (
+            int(path.parent.name.removeprefix("global_step_")) for path in checkpoints.glob("global_step_*/data.pt")
+        )
+        named.write_text(str(max(steps)), encoding="utf-8")
+    return int(named.read_text(encoding="utf-8"))

@@ -14,42 +14,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import transfer_queue as tq
 from omegaconf import open_dict
+from ray.exceptions import RayActorError
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
+from verl.utils.debug import marked_timer
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 
-from fission_grpo.algorithm.advantages import Scale
 from fission_grpo.algorithm.context import CorrectiveContext
 from fission_grpo.algorithm.groups import Group, Member
 from fission_grpo.algorithm.source import FissionSource
+from fission_grpo.engines.player import packed_start, unpacked_member
 from fission_grpo.engines.verl import contract
 from fission_grpo.engines.verl.advantages import ESTIMATOR
-from fission_grpo.engines.verl.buffer import TRAIN, FissionBuffer, Watch
+from fission_grpo.engines.verl.buffer import TRAIN, FissionBuffer
 from fission_grpo.engines.verl.loop import MEMBER, START
-from fission_grpo.engines.verl.player import packed_start, unpacked_member
-from fission_grpo.engines.verl.state import read_buffer, write_buffer
+from fission_grpo.engines.verl.state import newest_step, read_buffer, write_buffer
+from fission_grpo.errors import FissionError
 from fission_grpo.run.metrics import fission_metrics, group_metrics, prefixed, rescued_groups
 from fission_grpo.types import GroupKind
 
 LOOP = "fission"
 """The name under which a loop of ours is registered."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
-    """What the driver needs beside verl's configuration."""
-
-    source: FissionSource
-    scale: Scale
-    """What centred rewards are divided by."""
+OWN_TIME = "fission"
+"""Seconds that the driver spends on fission itself, workers waiting, among those that verl measures of a step."""
 
 
 @dataclass(slots=True)
@@ -75,16 +71,14 @@ class FissionTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl is untyped w
         with open_dict(config):
             config.actor_rollout_ref.rollout.agent.default_agent_loop = LOOP
         self._record = StepRecord()
-        self._watch = Watch()
         self._order: list[str] = []
         self._contexts: dict[str, CorrectiveContext] = {}
         super().__init__(config)
-        self.ground = self._lay_ground()
-        self.source = self.ground.source
+        self.source = self._build_source()
 
     @abstractmethod
-    def _lay_ground(self) -> Ground:
-        """The fission source of the run; verl's own parts are not there yet."""
+    def _build_source(self) -> FissionSource:
+        """Of the whole run; verl's own parts are not there yet."""
 
     def on_step(self, step: int, record: StepRecord, metrics: Mapping[str, float]) -> None:
         """Told of every step when it has been made.
@@ -98,7 +92,7 @@ class FissionTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl is untyped w
         self.trainer_mode = "sync"  # verl compares this name in four places
         return FissionBuffer(
             complete=self._completed,
-            watch=lambda: self._watch.require_alive(self.agent_loop_manager.agent_loop_workers),
+            workers=lambda: self.agent_loop_manager.agent_loop_workers,
             sampler=self.config.trainer.v1.sampler,
         )
 
@@ -109,18 +103,18 @@ class FissionTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl is untyped w
     def _completed(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> tuple[KVBatchMeta, dict[str, Any]]:
         """Stages 2 and 3 behind stage 1."""
         if self._contexts:  # these are the recoveries that were asked for behind an update
-            self._recovered(batch)
-            return batch, {**metrics, **self._fission_metrics()}
-        groups = self._groups(batch, GroupKind.EXPLORATION)
-        self._record = StepRecord(groups=groups)
-        self.source.observe(groups, policy_version=self.global_steps - 1)
-        contexts = [] if self.source.settings.own_step else self.source.next_contexts()
-        if contexts:
-            self._submit_recoveries(contexts)
-            more, _ = self.replay_buffer.plain(self.global_steps, TRAIN, len(contexts))
-            self._recovered(more)
-            batch = _joined(batch, more)
-        return batch, {**metrics, **group_metrics(groups), **self._fission_metrics()}
+            return batch, {**metrics, **self._recovered(batch)}
+        with marked_timer(OWN_TIME, self.timing_raw):
+            groups = self._groups(batch, GroupKind.EXPLORATION)
+            self._record = StepRecord(groups=groups)
+            self.source.observe(groups, policy_version=self.global_steps - 1)
+            contexts = [] if self.source.settings.own_step else self.source.next_contexts()
+            if contexts:
+                self._submit_recoveries(contexts)
+        if not contexts:
+            return batch, {**metrics, **group_metrics(groups), **self._fission_metrics()}
+        more, _ = self.replay_buffer.plain(self.global_steps, TRAIN, len(contexts))
+        return _joined(batch, more), {**metrics, **group_metrics(groups), **self._recovered(more)}
 
     def _step_once(self, metrics: dict[str, Any], timing_raw: dict[str, float], sample_batch_size: int) -> KVBatchMeta:
         """verl's step, and behind it that on recoveries if they have one of their own."""
@@ -128,8 +122,10 @@ class FissionTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl is untyped w
         contexts = self.source.next_contexts() if self.source.settings.own_step else []
         if not contexts:
             return batch
-        self.checkpoint_manager.update_weights(self.global_steps)
-        self._submit_recoveries(contexts)
+        with marked_timer("update_weights", timing_raw):
+            self.checkpoint_manager.update_weights(self.global_steps)
+        with marked_timer(OWN_TIME, timing_raw):
+            self._submit_recoveries(contexts)
         second: dict[str, Any] = {}
         more = super()._step_once(second, timing_raw, len(contexts))
         metrics.update({f"fission/{name.removeprefix('fission/')}": value for name, value in second.items()})
@@ -153,11 +149,13 @@ class FissionTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl is untyped w
         tu.assign_non_tensor_data(rows, "global_steps", self.global_steps)
         self._submit_batch_to_rollout(rows)
 
-    def _recovered(self, batch: KVBatchMeta) -> None:
-        """Recoveries are there: what failed in them is observed, too."""
-        self._record.fission_groups = self._groups(batch, GroupKind.FISSION)
-        self._contexts = {}
-        self.source.observe(self._record.fission_groups, policy_version=self.global_steps - 1)
+    def _recovered(self, batch: KVBatchMeta) -> dict[str, float]:
+        """Recoveries are there: what failed in them is observed, too. Returns what is told of them."""
+        with marked_timer(OWN_TIME, self.timing_raw):
+            self._record.fission_groups = self._groups(batch, GroupKind.FISSION)
+            self._contexts = {}
+            self.source.observe(self._record.fission_groups, policy_version=self.global_steps - 1)
+            return self._fission_metrics()
 
     def _groups(self, batch: KVBatchMeta, kind: GroupKind) -> list[Group]:
         """Rows as groups, in the order in which they were asked for; siblings that verl lost are missing."""
@@ -195,8 +193,9 @@ class FissionTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl is untyped w
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """verl's update with all rows as its one mini-batch; in means over rows, those of no weight do not count."""
-        masks = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["response_mask"])
-        weighed = sum(bool(mask.any()) for mask in masks["response_mask"].unbind())
+        with marked_timer(OWN_TIME, self.timing_raw):
+            masks = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["response_mask"])
+            weighed = sum(bool(mask.any()) for mask in masks["response_mask"].unbind())
         actor = self.config.actor_rollout_ref.actor
         batch.extra_info.update(
             calculate_entropy=bool(actor.calculate_entropy or actor.entropy_coeff),
@@ -214,6 +213,20 @@ class FissionTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl is untyped w
         metrics.update(reduce_metrics(told))
         return batch
 
+    def fit(self, agent_loop_manager: Any) -> None:
+        """verl's loop.
+
+        Raises:
+            FissionError: a worker has died, whatever it was doing.
+        """
+        try:
+            super().fit(agent_loop_manager)
+        except RayActorError as error:
+            raise FissionError(
+                f"a Ray worker has died ({shorten(str(error), 300)}); what is in the newest checkpoint is safe: "
+                "continue from there (--resume, or trainer.resume_mode=auto)"
+            ) from error
+
     def step(self, metrics: dict[str, Any], timing_raw: dict[str, float]) -> KVBatchMeta:
         """verl's step, told of before a checkpoint can hold it: what is in one is never missing in the run folder."""
         batch = super().step(metrics, timing_raw)
@@ -221,15 +234,18 @@ class FissionTrainer(PPOTrainerSync):  # type: ignore[misc]  # verl is untyped w
         measured = {**metrics, **{f"timing_s/{name}": seconds for name, seconds in timing_raw.items()}}
         numbers = {name: float(one) for name, one in measured.items() if isinstance(one, int | float | np.number)}
         told = {name: one for name, one in numbers.items() if isfinite(one)}
-        self.on_step(self.global_steps - 1, self._record, told)
+        with marked_timer(OWN_TIME, timing_raw):
+            self.on_step(self.global_steps - 1, self._record, told)
         return batch
 
     def _save_checkpoint(self) -> None:
         """The buffer first: verl names a checkpoint the newest when the rest of it is written."""
-        write_buffer(self._checkpoint(), self.source.state_dict())
+        with marked_timer(OWN_TIME, self.timing_raw):
+            write_buffer(self._checkpoint(), self.source.state_dict())
         super()._save_checkpoint()
 
     def _load_checkpoint(self) -> None:
+        newest_step(Path(self.config.trainer.default_local_dir))
         super()._load_checkpoint()
         if self.global_steps:
             trainer = self.config.trainer

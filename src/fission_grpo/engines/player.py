@@ -1,7 +1,7 @@
-"""What a Ray worker does with one row: a dialogue from its beginning to its judgement, and what the driver gets of it.
+"""One dialogue from its beginning to its judgement, in a worker of an engine that drives one at a time (verl).
 
-Nothing here knows verl. Tasks, contexts and judged trajectories cross between the processes of a run pickled, as
-everything on Ray does; what outlives the run, a checkpoint, is plain data (`FissionSource.state_dict`).
+Tasks, contexts and judged trajectories cross between the processes of a run pickled, as everything on Ray does; what
+outlives the run, a checkpoint, is plain data (`FissionSource.state_dict`).
 """
 
 from __future__ import annotations
