@@ -21,6 +21,7 @@ from fission_grpo.cli.report import explain, report
 from fission_grpo.cli.reproduce import reproduce
 from fission_grpo.cli.simulator import simulator
 from fission_grpo.cli.train import quickstart, sft, train
+from fission_grpo.cli.view import view
 from fission_grpo.errors import ConfigError, FissionError, message_lines
 from fission_grpo.run.interruption import INTERRUPTED, heed_termination
 
@@ -92,6 +93,7 @@ app.add_typer(evaluation, name="eval")
 app.command()(compare)
 app.command()(report)
 app.command()(explain)
+app.command()(view)
 app.command()(reproduce)
 app.command()(export)
 app.command()(doctor)
