@@ -139,8 +139,8 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
 
-def read_text(path: Path, *, most: int = MAX_FILE) -> str:
-    """A text of at most so many bytes.
+def read_text(path: Path, *, most: int | None = None) -> str:
+    """A text of at most so many bytes; `MAX_FILE` unless given.
 
     Raises:
         OSError: it cannot be opened, or is larger.
@@ -149,7 +149,8 @@ def read_text(path: Path, *, most: int = MAX_FILE) -> str:
     return _read_bytes(path, most).decode()
 
 
-def _read_bytes(path: Path, most: int = MAX_FILE) -> bytes:
+def _read_bytes(path: Path, most: int | None = None) -> bytes:
+    most = MAX_FILE if most is None else most
     with path.open("rb") as file:
         text = file.read(most + 1)
     if len(text) > most:

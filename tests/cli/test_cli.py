@@ -686,7 +686,7 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_nothing, ("train", "trainer.beta=.nan"), "got nan", "a finite number"),
     (_nothing, ("train", "--trainer.steps"), "has no value", "expected trainer.steps=VALUE"),
     (_nothing, ("train", "--simulator", "oracle"), "got 'oracle'", "expected 'passthrough', 'static', 'rules'"),
-    (_nothing, ("train", "--precision", "bf16"), "rounds small updates", "lora.rank=16"),
+    (_nothing, ("train", "--engine", "trl", "--precision", "bf16"), "rounds small updates", "lora.rank=16"),
     (_nothing, ("train", "--config", "none.yaml"), "none.yaml", "give the path of a YAML file"),
     (_broken_yaml, ("train", "--config", "run.yaml"), "run.yaml is no YAML", "line 2"),
     (_nothing, ("train", "--data", "none.jsonl"), "none.jsonl", "No such file"),

@@ -24,6 +24,7 @@ from fission_grpo.chat.parse import assistant_message
 from fission_grpo.errors import ConfigError
 from fission_grpo.files import read_jsonl
 from fission_grpo.models.lora import LoraSettings, add_lora
+from fission_grpo.models.wide_stream import widen_stream
 from fission_grpo.policy.base import Sampling
 from fission_grpo.policy.local.hf_policy import HFPolicy
 from fission_grpo.rollout import Horizon, open_task, rollout
@@ -261,6 +262,7 @@ def test_what_is_held_back_is_never_learned_not_even_as_a_copy() -> None:
     assert hold_back([*rows, *rows], 0.25, seed=1) == (learned, held)
     assert hold_back([*rows, *rows], 0.25, seed=2)[1] != held
     assert hold_back(rows, 0.0, seed=1) == (rows, [])
+    assert hold_back(rows[:1], 0.9, seed=1) == (rows[:1], [])
 
 
 # A run in its folder: kept, stopped, broken off, continued.
@@ -269,9 +271,14 @@ RUN = SupervisedSettings(steps=7, batch=2, learning_rate=1e-2)
 
 
 def supervised_run(
-    folder: Path, *, rows: list[TokenRow] = ROWS, lora: bool = False, resume: bool = False
+    folder: Path,
+    *,
+    rows: list[TokenRow] = ROWS,
+    lora: bool = False,
+    dtype: torch.dtype = torch.float32,
+    resume: bool = False,
 ) -> SupervisedRun:
-    model = tiny_model()
+    model = widen_stream(tiny_model(dtype=dtype))
     accelerator = Accelerator(cpu=True)
     if lora:
         model = add_lora(model, LoraSettings(rank=2), seed=0)
@@ -300,13 +307,16 @@ def assert_same(one: tuple[Any, dict[str, torch.Tensor]], other: tuple[Any, dict
         assert torch.equal(weight, other[1][name]), name
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, lora: bool) -> None:
-    whole = finished(supervised_run(tmp_path / "whole", lora=lora))
-    first = supervised_run(tmp_path / "stopped", lora=lora)
+WAYS = {"full": {}, "lora": {"lora": True}, "bf16": {"dtype": torch.bfloat16}}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path, way: dict[str, Any]) -> None:
+    whole = finished(supervised_run(tmp_path / "whole", **way))
+    first = supervised_run(tmp_path / "stopped", **way)
     first.train(stop=lambda: first.trainer.step == 3, report=lambda step, metrics: None)
     assert len(lines(first.run)) == 3
-    again = supervised_run(tmp_path / "stopped", lora=lora, resume=True)
+    again = supervised_run(tmp_path / "stopped", **way, resume=True)
     assert again.trainer.step == 3
     assert_same(finished(again), whole)
 

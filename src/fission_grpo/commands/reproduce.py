@@ -211,7 +211,9 @@ def _require_same_inputs(origin: Provenance, settings: RunSettings) -> None:
     """Before anything is spent."""
     if origin.inputs is None:
         return
-    template = load_tokenizer(settings.model, chat_template=settings.chat_template).chat_template
+    template = load_tokenizer(
+        settings.model, chat_template=settings.chat_template, chat_template_kwargs=settings.chat_template_kwargs
+    ).chat_template
     model = model_inputs(settings.model, template=template)
     now = RunInputs(model=model.model, files=model.files, template=model.template, data_file=data_hash(settings.data))
     if changed := list(input_differences(origin.inputs, now)):

@@ -24,6 +24,7 @@ from fission_grpo.models.catalog import load_chat, load_context_window, load_wei
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import add_lora
 from fission_grpo.models.recomputation import recompute_layers
+from fission_grpo.models.wide_stream import widen_stream
 from fission_grpo.preflight import full_precision_accelerator
 from fission_grpo.progress import progress
 from fission_grpo.run.folder import RunFolder, quoted
@@ -128,7 +129,11 @@ def fine_tune(settings: RunSettings, *, resume: bool = False) -> FineTunedRun:
     accelerator = full_precision_accelerator()
     if accelerator.num_processes > 1:
         raise ConfigError("fission sft runs in one process; start it without `accelerate launch`")
-    chat = load_chat(settings.model, chat_template=settings.chat_template)
+    chat = load_chat(
+        settings.model,
+        chat_template=settings.chat_template,
+        chat_template_kwargs=settings.chat_template_kwargs,
+    )
     shown = lessons(settings, chat)
     trainer = supervised_trainer(settings, shown, accelerator)
     with writing_into(run.path):
@@ -156,8 +161,8 @@ def fine_tune(settings: RunSettings, *, resume: bool = False) -> FineTunedRun:
         ):
 
             def report(step: int, metrics: dict[str, float]) -> None:
-                shown = {"loss": "loss", "validation_loss": "held back"}
-                show(step, "  ".join(f"{word} {metrics[name]:.3f}" for name, word in shown.items() if name in metrics))
+                words = {"loss": "loss", "validation_loss": "held back"}
+                show(step, "  ".join(f"{word} {metrics[name]:.3f}" for name, word in words.items() if name in metrics))
                 tell()
 
             supervised.train(stop=interruption, report=report)
@@ -174,20 +179,20 @@ def lessons(settings: RunSettings, chat: ChatFormat) -> Lessons:
         ConfigError, DataError: see `fine_tune`.
     """
     sft = settings.sft
-    if sft.messages is not None:
-        window = load_context_window(settings.model)
-        found = Lessons(rows=tuple(read_conversations(Path(sft.messages), chat=chat, window=window)))
-    else:
-        found = _lessons_of_tasks(settings, chat)
-    if sft.validation is None:
-        rows, held = hold_back(found.rows, sft.share_held_back, seed=sft.seed)
-        return replace(found, rows=tuple(rows), validation=tuple(held))
-    if sft.messages is not None:
-        return replace(found, validation=tuple(read_conversations(Path(sft.validation), chat=chat, window=window)))
-    environments = with_own_environments(ENVIRONMENTS, settings.environments)
-    tasks = _shown(settings.model_copy(update={"data": sft.validation}), environments, enough=0)
-    measured = (gold_dialogue(task, chat=chat, environments=environments) for task in tasks)
-    return replace(found, validation=tuple(measured))
+    found = _lessons_of_tasks(settings, chat) if sft.messages is None else _lessons_of_messages(settings, chat)
+    if sft.validation is not None:
+        return found
+    rows, held = hold_back(found.rows, sft.share_held_back, seed=sft.seed)
+    return replace(found, rows=tuple(rows), validation=tuple(held))
+
+
+def _lessons_of_messages(settings: RunSettings, chat: ChatFormat) -> Lessons:
+    window = load_context_window(settings.model)
+    learned, measured = (
+        () if path is None else tuple(read_conversations(Path(path), chat=chat, window=window))
+        for path in (settings.sft.messages, settings.sft.validation)
+    )
+    return Lessons(rows=learned, validation=measured)
 
 
 def _lessons_of_tasks(settings: RunSettings, chat: ChatFormat) -> Lessons:
@@ -211,7 +216,15 @@ def _lessons_of_tasks(settings: RunSettings, chat: ChatFormat) -> Lessons:
             "calls per turn (`turns`); ask for gold dialogues alone: --demonstrations 0 --clean 100"
         )
     gold = len(rows) - len(rows) // (1 + CLEAN_SHARE) if clean is None else clean
-    return Lessons(rows=tuple(rows), demonstrations=len(rows) - gold, clean=gold, tasks=tuple(tasks))
+    held = settings.sft.validation
+    measured = [] if held is None else _shown(settings.model_copy(update={"data": held}), environments, enough=0)
+    return Lessons(
+        rows=tuple(rows),
+        validation=tuple(gold_dialogue(task, chat=chat, environments=environments) for task in measured),
+        demonstrations=len(rows) - gold,
+        clean=gold,
+        tasks=tuple(tasks),
+    )
 
 
 def _shown(settings: RunSettings, environments: Environments, *, enough: int) -> list[Task]:
@@ -235,7 +248,7 @@ def _shown(settings: RunSettings, environments: Environments, *, enough: int) ->
 def supervised_trainer(settings: RunSettings, shown: Lessons, accelerator: Accelerator) -> SupervisedTrainer:
     """Model and optimizer, known to the accelerator, which saves them."""
     sft, trainer = settings.sft, settings.trainer
-    model = load_weights(settings.model, precision=settings.precision)
+    model = widen_stream(load_weights(settings.model, precision=settings.precision))
     if settings.lora is not None:
         model = add_lora(model.to(accelerator.device), settings.lora, seed=derive(sft.seed, "lora"))
     if trainer.gradient_checkpointing:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fission_grpo.commands.sft import lessons, supervised_trainer
 from fission_grpo.config import RunSettings
 from fission_grpo.models.catalog import load_chat
-from fission_grpo.models.memory import Memory, activation_bytes, logit_bytes, size_text
+from fission_grpo.models.memory import Memory, Parameters, own_loop_memory, size_text
 from fission_grpo.preflight import full_precision_accelerator
-from fission_grpo.training.supervised import SupervisedTrainer, batch_of, mean_loss, measured_after
-from fission_grpo.tree.logprobs import LOGITS_AT_ONCE, packed_groups
-from fission_grpo.types import TokenRow
+from fission_grpo.training.supervised import batch_of, mean_loss, measured_after
+from fission_grpo.tree.logprobs import packed_groups
 
 COUNTED = 8
 """Batches whose tokens a plan counts."""
@@ -62,7 +61,11 @@ def make_sft_plan(settings: RunSettings) -> SftPlan:
         ConfigError, DataError: see `fine_tune`.
     """
     settings = settings.from_anywhere()
-    chat = load_chat(settings.model, chat_template=settings.chat_template)
+    chat = load_chat(
+        settings.model,
+        chat_template=settings.chat_template,
+        chat_template_kwargs=settings.chat_template_kwargs,
+    )
     shown = lessons(settings, chat)
     trainer = supervised_trainer(settings, shown, full_precision_accelerator())
     supervised = trainer.settings
@@ -76,6 +79,9 @@ def make_sft_plan(settings: RunSettings) -> SftPlan:
     measured = sum(measured_after(step, supervised.steps) for step in range(1, supervised.steps + 1))
     counted = [batch_of(shown.rows, step, supervised) for step in range(min(COUNTED, supervised.steps))]
     share = supervised.steps / len(counted)
+    model, longest = trainer.model, max(len(row.ids) for row in shown.rows)
+    whole, trained = (sum(p.numel() for p in some) for some in (model.parameters(), trainer.parameters))
+    budget = max(supervised.token_budget, 2 * longest)  # the least that a tree is cut into
     forests = [forest for batch in counted for forest, _ in packed_groups(trainer.model, batch, tree=supervised.tree)]
     return SftPlan(
         lessons=str(shown),
@@ -85,27 +91,20 @@ def make_sft_plan(settings: RunSettings) -> SftPlan:
         trained_tokens=round(share * sum(sum(row.trained) for batch in counted for row in batch)),
         unique_tokens=round(share * sum(map(len, forests))),
         raw_tokens=round(share * sum(forest.unshared_tokens for forest in forests)),
-        longest=max(len(row.ids) for row in shown.rows),
-        parameters=sum(p.numel() for p in trainer.model.parameters()),
-        trained_parameters=sum(p.numel() for p in trainer.parameters),
-        memory=_memory(trainer, shown.rows, recompute=settings.trainer.gradient_checkpointing),
+        longest=longest,
+        parameters=whole,
+        trained_parameters=trained,
+        memory=own_loop_memory(
+            model.config.get_text_config(),
+            Parameters(whole=whole, trained=trained, layer=0, root=0),
+            size=model.dtype.itemsize,
+            beta=0.0,  # nothing is held to a frozen start, and nothing is sampled
+            recompute=settings.trainer.gradient_checkpointing,
+            rows=0,
+            longest=longest,
+            tokens=budget,
+            scored=budget,
+        ),
         loss=loss,
         seconds=supervised.steps * update + measured * validate,
-    )
-
-
-def _memory(trainer: SupervisedTrainer, rows: Sequence[TokenRow], *, recompute: bool) -> Memory:
-    """From the shapes alone; allocators and kernels add their own."""
-    model, longest = trainer.model, max(len(row.ids) for row in rows)
-    shape, size = model.config.get_text_config(), model.dtype.itemsize
-    budget = max(trainer.settings.token_budget, 2 * longest)  # the least that a tree is cut into
-    trained = sum(p.numel() * p.element_size() for p in trainer.parameters)
-    return Memory(
-        weights=sum(p.numel() * p.element_size() for p in model.parameters()),
-        gradients=trained,
-        optimizer=2 * trained,
-        reference=0,
-        cache=0,
-        activations=activation_bytes(shape, tokens=budget, size=size, recompute=recompute)
-        + logit_bytes(shape, scored=budget, at_once=LOGITS_AT_ONCE),
     )

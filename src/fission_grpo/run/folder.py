@@ -47,8 +47,9 @@ WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 _CHECKPOINT = re.compile(r"step-[0-9]+")
 """What a complete one is called; a copy of the user's, `step-3-backup`, is none."""
 
-_MAY_CHANGE = frozenset({"trainer.steps", "trackers"})
-"""The settings that a resumed run may change: a finished run can go on, and whoever is told changes nothing."""
+_MAY_CHANGE = frozenset({"trainer.steps", "trackers", "trainer.gap_warning", "trainer.gap_stops"})
+"""The settings that a resumed run may change: a finished run can go on, and what is told, and to whom, changes
+nothing."""
 
 
 class RunFolder:

@@ -24,6 +24,7 @@ from fission_grpo.seeds import derive
 from fission_grpo.settings import MOST_SEED, Settings
 from fission_grpo.training.checkpoint import Checkpoints
 from fission_grpo.training.learner import require_finite
+from fission_grpo.training.master_weights import adamw, updated
 from fission_grpo.tree.logprobs import PackedGroup, packed_groups, score
 from fission_grpo.types import Distribution, TokenRow
 
@@ -72,10 +73,9 @@ class SupervisedTrainer:
         self.settings = settings
         self.step = 0
         """Updates made so far."""
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.01
-        )
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = adamw(trained, learning_rate=settings.learning_rate, weight_decay=0.01)
+        self.parameters = updated(self.optimizer)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step, settings))
 
     @property
@@ -241,9 +241,10 @@ def mean_loss(model: Any, rows: Sequence[TokenRow], *, tree: bool, token_budget:
 
 
 def hold_back(rows: Sequence[TokenRow], share: float, *, seed: int) -> tuple[list[TokenRow], list[TokenRow]]:
-    """What is learned, and a share of the different rows that is not; of a row that occurs twice both go one way."""
+    """What is learned, and a share of the different rows that is not; of a row that occurs twice both go one way. At
+    least one is learned."""
     different = list(dict.fromkeys(rows))
-    count = round(share * len(different))
+    count = min(round(share * len(different)), len(different) - 1)
     held = set(Random(derive(seed, "held back")).sample(different, count))
     return [row for row in rows if row not in held], [row for row in different if row in held]
 
