@@ -30,4 +30,7 @@ def open_viewer(run: Path) -> None:
         )
     from fission_grpo.report.viewer.app import Viewer
 
-    Viewer(PageRun(name=run.resolve().name, path=run, settings=read_settings_file(folder.config))).run()
+    viewer = Viewer(PageRun(name=run.resolve().name, path=run, settings=read_settings_file(folder.config)))
+    viewer.run()
+    if viewer.broken is not None:
+        raise viewer.broken

@@ -19,13 +19,14 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widgets import Footer, Input, Static
 
+from fission_grpo.errors import DataError
 from fission_grpo.report.page.sources import PageRun
 from fission_grpo.report.page.vocabulary import Vocabulary
 from fission_grpo.report.viewer.index import Ending, Filter, Line, TraceIndex, positions
 from fission_grpo.report.viewer.reading import detail, harmless, list_line
 from fission_grpo.run.folder import RunFolder
 
-FIRST, PORTION = 200, 400
+FIRST, PORTION = 50, 400
 """Groups that are read before anything is shown, and at a time after that."""
 SOON, LATER = 0.02, 1.0
 """Seconds between portions, and between looks at a run that may still train."""
@@ -174,6 +175,8 @@ class Viewer(App[None]):  # type: ignore[misc]
         self.index = TraceIndex(RunFolder(run.path).traces)
         self.filter = Filter()
         self.raw = self.tokens = False
+        self.broken: DataError | None = None
+        """What ended it, if the user did not."""
         self._drawn = 0
         self._vocabulary = Vocabulary.of(run, [])
         self.trace_list = TraceList(self.index)
@@ -194,9 +197,14 @@ class Viewer(App[None]):  # type: ignore[misc]
 
     def _grow(self, most: int) -> None:
         """Read on, show what is new, and come back: soon while there is more, later to follow a run that trains."""
-        kept = len(self.index.entries)
-        done = self.index.grow(most)
-        if len(self.index.entries) < kept or self._drawn > len(self.index.entries):
+        cuts = self.index.cuts
+        try:
+            done = self.index.grow(most)
+        except DataError as error:
+            self.broken = error
+            self.exit()
+            return
+        if self.index.cuts > cuts:
             self._show()
         else:
             self.trace_list.extend(list(self.index.lines(self.filter, first=self._drawn)))
@@ -226,7 +234,10 @@ class Viewer(App[None]):  # type: ignore[misc]
                 "Nothing passes the filter; x shows everything." if str(self.filter) else "No step is done yet."
             )
             return
-        shown.update(detail(self.index, line, raw=self.raw, vocabulary=self._vocabulary, tokens=self.tokens))
+        try:
+            shown.update(detail(self.index, line, raw=self.raw, vocabulary=self._vocabulary, tokens=self.tokens))
+        except DataError as error:
+            shown.update(harmless(str(error)))
         self._reader.scroll_home(animate=False)
 
     def action_read(self) -> None:

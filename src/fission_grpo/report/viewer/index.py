@@ -118,6 +118,8 @@ class TraceIndex:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: list[Entry] = []
+        self.cuts = 0
+        """How many groups have been forgotten."""
         self._places: dict[str, int] = {}
         self._follower = Follower(path)
         self._load = lru_cache(maxsize=_KEPT)(self._read)
@@ -152,6 +154,7 @@ class TraceIndex:
         """Drop the entries that end behind a place in the file, or begin at it or behind it."""
         while self.entries and (self.entries[-1].end > place if whole else self.entries[-1].start >= place):
             self._places.pop(self.entries.pop().name, None)
+            self.cuts += 1
             self._load.cache_clear()
 
     def load(self, group: int) -> Trace:
