@@ -716,7 +716,7 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     ),
     (_nothing, ("train", "--resume"), "--resume needs the run folder", "--output DIR"),
     (_nothing, ("train", "--resume", "--output", "none"), "none holds no run", "leave out --resume"),
-    (_nothing, ("train", "--model", "smollm2", "--arm", "fission"), "fission.contexts is 0", "set fission.contexts=8"),
+    (_nothing, ("train", "--arm", "fission", "fission.contexts=0"), "fission.contexts is 0", "set fission.contexts=8"),
     (_nothing, ("train", "--arm", "fision"), "'fision' is not one of", "'fission'"),
     (_nothing, ("train", "--recipe", "papers"), "'papers' is not one of", "'paper'"),
     (_nothing, ("train", "--synthetic.apis", "[Twitter]"), "unknown API Twitter", "TwitterAPI"),
