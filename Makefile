@@ -9,6 +9,7 @@
 #   make test-trl      the tests of the engine TRL, in an environment of its own
 #   make test-verl     the tests of the engine verl, in an environment of its own    (ARGS='-m ""': on real Ray, too)
 #   make test-vllm     the tests against a real vLLM server, for CPUs, in an environment of its own
+#   make check-deploy  the files for clusters, read by SkyPilot and by KubeRay's own schema
 #   make lock          write requirements/ anew, changing as little as possible    (ARGS=--upgrade: the newest of all)
 
 VENV := .venv
@@ -31,7 +32,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 torch_for = $(if $(TORCH_INDEX),$(1)/python $(INSTALL) --no-deps --index-url $(TORCH_INDEX) $(TORCH))
 
 .PHONY: install quickstart test test-all test-newest test-oldest install-trl test-trl install-verl test-verl install-vllm test-vllm lint types \
-	check wheel-check lock format clean
+	check check-deploy wheel-check lock format clean
 
 install: $(READY)
 
@@ -115,6 +116,18 @@ types: install
 	$(BIN)/mypy
 
 check: lint types test
+
+# Neither is part of what is developed with: SkyPilot brings seventy packages, and KubeRay's schema is a file of 1.4 MB.
+DEPLOY := .venv-deploy
+KUBERAY := 1.6.2
+RAYJOB := $(abspath $(DEPLOY))/rayjob-$(KUBERAY).yaml
+
+check-deploy:
+	test -x $(DEPLOY)/bin/python || $(PYTHON) -m venv $(DEPLOY)
+	$(DEPLOY)/bin/python -m pip --disable-pip-version-check install --quiet skypilot==0.14.1 hypothesis pytest pytest-timeout
+	test -s $(RAYJOB) || curl -fsSL -o $(RAYJOB) \
+		https://raw.githubusercontent.com/ray-project/kuberay/v$(KUBERAY)/ray-operator/config/crd/bases/ray.io_rayjobs.yaml
+	FISSION_RAYJOB_CRD=$(RAYJOB) $(DEPLOY)/bin/python -m pytest tests/deploy $(ARGS)
 
 # As a stranger does it: a new environment, the wheel, and no folder of ours in sight.
 wheel-check: install

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.templates import chat_template
 from fission_grpo.cli import app
-from fission_grpo.commands.export import export_policy
+from fission_grpo.commands.export import CARD_FILE, export_policy
 from fission_grpo.evaluation.heldout import save_parts
 from fission_grpo.files import file_hash
 from fission_grpo.models.catalog import Precision, load_chat, load_policy_model
@@ -37,7 +37,6 @@ TINY = (
     *("fission.contexts=1", "fission.group_size=2", "trainer.learning_rate=1e-3"),
 )
 KINDS = {"full": (), "lora": ("lora.rank=4", "trainer.learning_rate=3e-2", "chat_template=hermes")}
-CARD = "README.md"
 TASKS = synthesise(3, 4, apis=("TwitterAPI",), tools=(2, 3))
 
 
@@ -66,7 +65,7 @@ def hashes(*folders: Path) -> dict[str, str]:
 def left(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Left:
     home, away = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("away")
     base = Path(shutil.copytree(str(resources.files("fission_grpo.models") / "nano_weights"), home / "own"))
-    (base / CARD).write_text("---\nlicense: mit\n---\n\n# own\n")
+    (base / CARD_FILE).write_text("---\nlicense: mit\n---\n\n# own\n")
     with chdir(home):
         status, said = fission("train", "--model", "own", *TINY, *KINDS[request.param], "--output", "run")
         assert status == 0, said
@@ -141,7 +140,7 @@ def test_an_evaluation_plays_it_as_it_plays_the_run(left: Left, tmp_path: Path) 
 
 
 def test_the_card_tells_what_is_known_and_no_place_of_this_machine(left: Left) -> None:
-    text = (left.folder / CARD).read_text()
+    text = (left.folder / CARD_FILE).read_text()
     front = yaml.safe_load(text.split("---\n")[1])
     assert front["license"] == "mit"
     assert "base_model" not in front  # `own` is on no hub
@@ -162,7 +161,7 @@ def test_the_card_has_the_table_of_every_evaluation_in_the_run(left: Left, tmp_p
         for place, (erred, ok) in enumerate([(False, True), (False, True), (True, True), (True, False)])
     )
     save_parts(run / "evaluation", {"episodes": records})
-    text = (export_policy(run).folder / CARD).read_text()
+    text = (export_policy(run).folder / CARD_FILE).read_text()
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1] for line in text.splitlines() if " | " in line}
     assert rows["Final success ↑"].startswith("75.0 %")
     assert rows["Error recovery (ERR) ↑"].startswith("50.0 %")

@@ -28,7 +28,7 @@ from fission_grpo.run.provenance import read_provenance
 
 BEHIND = "-export"
 """Behind the name of a run: where its policy is exported to, unless another folder is given."""
-_CARD = "README.md"
+CARD_FILE = "README.md"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class Exported:
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        yield f"{self.folder}: {self.serving.name} in {self.precision}, with tokenizer, chat template and {_CARD}"
+        yield f"{self.folder}: {self.serving.name} in {self.precision}, with tokenizer, chat template and {CARD_FILE}"
         yield f"serve it from {self.folder.resolve().parent}:"
         yield f"  {self.serving.vllm}"
         yield from (f"  {line}" for line in (*self.serving.gguf, self.serving.llama_cpp) if line)
@@ -101,7 +101,7 @@ def export_policy(run: Path, *, output: Path | None = None, precision: Precision
     model.generation_config = GenerationConfig(
         bos_token_id=chat.tokenizer.bos_token_id, eos_token_id=chat.eos_id, pad_token_id=chat.pad_id
     )
-    save_model_folder(model, chat.tokenizer, output, texts={_CARD: policy_card(facts), **facts.serving.files})
+    save_model_folder(model, chat.tokenizer, output, texts={CARD_FILE: policy_card(facts), **facts.serving.files})
     return Exported(
         folder=output,
         precision=precision,
@@ -159,7 +159,7 @@ def _base(model: str) -> _Base:
     except ConfigError:
         return _Base(name=name)
     shipped = _SHIPPED.get(source.name)
-    return _Base(name=hub or name, hub=hub, licence=shipped.licence if shipped else _licence(source.folder / _CARD))
+    return _Base(name=hub or name, hub=hub, licence=shipped.licence if shipped else _licence(source.folder / CARD_FILE))
 
 
 _SHIPPED: Mapping[str, _Base] = MappingProxyType(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,11 @@ def train_inside_verl(
 
 def _values(ground: Groundwork, *, resume: bool) -> dict[str, Any]:
     settings = ground.settings
+    if settings.reward.functions:
+        raise ConfigError(
+            "reward.functions compare siblings, and verl judges each dialogue where it was played; choose our own "
+            "loop, or engine=trl"
+        )
     prompt = max(len(ground.chat.prompt(task.messages, task.tools)) for task in ground.tasks)
     window = settings.engine.vllm_window or load_context_window(settings.model)
     return verl_values(settings, prompt=prompt, window=window, resume=resume)
@@ -142,7 +149,8 @@ def verl_config(ground: Groundwork, *, resume: bool) -> Any:
         modules = ",".join(dict.fromkeys([*filter(None, named), PLUGIN]))
         OmegaConf.update(config, f"ray_kwargs.ray_init.runtime_env.env_vars.{EXTERNAL}", modules)
     try:
-        validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+        with redirect_stdout(sys.stderr):  # what it says would stand before the JSON of a plan
+            validate_config(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     except (AssertionError, ValueError) as error:
         raise ConfigError(f"verl refuses its configuration: {error}; correct the setting behind it") from error
     return config

@@ -26,6 +26,7 @@ from fission_grpo.config import RunSettings, Setting, load_settings
 from fission_grpo.engines.player import DialoguePlayer, packed_start
 from fission_grpo.engines.verl.loop import START, FissionLoop
 from fission_grpo.engines.verl.trainer import LOOP, FissionTrainer, StepRecord
+from fission_grpo.engines.verl.tree_rows import PrefixTreeRows
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import load_chat
 from fission_grpo.run.folder import RunFolder
@@ -67,7 +68,9 @@ def ground_from(text: str) -> Groundwork:
 def player_from(text: str, window: int) -> DialoguePlayer:
     """Worlds and judge, for a worker; no task is read."""
     settings = settings_from(text)
-    chat = load_chat(settings.model, chat_template=settings.chat_template)
+    chat = load_chat(
+        settings.model, chat_template=settings.chat_template, chat_template_kwargs=settings.chat_template_kwargs
+    )
     return DialoguePlayer(
         chat=chat,
         environments=with_own_environments(ENVIRONMENTS, settings.environments),
@@ -111,7 +114,7 @@ class RunTasks(Dataset[dict[str, Any]]):
 
 
 @register_trainer(TRAINER_MODE)
-class RunTrainer(FissionTrainer):
+class RunTrainer(PrefixTreeRows, FissionTrainer):
     """The trainer of a run's settings, which keeps a run folder of ours beside verl's trackers."""
 
     def __init__(self, config: Any) -> None:
@@ -123,7 +126,9 @@ class RunTrainer(FissionTrainer):
         with open_dict(config):
             config.data.fission = self._text = _given(config)
             config.data.custom_cls = DATA_SET
-        self._run = RunFolder(settings_from(self._text).folder)
+        settings = settings_from(self._text)
+        self._run = RunFolder(settings.folder)
+        self.shares_prefixes = settings.trainer.tree
         super().__init__(config)
 
     def _build_source(self) -> FissionSource:

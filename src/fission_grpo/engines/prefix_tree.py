@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from math import gcd
 from typing import Any
@@ -29,10 +28,19 @@ from peft import PeftModel
 from torch import Tensor
 from trl import GRPOTrainer
 
+from fission_grpo.engines.forest_passes import (
+    Reading,
+    ScoredRow,
+    blank,
+    model_obstacle,
+    passes_over,
+    placed,
+    router_obstacle,
+    take_nodes,
+)
 from fission_grpo.engines.prefix_tree_contract import require_members, require_parameters
 from fission_grpo.errors import ConfigError
-from fission_grpo.tree.prefix_tree import Forest, IntArray, build_forest, split
-from fission_grpo.tree.tree_attention import ForestPass, install_attention, sharing_obstacle
+from fission_grpo.tree.tree_attention import ForestPass, install_attention
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,21 +65,6 @@ require_parameters(GRPOTrainer._prepare_inputs, ("generation_batch",))
 require_members(GRPOTrainer, ("training_step",))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """One pass: a forest, what is read of it, and where that goes."""
-
-    forest: Forest
-    at_N: IntArray
-    """The node at which each scored token's distribution is read: its parent."""
-    token_N: IntArray
-    unique_S: IntArray
-    """Which of the N each scored token of the rows is."""
-    row_S: IntArray
-    column_S: IntArray
-    """Its place among the T columns of its row."""
-
-
 def readings(ids_BL: Tensor, mask_BL: Tensor, *, width: int, token_budget: int) -> list[Reading]:
     """The rows of a padded batch as passes over forests; a row without a token to score is left out.
 
@@ -88,33 +81,19 @@ def readings(ids_BL: Tensor, mask_BL: Tensor, *, width: int, token_budget: int) 
     for index in rows:
         if not mask[index, :-width].any():
             raise ValueError(f"row {index} has no prompt, so nothing says what its first token is drawn from")
-    if not rows:
-        return []
-    sequences = [ids[index][mask[index]].tolist() for index in rows]
-    whole = build_forest(sequences)
-    parts = split(whole, token_budget=token_budget)
-    forests = [whole] if len(parts) == 1 else [build_forest([sequences[i] for i in part]) for part in parts]
-    return [_reading(forest, [rows[i] for i in part], columns) for forest, part in zip(forests, parts, strict=True)]
-
-
-def _reading(forest: Forest, rows: Sequence[int], columns: Sequence[IntArray]) -> Reading:
-    scored = [columns[row] for row in rows]
-    node_S = np.concatenate([path[-len(places) :] for path, places in zip(forest.paths, scored, strict=True)])
-    unique, inverse = np.unique(node_S, return_inverse=True)
-    return Reading(
-        forest=forest,
-        at_N=forest.parent_N[unique],
-        token_N=forest.ids_N[unique],
-        unique_S=inverse.reshape(-1),
-        row_S=np.repeat(rows, [len(places) for places in scored]),
-        column_S=np.concatenate(scored),
+    kept = [np.flatnonzero(mask[index]) for index in rows]
+    return passes_over(
+        [
+            ScoredRow(
+                index=index,
+                ids=ids[index][places].tolist(),
+                scored=np.arange(len(places) - len(columns[index]), len(places)),
+                columns=columns[index],
+            )
+            for index, places in zip(rows, kept, strict=True)
+        ],
+        token_budget=token_budget,
     )
-
-
-def _blank() -> Reading:
-    """A pass of one token that nothing is taken from: what keeps ranks in step, and a graph connected."""
-    none, first = np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
-    return Reading(forest=build_forest([(0,)]), at_N=first, token_N=first, unique_S=none, row_S=none, column_S=none)
 
 
 class PrefixTreeMixin:
@@ -196,11 +175,11 @@ class PrefixTreeMixin:
             held, computed = int(attention_mask.sum()), sum(len(reading.forest) for reading in passes)
             trainer._metrics["train"]["prefix_tree/sharing"].append(held / max(computed, 1))
         single = self.prefix_tree_tokens is None and batch_size is None
-        passes += [_blank()] * (max(1, 0 if single else self._most(len(passes), input_ids.device)) - len(passes))
+        passes += [blank()] * (max(1, 0 if single else self._most(len(passes), input_ids.device)) - len(passes))
         outputs = [self._read(model, _causal(inner), reading, input_ids.device) for reading in passes]
         shape = len(input_ids), logits_to_keep
-        logps_BT = _placed(passes, [output.log_probs[0] for output in outputs], shape)
-        entropies_BT = _placed(passes, [output.entropy[0] for output in outputs], shape) if compute_entropy else None
+        logps_BT = placed(passes, [output.log_probs[0] for output in outputs], shape)
+        entropies_BT = placed(passes, [output.entropy[0] for output in outputs], shape) if compute_entropy else None
         return logps_BT, entropies_BT, None
 
     def _read(self, model: Any, causal: Any, reading: Reading, device: torch.device) -> Any:
@@ -211,9 +190,8 @@ class PrefixTreeMixin:
         """
         trainer: Any = self
         forest = ForestPass(reading.forest, dtype=causal.dtype, device=device)
-        at_N = torch.from_numpy(reading.at_N).to(device)
-        token_N = torch.from_numpy(reading.token_N).to(device)
-        hook = causal.base_model.register_forward_hook(partial(_take, at_N))
+        at_N, token_N = reading.taken(device)
+        hook = causal.base_model.register_forward_hook(partial(take_nodes, at_N))
         try:
             with self._tree_attention(causal.base_model), trainer.accelerator.autocast():
                 output = model(**forest.arguments(), shift_labels=token_N[None], fused_lm_head=True)
@@ -282,13 +260,10 @@ class PrefixTreeMixin:
         """Why prefixes cannot be shared; None where they can."""
         trainer: Any = self
         causal = _causal(model)
-        config = causal.config.get_text_config()
         if not self.prefix_tree:
             return "prefix_tree is False"
-        if trainer.aux_loss_enabled or getattr(config, "output_router_logits", False):
-            return f"the auxiliary loss of {config.model_type} weighs each token of each row"
-        if config is not causal.config:
-            return f"{causal.config.model_type} reads more than text"
+        if trainer.aux_loss_enabled:
+            return router_obstacle(causal.config.get_text_config())
         if given := [name for name, value in multimodal.items() if value is not None]:
             return f"rows come with {', '.join(given)}"
         if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
@@ -297,11 +272,8 @@ class PrefixTreeMixin:
             return "torch_compile is on"
         if len(set(getattr(causal, "hf_device_map", {}).values())) > 1:
             return "the model is spread over several devices by its device_map"
-        if getattr(config, "attention_dropout", 0):
-            return f"attention_dropout is {config.attention_dropout}"
-        if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in causal.modules()):
-            return "dropout is on; GRPOConfig(disable_dropout=True) turns it off"
-        return sharing_obstacle(causal)
+        reason = model_obstacle(causal)
+        return f"{reason}; GRPOConfig(disable_dropout=True) turns it off" if reason == "dropout is on" else reason
 
     def _say(self, line: str) -> None:
         trainer: Any = self
@@ -343,22 +315,6 @@ def _taken(value: Any, rows: Sequence[int]) -> Any:
     if isinstance(value, Tensor):
         return value[list(rows)] if value.ndim else value
     return None if value is None else [value[row] for row in rows]
-
-
-def _placed(passes: Sequence[Reading], scores: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
-    """Scores of unique tokens, [N] for each pass, where their rows have them: [B, T], 0 elsewhere."""
-    placed_BT = scores[0].new_zeros(shape)
-    for reading, score_N in zip(passes, scores, strict=True):
-        row, column, unique = (
-            torch.from_numpy(index).to(score_N.device) for index in (reading.row_S, reading.column_S, reading.unique_S)
-        )
-        placed_BT = placed_BT.index_put((row, column), score_N[unique])
-    return placed_BT
-
-
-def _take(at_N: Tensor, _decoder: Any, _given: Any, output: Any) -> Any:
-    output.last_hidden_state = output.last_hidden_state[:, at_N]
-    return output
 
 
 def _causal(model: Any) -> Any:

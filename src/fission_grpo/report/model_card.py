@@ -16,7 +16,7 @@ from fission_grpo.report.page.runs import PART_TITLES, metrics_for
 from fission_grpo.report.tables import metrics_table
 from fission_grpo.run.provenance import Provenance
 
-_PAPER = "arXiv:2601.15625"
+CITED = "arXiv:2601.15625"
 _HEX = 12
 """Digits of a hash that are shown."""
 
@@ -89,7 +89,7 @@ def _front_matter(facts: CardFacts) -> str:
 def _about(facts: CardFacts) -> Iterator[str]:
     how = f"LoRA, merged in fp32 and kept in {facts.precision}" if facts.lora else f"all weights, in {facts.precision}"
     yield (
-        f"`{facts.base}` after {facts.trained} with Fission-GRPO ({_PAPER}): reinforcement learning that teaches a "
+        f"`{facts.base}` after {facts.trained} with Fission-GRPO ({CITED}): reinforcement learning that teaches a "
         f"tool-calling model to recover from its own tool errors. Trained were {how}."
     )
     yield ""

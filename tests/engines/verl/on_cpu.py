@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
     """Of the command that starts a run, and so of every process of its cluster."""
     return {
         "VERL_PLATFORM": "cpu",
-        "VERL_USE_EXTERNAL_MODULES": "cpu_platform,cpu_verl",
+        "VERL_USE_EXTERNAL_MODULES": "cpu_platform,cpu_verl,cpu_tree",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",

@@ -11,24 +11,37 @@ from typing import Any
 from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
 from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from fission_grpo.errors import ConfigError
 
 PROVED_RELEASE = "0.9.1"
-REPLACED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+REPLACED: Mapping[type, Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "_build_replay_buffer": (),
-        "_submit_batch_to_rollout": ("batch",),
-        "fit": ("agent_loop_manager",),
-        "step": ("metrics", "timing_raw"),
-        "_step_once": ("metrics", "timing_raw", "sample_batch_size"),
-        "_get_required_batch_multiple": ("dp_size",),
-        "_update_actor": ("batch", "metrics"),
-        "_save_checkpoint": (),
-        "_load_checkpoint": (),
+        PPOTrainerSync: {
+            "_build_replay_buffer": (),
+            "_submit_batch_to_rollout": ("batch",),
+            "fit": ("agent_loop_manager",),
+            "step": ("metrics", "timing_raw"),
+            "_step_once": ("metrics", "timing_raw", "sample_batch_size"),
+            "_get_required_batch_multiple": ("dp_size",),
+            "_update_actor": ("batch", "metrics"),
+            "_save_checkpoint": (),
+            "_load_checkpoint": (),
+            "_balance_batch": ("batch", "metrics", "logging_prefix", "keep_minibatch"),
+            "_compute_old_log_prob": ("batch", "metrics"),
+            "_compute_ref_log_prob": ("batch", "metrics"),
+        },
+        FSDPEngineWithLMHead: {
+            "forward_backward_batch": ("data", "loss_function", "forward_only"),
+            "forward_step": ("micro_batch", "loss_function", "forward_only"),
+            "prepare_model_inputs": ("micro_batch",),
+            "prepare_model_outputs": ("output", "output_args", "micro_batch", "logits_processor_func"),
+            "_gradient_sync_context": ("is_last_micro_batch",),
+        },
     }
 )
-"""Methods of `PPOTrainerSync` in whose place `FissionTrainer` puts its own."""
+"""Methods of verl's classes in whose place ours put their own, or that they call."""
 
 
 def require_proved_verl() -> None:
@@ -41,11 +54,12 @@ def require_proved_verl() -> None:
     remedy = f"install verl=={PROVED_RELEASE}"
     if found.split(".")[:2] != PROVED_RELEASE.split(".")[:2]:
         raise ConfigError(f"verl {found} is installed, and this engine is proved with {PROVED_RELEASE}: {remedy}")
-    for name, expected in REPLACED.items():
-        method = getattr(PPOTrainerSync, name, None)
-        taken = None if method is None else tuple(inspect.signature(method).parameters)[1:]
-        if taken != expected:
-            raise ConfigError(f"verl {found}: its trainer's {name} takes {taken}, expected {expected}: {remedy}")
+    for owner, methods in REPLACED.items():
+        for name, expected in methods.items():
+            method = getattr(owner, name, None)
+            taken = None if method is None else tuple(inspect.signature(method).parameters)[1:]
+            if taken != expected:
+                raise ConfigError(f"verl {found}: {owner.__name__}.{name} takes {taken}, expected {expected}: {remedy}")
 
 
 def require_registered(estimator: str, loop: str) -> None:
