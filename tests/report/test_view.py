@@ -7,6 +7,7 @@ import json
 import sys
 import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,7 @@ def test_keys_move_the_cursor(tmp_path: Path, keys: list[str], place: Line) -> N
 
 def test_the_screen_shows_list_and_dialogue_side_by_side(tmp_path: Path) -> None:
     text = played(mixed(tmp_path / "run"), ["n", "j"])
-    assert "run · 2 steps · 6 trajectories · still training" in text
+    assert "run · 2 steps · 6 trajectories · not finished" in text
     assert "⑂ E6 1/2 recoveries: Move the file" in text
     assert "feedback rules written without the reference" in text
     assert "── the recovery begins here" in text
@@ -358,7 +359,12 @@ def test_what_is_no_run_and_a_missing_package_are_said(tmp_path: Path, monkeypat
     told = CliRunner().invoke(cli, ["view", str(tmp_path)])
     assert told.exit_code == 2
     assert "holds no training run; give the --output of `fission train`" in told.output
+    run = mixed(tmp_path / "run")
+    if find_spec("textual"):
+        told = CliRunner().invoke(cli, ["view", str(run)])
+        assert told.exit_code == 2
+        assert "needs a terminal to draw in" in told.output
     monkeypatch.setitem(sys.modules, "textual", None)  # as where it is not installed
-    told = CliRunner().invoke(cli, ["view", str(mixed(tmp_path / "run"))])
+    told = CliRunner().invoke(cli, ["view", str(run)])
     assert told.exit_code == 2
     assert "install it: pip install 'fission-grpo[view]'" in told.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,7 @@ def open_viewer(run: Path) -> None:
     """Show a run until the user leaves it; one that still trains is followed.
 
     Raises:
-        ConfigError: the folder holds no training run, or textual is not installed.
+        ConfigError: the folder holds no training run, textual is not installed, or this is no terminal.
         DataError: a line of its traces is damaged.
     """
     folder = RunFolder(run)
@@ -28,6 +29,8 @@ def open_viewer(run: Path) -> None:
             "fission view needs textual, which is not installed; install it: pip install 'fission-grpo[view]' "
             "(fission report needs nothing)"
         )
+    if not sys.stdout.isatty():
+        raise ConfigError("fission view needs a terminal to draw in, and its output goes elsewhere; use fission report")
     from fission_grpo.report.viewer.app import Viewer
 
     viewer = Viewer(PageRun(name=run.resolve().name, path=run, settings=read_settings_file(folder.config)))

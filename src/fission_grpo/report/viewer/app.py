@@ -26,9 +26,9 @@ from fission_grpo.report.viewer.index import Ending, Filter, Line, TraceIndex, p
 from fission_grpo.report.viewer.reading import detail, harmless, list_line
 from fission_grpo.run.folder import RunFolder
 
-FIRST, PORTION = 50, 400
+_FIRST, _PORTION = 50, 400
 """Groups that are read before anything is shown, and at a time after that."""
-SOON, LATER = 0.02, 1.0
+_SOON, _LATER = 0.02, 1.0
 """Seconds between portions, and between looks at a run that may still train."""
 _KEYS = """\
 j k ↓ ↑          next, previous line          g G   first, last line
@@ -193,7 +193,7 @@ class Viewer(App[None]):  # type: ignore[misc]
 
     def on_mount(self) -> None:
         self.trace_list.focus()
-        self._grow(FIRST)
+        self._grow(_FIRST)
 
     def _grow(self, most: int) -> None:
         """Read on, show what is new, and come back: soon while there is more, later to follow a run that trains."""
@@ -210,7 +210,7 @@ class Viewer(App[None]):  # type: ignore[misc]
             self.trace_list.extend(list(self.index.lines(self.filter, first=self._drawn)))
         self._drawn = len(self.index.entries)
         self._tell()
-        self.set_timer(LATER if done else SOON, partial(self._grow, PORTION))
+        self.set_timer(_LATER if done else _SOON, partial(self._grow, _PORTION))
 
     def _show(self) -> None:
         """The list anew, under the filter that holds now."""
@@ -222,7 +222,7 @@ class Viewer(App[None]):  # type: ignore[misc]
         steps = len({entry.step for entry in self.index.entries})
         shown = sum(line.member is not None for line in self.trace_list.lines)
         total = self.index.trajectories
-        state = "" if RunFolder(self._run.path).policy.is_dir() else "still training"
+        state = "" if RunFolder(self._run.path).policy.is_dir() else "not finished"
         count = f"{total:,} trajectories" if shown == total else f"{shown:,} of {total:,} trajectories"
         told = (self._run.name, f"{steps} steps", count, str(self.filter), state)
         self._head.update(harmless(" · ".join(filter(None, told))).replace("\n", " "))
