@@ -1,6 +1,7 @@
 """What environments cost inside verl, by the number of workers that play them: seconds, bytes, memory. Without a model.
 
     python benchmarks/scaling.py                      1, 2, 4 and 8 workers, in the BFCL worlds of recipe nano
+    python benchmarks/scaling.py --ranks 1 8 64       how many tokens the fullest of so many GPUs computes
     python benchmarks/scaling.py --apis Calendar,Bank --workers 1 8 --tasks 16
 
 Each worker is a process of its own with our half of verl's agent loop (`DialoguePlayer`), as one of Ray is. Answers
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import random
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,9 +31,11 @@ from fission_grpo.algorithm.context import CorrectiveContext
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.assembly import Groundwork, lay_groundwork
 from fission_grpo.chat.parse import render_call
+from fission_grpo.engines.forest_passes import dealt, unique_tokens
 from fission_grpo.engines.player import DialoguePlayer, packed_member, packed_start, unpacked_member
 from fission_grpo.types import GroupKind, Task, ToolCall
 
+FEEDBACK = 40
 UNKNOWN = ToolCall(name="no_such_tool", arguments={})
 
 
@@ -160,16 +164,45 @@ def measure(workers: int, options: argparse.Namespace) -> None:
     print("  " + told("memory of a worker alone", [one.uss for one in memory], "MiB", 2**-20))
 
 
+def deal(options: argparse.Namespace) -> None:
+    """Print what the fullest rank computes, with the tree and without: families of a group and its recoveries."""
+    dice = random.Random(0)
+
+    def tokens(count: int) -> list[int]:
+        return [dice.randrange(150_000) for _ in range(count)]
+
+    rows: list[list[int]] = []
+    for _ in range(options.tasks):
+        prompt = tokens(options.prompt)
+        explored = [[*prompt, *tokens(dice.randint(options.answer // 4, options.answer))] for _ in range(options.group)]
+        context = [*explored[0], *tokens(FEEDBACK)]
+        recovered = [
+            [*context, *tokens(dice.randint(options.answer // 4, options.answer))] for _ in range(options.group)
+        ]
+        rows += [*explored, *recovered]
+    print(f"{len(rows)} rows of {sum(map(len, rows)):,} tokens, {unique_tokens(rows):,} of them unique")
+    for ranks in options.ranks:
+        fullest = max(unique_tokens([rows[index] for index in part]) for part in dealt(rows, ranks))
+        even = sum(map(len, rows)) / ranks  # verl evens out lengths, and no row can be cut
+        print(
+            f"{ranks:4} ranks: {fullest:9,} tokens on the fullest, {even:11,.0f} without, {even / fullest:5.1f} times"
+        )
+
+
 def main() -> None:
     """Measure one number of workers after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--tasks", type=int, default=8, help="groups of a step")
     parser.add_argument("--group", type=int, default=8)
-    parser.add_argument(
-        "--apis", default="nano", help="worlds to draw tasks over: nano's own, or names with commas"
-    )
+    parser.add_argument("--apis", default="nano", help="worlds to draw tasks over: nano's own, or names with commas")
+    parser.add_argument("--ranks", type=int, nargs="+", help="only deal rows to so many GPUs")
+    parser.add_argument("--prompt", type=int, default=6000, help="tokens, of rows that are dealt")
+    parser.add_argument("--answer", type=int, default=1024, help="most tokens, of rows that are dealt")
     options = parser.parse_args()
+    if options.ranks:
+        deal(options)
+        return
     print(f"{os.cpu_count()} processors; load of the machine: {', '.join(f'{one:.1f}' for one in os.getloadavg())}")
     for workers in options.workers:
         measure(workers, options)

@@ -46,7 +46,7 @@ SHORT_FOR: Mapping[Key, Key] = {("engine",): ("engine", "name")}
 """A section that is written as one value -> the setting in it that is meant."""
 
 
-LATER: Sequence[Key] = (
+ADDED_LATER: Sequence[Key] = (
     ("trackers",),
     ("reward",),
     ("chat_template_kwargs",),
@@ -175,12 +175,12 @@ class RunSettings(Settings):
         """Plain values for `config.yaml`; a run folder does not name itself, so that it can be moved.
 
         What is younger than some folders goes without saying where it is as it was before there was a choice: our own
-        engine, no tracker, and the defaults of `LATER`. What `fission sft` does is no matter of other runs: see
+        engine, no tracker, and the defaults of `ADDED_LATER`. What `fission sft` does is no matter of other runs: see
         `saved_for_sft`.
         """
         values = self.model_dump(mode="json", exclude={"output", "sft"})
         defaults = RunSettings().model_dump(mode="json")
-        for *sections, name in LATER:
+        for *sections, name in ADDED_LATER:
             here, usual = values, defaults
             for section in sections:
                 here, usual = here[section], usual[section]

@@ -12,8 +12,17 @@ from fission_grpo.engines.forest_passes import dealt, parts_within, unique_token
 ROWS = st.lists(st.lists(st.integers(0, 2), max_size=6), min_size=1, max_size=6)
 
 
+def nodes(rows: list[list[int]]) -> int:
+    return len({tuple(row[: place + 1]) for row in rows for place in range(len(row))})
+
+
 def largest(rows: list[list[int]], parts: list[list[int]]) -> int:
-    return max(unique_tokens([rows[index] for index in part]) for part in parts)
+    return max(nodes([rows[index] for index in part]) for part in parts)
+
+
+@given(rows=ROWS)
+def test_unique_tokens_are_different_prefixes(rows: list[list[int]]) -> None:
+    assert unique_tokens(rows) == nodes(rows)
 
 
 @given(rows=ROWS, parts=st.integers(1, 4))

@@ -144,8 +144,8 @@ def dealt(sequences: Sequence[Sequence[int]], parts: int) -> list[list[int]]:
 
 
 def unique_tokens(sequences: Sequence[Sequence[int]]) -> int:
-    """Nodes of the forest of `sequences`, of which some may be empty."""
-    return len(build_forest(kept)) if (kept := [one for one in sequences if len(one)]) else 0
+    """Nodes that the forest of `sequences` has."""
+    return int(_in_order(sequences)[2].sum())
 
 
 def parts_within(sequences: Sequence[Sequence[int]], token_budget: int) -> int:
@@ -159,11 +159,12 @@ def parts_within(sequences: Sequence[Sequence[int]], token_budget: int) -> int:
 
 def _in_order(sequences: Sequence[Sequence[int]]) -> tuple[list[int], IntArray, IntArray]:
     """Indices in lexicographic order; of each row there, its tokens, and those that the row before does not have."""
-    order = sorted(range(len(sequences)), key=lambda index: list(sequences[index]))
-    length = np.array([len(sequences[index]) for index in order], dtype=np.int64)
+    arrays = [np.asarray(sequence, dtype=">u4") for sequence in sequences]  # whose bytes are ordered as their numbers
+    order = sorted(range(len(arrays)), key=lambda index: arrays[index].tobytes())
+    length = np.array([len(arrays[index]) for index in order], dtype=np.int64)
     fresh = length.copy()
     for place in range(1, len(order)):
-        fresh[place] -= common_prefix(sequences[order[place - 1]], sequences[order[place]])
+        fresh[place] -= common_prefix(arrays[order[place - 1]], arrays[order[place]])
     return order, length, fresh
 
 
