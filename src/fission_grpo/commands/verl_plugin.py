@@ -26,6 +26,7 @@ from fission_grpo.config import RunSettings, Setting, load_settings
 from fission_grpo.engines.player import DialoguePlayer, packed_start
 from fission_grpo.engines.verl.loop import START, FissionLoop
 from fission_grpo.engines.verl.trainer import LOOP, FissionTrainer, StepRecord
+from fission_grpo.engines.verl.tree_engine import BACKENDS, SHARING
 from fission_grpo.engines.verl.tree_rows import PrefixTreeRows
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import load_chat
@@ -40,6 +41,7 @@ NAMES_HERE: Mapping[str, str] = MappingProxyType(
         "actor/pg_loss": "update/loss",
         "actor/grad_norm": "update/grad_norm",
         "actor/entropy": "update/entropy",
+        f"actor/{SHARING}": SHARING,
         "timing_s/gen": "time/sample",
         "timing_s/update_actor": "time/update",
     }
@@ -126,7 +128,7 @@ class RunTrainer(PrefixTreeRows, FissionTrainer):
             config.data.custom_cls = DATA_SET
         settings = settings_from(self._text)
         self._run = RunFolder(settings.folder)
-        self.shares_prefixes = settings.trainer.tree
+        self.shares_prefixes = settings.trainer.tree and config.actor_rollout_ref.actor.strategy in BACKENDS
         super().__init__(config)
 
     def _build_source(self) -> FissionSource:
