@@ -21,7 +21,12 @@ from fission_grpo.models.memory import Memory
 from fission_grpo.recipes import Recipe, load_recipe
 
 MODELS: Mapping[Recipe, str] = MappingProxyType(
-    {Recipe.PAPER_24GB: "qwen3-1.7b", Recipe.PAPER_80GB: "qwen3-1.7b", Recipe.PAPER_8X80GB: "qwen3-8b"}
+    {
+        Recipe.PAPER: "qwen3-1.7b",
+        Recipe.PAPER_24GB: "qwen3-1.7b",
+        Recipe.PAPER_80GB: "qwen3-1.7b",
+        Recipe.PAPER_8X80GB: "qwen3-8b",
+    }
 )
 
 INSIDE_VERL = ("qwen3-1.7b", "qwen3-4b", "qwen3-8b")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All arms with a real pretrained model, SmolLM2-135M-Instruct, LoRA, two seeds: meant for one GPU (hours on a CPU).
-# The warm start is the model as it ships, so most of its first attempts fail; see docs/results.md for what was run.
+# The quickstart gives the model a warm start first (recipes/warm_starts.py); see docs/results.md for what was run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 .venv/bin/fission quickstart --model smollm2 --output runs/smollm2 --seeds 2 --workers 1 \

@@ -38,10 +38,10 @@ engine() {
 }
 
 engine trl -c requirements/cuda.txt "$@"
-titled trl.txt "The releases that the engine TRL is tested with: make test-trl."
+titled requirements/trl.txt "The releases that the engine TRL is tested with: make test-trl."
 
 # verl wants older ones of four packages, and torch is the core's.
 grep -vE '^(transformers|huggingface-hub|tokenizers|packaging)==' requirements/cuda.txt >requirements/verl.core
 engine verl -c requirements/verl.core "$@"
 rm requirements/verl.core
-titled verl.txt "The releases that the engine verl is tested with: make test-verl."
+titled requirements/verl.txt "The releases that the engine verl is tested with: make test-verl."

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import fission_grpo
+from fission_grpo.algorithm.reward_functions import FunctionRewards
 from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.client.endpoint import EndpointSettings
@@ -34,7 +35,7 @@ from fission_grpo.settings import Settings, with_current_names
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
 from fission_grpo.tasks.training_set import SyntheticSettings
-from fission_grpo.training.trainer import TrainerSettings
+from fission_grpo.training.settings import SftSettings, TrainerSettings
 
 
 def settings_file(tmp_path: Path, text: str) -> Path:
@@ -161,7 +162,6 @@ def test_all_problems_are_named_at_once() -> None:
         ("decision.format_weight=[1]", "decision.format_weight (command line)"),
         ("synthetic.apis=[TradingBott]", "unknown API TradingBott; expected some of TradingBot"),
         ("synthetic.calls=[1.0, 1.0, 0.0]", "shares must lie in [0, 1]"),
-        ("precision=bf16", "add lora.rank=16, or choose precision=fp32"),
         ("episode.verdict=0.1", "verdict must outweigh"),
         ("fission.trigger=99", "more than the buffer can hold"),
         ("trainer.steps=", "got None, expected a valid integer"),
@@ -172,6 +172,15 @@ def test_all_problems_are_named_at_once() -> None:
 )
 def test_a_mistake_gets_its_cause_and_its_remedy(written: str, expected: str) -> None:
     assert expected in complaint(written)
+
+
+@pytest.mark.parametrize("engine", ["trl", "verl"])
+def test_weights_in_bf16_are_trained_by_our_own_loop_or_not_at_all(engine: str) -> None:
+    whole = load_settings(overrides=read_overrides(["precision=bf16"]))
+    assert (whole.precision, whole.lora) == ("bf16", None)
+    told = complaint("precision=bf16", f"engine={engine}")
+    assert f"rounds small updates of the weights away in engine {engine}" in told
+    assert "choose precision=fp32 with engine.autocast=true" in told
 
 
 @pytest.mark.parametrize(
@@ -192,7 +201,7 @@ def test_a_mistake_gets_its_cause_and_its_remedy(written: str, expected: str) ->
         ("run_name=mine", "metrics.jsonl"),
         ("num_train_epochs=3", "trainer.steps"),
         ("trainer.total_epochs=3", "trainer.steps"),
-        ("--bf16", "precision=bf16 with lora.rank=16"),
+        ("--bf16", "choose precision=fp32 or precision=bf16"),
         ("--use_vllm", "the nearest by meaning is engine.vllm"),
         ("--n_gpus_per_node=8", "the nearest by meaning is engine.gpus"),
         ("--deepspeed=zero3.json", "the nearest by meaning is engine.sharding"),
@@ -401,12 +410,14 @@ def test_an_arm_that_agrees_or_does_not_care_is_taken(arm: Arm) -> None:
 OWNERS: dict[type[Settings], set[str]] = {
     RunSettings: {"settings", "self"},
     TrainerSettings: {"settings", "trainer"},
+    SftSettings: {"sft", "self"},
     RolloutSettings: {"rollouts"},
     FissionSettings: {"settings", "fission"},
     SyntheticSettings: {"synthetic", "self"},
     LoraSettings: {"settings"},
     DecisionReward: {"self"},
     EpisodeReward: {"self"},
+    FunctionRewards: {"rewards", "self"},
     ModelSimulatorSettings: {"settings"},
     EndpointSimulatorSettings: {"settings"},
     EndpointSettings: {"settings", "server"},
@@ -445,3 +456,41 @@ def test_the_dead_key_test_knows_every_settings_class() -> None:
     named = {name for name in setting_names() if "." in name}
     counted = sum(len(kind.model_fields) for kind in OWNERS if kind is not RunSettings)
     assert len(named) == counted
+
+
+def test_a_step_is_the_whole_run_s_and_shared_out_among_processes() -> None:
+    whole = load_settings(
+        overrides=read_overrides(
+            [
+                "trainer.queries=8",
+                "trainer.turn_queries=4",
+                "fission.contexts=8",
+                "fission.trigger=8",
+                "fission.pool=16",
+            ]
+        )
+    )
+    assert whole.share_of(1) is whole
+    each = whole.share_of(4)
+    assert (each.trainer.queries, each.trainer.turn_queries, each.trainer.group_size) == (2, 1, 8)
+    assert (each.fission.contexts, each.fission.trigger, each.fission.capacity, each.fission.pool) == (2, 2, 8, 4)
+    with pytest.raises(
+        ConfigError, match=r"trainer\.queries=8 cannot be shared out among 3 processes; choose a multiple"
+    ):
+        whole.share_of(3)
+    with pytest.raises(ConfigError, match=r"fission\.contexts=6 cannot be shared out among 4 processes"):
+        load_settings(overrides=read_overrides(["fission.contexts=6"])).share_of(4)
+
+
+def test_what_folders_of_earlier_versions_do_not_know_goes_without_saying_at_its_default() -> None:
+    usual = RunSettings().saved()
+    assert not {"chat_template_kwargs", "trackers", "engine"} & usual.keys()
+    assert not {"max_rows", "gap_warning", "gap_stops"} & usual["trainer"].keys()
+    assert "max_prompt" not in usual["rollouts"]
+    asked = ["trainer.max_rows=4", "chat_template_kwargs.enable_thinking=false", "rollouts.max_prompt=99"]
+    other = load_settings(overrides=read_overrides([*asked, "trackers=[wandb]", "fission.keep_reasoning=false"]))
+    saved = other.saved()
+    assert (saved["trainer"]["max_rows"], saved["rollouts"]["max_prompt"]) == (4, 99)
+    assert (saved["chat_template_kwargs"], saved["trackers"]) == ({"enable_thinking": False}, ["wandb"])
+    assert saved["fission"]["keep_reasoning"] is False
+    assert RunSettings.model_validate(saved) == other

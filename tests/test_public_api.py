@@ -94,7 +94,7 @@ def test_a_recipe_is_changed_by_dotted_names_as_on_the_command_line() -> None:
     assert changed.lora is not None
     assert changed.folder == Path("runs/nano-train-seed0")
     assert recipe("nano", arm="grpo").fission.contexts == 0
-    with pytest.raises(ConfigError, match="unknown recipe 'nona'; expected nano or nano-hard or paper"):
+    with pytest.raises(ConfigError, match="unknown recipe 'nona'; expected nano or nano-hard or smollm2 or paper"):
         recipe("nona")
     with pytest.raises(ConfigError, match="unknown arm 'ppo'"):
         recipe("nano", arm="ppo")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +14,29 @@ from types import MappingProxyType
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from fission_grpo.algorithm.judge import Judge
+from fission_grpo.algorithm.judge import Judge, SiblingsJudge
 from fission_grpo.algorithm.offline import fission_source
+from fission_grpo.algorithm.reward_functions import JudgeWithFunctions, RewardFunction
+from fission_grpo.algorithm.rewards import REWARD_TERMS
 from fission_grpo.algorithm.source import FissionSource
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.config import RunSettings, SimulatorName
+from fission_grpo.engines.coroutines import all_awaited
 from fission_grpo.environments.base import Environments
-from fission_grpo.environments.functions.imported import imported_environments
+from fission_grpo.environments.functions.imported import imported, imported_environments
 from fission_grpo.environments.shipped import SHIPPED
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import find_model, load_chat, load_context_window, load_weights
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import add_lora
+from fission_grpo.models.wide_stream import widen_stream
 from fission_grpo.preflight import (
     full_precision_accelerator,
     require_fit_environments,
     require_judges,
     require_requests,
 )
+from fission_grpo.progress import warn
 from fission_grpo.rollout import render_prompts
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.seeds import derive
@@ -42,7 +48,7 @@ from fission_grpo.simulator.passthrough import PassthroughSimulator
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.simulator.static import StaticSimulator
 from fission_grpo.tasks.jsonl import Given, tasks_from
-from fission_grpo.tasks.training_set import training_set
+from fission_grpo.tasks.training_set import short_enough, training_set
 from fission_grpo.training.learner import anywhere
 from fission_grpo.training.trainer import Trainer
 from fission_grpo.types import Task
@@ -75,7 +81,7 @@ class Groundwork:
     chat: ChatFormat
     tasks: tuple[Task, ...]
     environments: Environments
-    judge: Judge
+    judge: SiblingsJudge
     source: FissionSource
 
 
@@ -103,18 +109,58 @@ def lay_groundwork(
     recovery = settings.fission.horizon if settings.fission.contexts else None
     require_judges(chosen, environments, horizons=settings.horizons, recovery=recovery)
     require_requests(chosen, turn_queries=settings.trainer.turn_queries)
-    chat = load_chat(settings.model, chat_template=settings.chat_template)
-    window = load_context_window(settings.model)
+    chat = load_chat(
+        settings.model, chat_template=settings.chat_template, chat_template_kwargs=settings.chat_template_kwargs
+    )
+    window, drawn = load_context_window(settings.model), len(chosen)
+    chosen = short_enough(
+        chosen, settings.rollouts.max_prompt, length=lambda task: len(chat.prompt(task.messages, task.tools))
+    )
+    if len(chosen) < drawn and os.environ.get("RANK", "0") == "0":
+        left_out = f"{drawn - len(chosen)} of {drawn} tasks have prompts of more than rollouts.max_prompt"
+        warn([f"{left_out}={settings.rollouts.max_prompt} tokens and are left out"])
     render_prompts(chosen, chat=chat, window=window, max_tokens=settings.rollouts.max_tokens)
+    if not (settings.fission.keep_reasoning or chat.knows_reasoning):
+        raise ConfigError(
+            "fission.keep_reasoning=false takes out what stands between <think> and </think>, and these are no tokens "
+            f"of {settings.model}; leave it out"
+        )
     simulator = SIMULATORS[settings.simulator](settings)
     return Groundwork(
         settings=settings,
         chat=chat,
         tasks=tuple(chosen),
         environments=environments,
-        judge=Judge(chat=chat, decision=settings.decision, episode=settings.episode, delta=settings.fission.delta_corr),
+        judge=judge_of_run(settings, chat),
         source=fission_source(settings.fission, simulator=simulator, chat=chat, seed=settings.trainer.seed),
     )
+
+
+def judge_of_run(settings: RunSettings, chat: ChatFormat) -> SiblingsJudge:
+    """Who scores: our own judge, and the functions that the settings name.
+
+    Raises:
+        ConfigError: a function cannot be imported, or has the name of another reward.
+    """
+    judge = Judge(chat=chat, decision=settings.decision, episode=settings.episode, delta=settings.fission.delta_corr)
+    rewards = settings.reward
+    if not rewards.functions:
+        return judge
+    found = [imported("reward.functions", place) for place in rewards.functions]
+    named = {getattr(one, "__name__", type(one).__name__): one for one in found}
+    if len(named) < len(found) or named.keys() & REWARD_TERMS:
+        raise ConfigError(
+            f"reward.functions: got the names {', '.join(named)}; expected different ones, and none of "
+            f"{', '.join(sorted(REWARD_TERMS))}, under which ours stand in the log"
+        )
+    if idle := next((name for name, one in named.items() if not callable(one)), None):
+        raise ConfigError(f"reward.functions: {idle} cannot be called; expected functions")
+    weights = rewards.weights or (1.0,) * len(found)
+    functions = tuple(
+        RewardFunction(name=name, weight=weight, call=call)
+        for (name, call), weight in zip(named.items(), weights, strict=True)
+    )
+    return JudgeWithFunctions(judge=judge, functions=functions, ours=rewards.ours, gather=all_awaited)
 
 
 def assemble(
@@ -123,15 +169,17 @@ def assemble(
     """Everything that one run of our own loop needs, wired; nothing is written yet.
 
     Args:
+        settings: of the whole run; with several processes, the trainer has this one's share of a step.
         environments, tasks: see `lay_groundwork`.
 
     Raises:
-        ConfigError: see `lay_groundwork`; or weights that cannot be trained here.
+        ConfigError: see `lay_groundwork`; or weights that cannot be trained here, or a step that cannot be shared out.
     """
     accelerator = full_precision_accelerator()
+    settings = settings.share_of(accelerator.num_processes)
     set_seed(settings.trainer.seed)
     ground = lay_groundwork(settings, environments=environments, tasks=tasks)
-    model = load_weights(settings.model, precision=settings.precision)
+    model = widen_stream(load_weights(settings.model, precision=settings.precision))
     if settings.lora is not None:
         model = add_lora(model, settings.lora, seed=derive(settings.trainer.seed, "lora"))
     return Trainer(

@@ -17,9 +17,11 @@ from typing import Any, TypeAlias, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from fission_grpo.algorithm.reward_functions import FunctionRewards
 from fission_grpo.algorithm.rewards import DecisionReward, EpisodeReward
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.chat.templates import template_names
+from fission_grpo.engines import Engine
 from fission_grpo.engines.settings import EngineSettings
 from fission_grpo.errors import ConfigError
 from fission_grpo.files import parse_yaml, read_text, whole_path, yaml_value
@@ -32,7 +34,7 @@ from fission_grpo.settings import Settings, current_key, with_current_names
 from fission_grpo.simulator.endpoint import EndpointSimulatorSettings
 from fission_grpo.simulator.model import ModelSimulatorSettings
 from fission_grpo.tasks.training_set import GIVEN, SYNTHETIC, SyntheticSettings
-from fission_grpo.training.settings import TrainerSettings
+from fission_grpo.training.settings import SftSettings, TrainerSettings
 
 Key: TypeAlias = tuple[str, ...]
 """Path of a setting: `("trainer", "steps")` for `trainer.steps`."""
@@ -42,6 +44,19 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 SHORT_FOR: Mapping[Key, Key] = {("engine",): ("engine", "name")}
 """A section that is written as one value -> the setting in it that is meant."""
+
+
+ADDED_LATER: Sequence[Key] = (
+    ("trackers",),
+    ("reward",),
+    ("chat_template_kwargs",),
+    ("trainer", "max_rows"),
+    ("trainer", "gap_warning"),
+    ("trainer", "gap_stops"),
+    ("rollouts", "max_prompt"),
+    ("fission", "keep_reasoning"),
+)
+"""Settings that run folders of earlier versions do not know."""
 
 
 class SimulatorName(StrEnum):
@@ -66,6 +81,9 @@ class RunSettings(Settings):
     """`nano`, `smollm2`, or a local Hugging Face folder."""
     chat_template: str | None = None
     """`hermes`, `nano`, or a Jinja file; none keeps the model's own."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """What the template is told, for instance `{enable_thinking: false}`; saved with the policy as part of its
+    template."""
     precision: Precision = Precision.FP32
     """Type of the weights."""
     lora: LoraSettings | None = None
@@ -89,10 +107,13 @@ class RunSettings(Settings):
     simulator_model: ModelSimulatorSettings = Field(default_factory=ModelSimulatorSettings)
     simulator_endpoint: EndpointSimulatorSettings | None = None
     trainer: TrainerSettings = Field(default_factory=TrainerSettings)
+    sft: SftSettings = Field(default_factory=SftSettings)
+    """Of `fission sft` alone."""
     rollouts: RolloutSettings = Field(default_factory=RolloutSettings)
     fission: FissionSettings = Field(default_factory=FissionSettings)
     decision: DecisionReward = Field(default_factory=DecisionReward)
     episode: EpisodeReward = Field(default_factory=EpisodeReward)
+    reward: FunctionRewards = Field(default_factory=FunctionRewards)
 
     @model_validator(mode="after")
     def _an_endpoint_has_a_server(self) -> RunSettings:
@@ -105,9 +126,11 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _updates_survive_rounding(self) -> RunSettings:
-        if self.precision is Precision.BF16 and self.lora is None:
+        """Our own loop keeps master weights in float32 beside those in bf16; the others cast as they compute."""
+        if self.precision is Precision.BF16 and self.lora is None and self.engine.name is not Engine.OWN:
             raise ValueError(
-                "precision bf16 rounds small updates of the weights away; add lora.rank=16, or choose precision=fp32"
+                f"precision bf16 rounds small updates of the weights away in engine {self.engine.name}; choose "
+                "precision=fp32 with engine.autocast=true, which computes in bf16, or add lora.rank=16"
             )
         return self
 
@@ -122,30 +145,53 @@ class RunSettings(Settings):
         """The run folder as a path."""
         return Path(self.output or "runs/run").expanduser()
 
+    def share_of(self, processes: int) -> RunSettings:
+        """What one of several processes does of a step.
+
+        Raises:
+            ConfigError: tasks or contexts cannot be shared out evenly.
+        """
+        if processes == 1:
+            return self
+        parts = {"trainer": self.trainer.share_of(processes), "fission": self.fission.share_of(processes)}
+        return self.model_copy(update=parts)
+
     def from_anywhere(self) -> RunSettings:
         """The same with whole paths of model, template and task files: they mean the same in any working directory."""
-        simulator = self.simulator_model
+        simulator, sft = self.simulator_model, self.sft
         template = self.chat_template
+        learned = {"messages": sft.messages, "validation": sft.validation}
         changes = {
             "model": model_from_anywhere(self.model),
             "data": whole_path(self.data, names=(SYNTHETIC, GIVEN)),
             "heldout": self.heldout and whole_path(self.heldout, names=()),
             "chat_template": template and whole_path(template, names=template_names()),
             "simulator_model": simulator.model_copy(update={"model": model_from_anywhere(simulator.model)}),
+            "sft": sft.model_copy(update={name: path and whole_path(path) for name, path in learned.items()}),
         }
         return self.model_copy(update=changes)
 
     def saved(self) -> dict[str, Any]:
         """Plain values for `config.yaml`; a run folder does not name itself, so that it can be moved.
 
-        Our own engine, and no tracker, go without saying, as in folders that are older than the choice.
+        What is younger than some folders goes without saying where it is as it was before there was a choice: our own
+        engine, no tracker, and the defaults of `ADDED_LATER`. What `fission sft` does is no matter of other runs: see
+        `saved_for_sft`.
         """
+        values = self.model_dump(mode="json", exclude={"output", "sft"})
+        defaults = RunSettings().model_dump(mode="json")
+        for *sections, name in ADDED_LATER:
+            here, usual = values, defaults
+            for section in sections:
+                here, usual = here[section], usual[section]
+            if here[name] == usual[name]:
+                del here[name]
         engine = self.engine.model_dump(mode="json", exclude_defaults=True)
-        return {
-            **self.model_dump(mode="json", exclude={"output", "engine", "trackers"}),
-            **({"engine": engine} if engine else {}),
-            **({"trackers": [str(name) for name in self.trackers]} if self.trackers else {}),
-        }
+        return {**values, "engine": engine} if engine else {k: v for k, v in values.items() if k != "engine"}
+
+    def saved_for_sft(self) -> dict[str, Any]:
+        """The same of a supervised run, whose `config.yaml` is told by its section `sft`."""
+        return {**self.saved(), "sft": self.sft.model_dump(mode="json")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

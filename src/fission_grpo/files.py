@@ -139,21 +139,22 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
 
-def read_text(path: Path) -> str:
-    """A text of at most `MAX_FILE` bytes.
+def read_text(path: Path, *, most: int | None = None) -> str:
+    """A text of at most so many bytes; `MAX_FILE` unless given.
 
     Raises:
         OSError: it cannot be opened, or is larger.
         UnicodeDecodeError: it is no UTF-8.
     """
-    return _read_bytes(path).decode()
+    return _read_bytes(path, most).decode()
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path, most: int | None = None) -> bytes:
+    most = MAX_FILE if most is None else most
     with path.open("rb") as file:
-        text = file.read(MAX_FILE + 1)
-    if len(text) > MAX_FILE:
-        raise OSError(errno.EFBIG, f"it has more than {MAX_FILE} bytes", str(path))
+        text = file.read(most + 1)
+    if len(text) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
     return text
 
 

@@ -26,6 +26,10 @@ NAME_HERE: Mapping[str, str] = {
     "lora_target_modules": "lora.targets",
     "chat_template_path": "chat_template",
     "environment_factory": "environments",
+    "reward_funcs": "reward.functions",
+    "reward_weights": "reward.weights",
+    "reward_fn": "reward.functions",
+    "custom_reward_function": "reward.functions",
     "use_vllm": "engine.vllm",
     "vllm_mode": "engine.vllm",
     "vllm_gpu_memory_utilization": "engine.vllm_share",
@@ -42,6 +46,7 @@ NAME_HERE: Mapping[str, str] = {
     "train_batch_size": "trainer.queries",
     "ppo_mini_batch_size": "trainer.queries",
     "max_response_length": "rollouts.max_tokens",
+    "max_prompt_length": "rollouts.max_prompt",
     "max_assistant_turns": "rollouts.max_turns",
     "ppo_max_token_len_per_gpu": "trainer.token_budget",
     "kl_coef": "trainer.beta",
@@ -81,7 +86,8 @@ NOT_HERE: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("num_train_epochs", "total_epochs", "epochs"),
-        "a run is as long as trainer.steps says: trainer.steps x trainer.queries tasks are explored in turn",
+        "a run is as long as trainer.steps says: trainer.steps x trainer.queries tasks are explored in turn; "
+        "a supervised one can be given sft.passes",
     ),
     **dict.fromkeys(
         ("gradient_accumulation_steps", "num_iterations"),
@@ -89,13 +95,9 @@ NOT_HERE: Mapping[str, str] = {
         "trainer.token_budget bounds the memory of a micro-batch",
     ),
     **dict.fromkeys(
-        ("max_prompt_length",),
-        "no prompt is cut: one that leaves no room for rollouts.max_tokens in the model's window is refused",
-    ),
-    **dict.fromkeys(
         ("bf16", "fp16", "mixed_precision"),
-        "sampler and trainer must agree; choose precision=fp32, or precision=bf16 with lora.rank=16; inside TRL, "
-        "engine.autocast computes in bfloat16 what is kept in fp32",
+        "sampler and trainer must agree; choose precision=fp32 or precision=bf16; inside TRL, engine.autocast computes "
+        "in bfloat16 what is kept in fp32",
     ),
     **dict.fromkeys(
         ("num_processes",),
@@ -107,8 +109,8 @@ NOT_HERE: Mapping[str, str] = {
         "each process samples on a device of its own: dialogues end when they end, and devices in step would wait",
     ),
     **dict.fromkeys(
-        ("reward_funcs", "reward_weights", "reward_fn", "reward_model"),
-        "the world judges by its score(), or gold calls do; weights are decision.* and episode.*",
+        ("reward_model",),
+        "the world judges by its score(), or gold calls do, and functions of yours: reward.functions",
     ),
     **dict.fromkeys(
         ("epsilon", "epsilon_high", "clip_ratio", "clip_ratio_low", "clip_ratio_high"),

@@ -32,7 +32,7 @@ def full_precision_accelerator() -> Accelerator:
         raise ConfigError(
             f"accelerate is set to mixed_precision={mixed}, which would score tokens otherwise than they were sampled; "
             "set it to `no` (accelerate launch --mixed_precision no), and for weights of half the size choose "
-            "precision=bf16 with lora.rank=16"
+            "precision=bf16"
         )
     return accelerator
 

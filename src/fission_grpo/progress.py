@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -64,8 +64,8 @@ def _lines(what: str, total: int, done: int) -> Iterator[ProgressCallback]:
     yield write_line
 
 
-def warn(line: str | None) -> None:
-    """Say something on standard error beside a phase that is shown; None is nothing to say."""
-    if line is not None:
+def warn(lines: Iterable[str]) -> None:
+    """Say something on standard error beside a phase that is shown, or nothing."""
+    for line in lines:
         sys.stderr.write(f"warning: {line}\n")
         sys.stderr.flush()

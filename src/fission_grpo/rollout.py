@@ -56,6 +56,8 @@ class RolloutSettings(Settings):
     """Most tokens of one assistant message."""
     max_turns: int = Field(default=8, ge=1)
     """Most assistant messages for one user message; `Horizon.EPISODE` goes through several of those."""
+    max_prompt: int | None = Field(default=None, ge=1)
+    """Most tokens of a task's prompt: longer ones are left out of the run. Paper: 12,800."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,7 +88,7 @@ def test_help_imports_nothing_that_takes_time() -> None:
 def test_help_names_every_command() -> None:
     result = fission("--help")
     assert result.exit_code == 0
-    for command in ("train", "eval", "supervise", "quickstart", "doctor", "data"):
+    for command in ("train", "eval", "sft", "quickstart", "doctor", "data"):
         assert f"  {command} " in result.stdout
 
 
@@ -179,12 +179,12 @@ def test_a_run_has_one_writer(model: Path) -> None:
     assert [row["step"] for row in numbers(Path("run"))] == [0, 1, 2]
 
 
-def test_a_policy_takes_no_folder_of_something_else(model: Path) -> None:
+def test_a_run_leaves_what_else_lies_in_its_folder_alone(model: Path) -> None:
     Path("mine").mkdir()
     Path("mine/thesis.tex").write_text("years of work")
-    refused = fission("supervise", "--model", str(model), "--output", "mine", "--steps", "1")
-    assert refused.exit_code == 2
-    assert "mine holds something else than a model, which would be lost; choose another --output" in refused.stderr
+    typed = ("--demonstrations", "0", "--clean", "2", "--steps", "1", *SMALL)
+    assert fission("sft", "--model", model, "--output", "mine", *typed).exit_code == 0
+    assert load_policy_model("mine/policy").name == str(Path("mine/policy").resolve())
     assert Path("mine/thesis.tex").read_text() == "years of work"
 
 
@@ -469,16 +469,85 @@ def test_a_file_of_settings_changes_the_runs_own_key_by_key(model: Path) -> None
 
 def test_demonstrations_are_learned(model: Path) -> None:
     arguments = ("--demonstrations", "4", "--steps", "6", "--learning-rate", "0.03", "--json", *SMALL)
-    found = told(fission("supervise", "--model", model, "--output", "taught", *arguments))
+    found = told(fission("sft", "--model", model, "--output", "taught", *arguments))
     assert found["last_loss"] < found["first_loss"] - 0.5
     assert (found["demonstrations"], found["clean"]) == (4, 36)
-    assert load_policy_model("taught").name == str(Path("taught").resolve())
+    assert load_policy_model(found["policy"]).name == str(Path("taught/policy").resolve())
 
 
 def test_a_warm_start_is_shown_no_error(model: Path) -> None:
     arguments = ("--demonstrations", "0", "--clean", "8", "--steps", "1", "--json", *SMALL)
-    found = told(fission("supervise", "--model", model, "--output", "warm", *arguments))
+    found = told(fission("sft", "--model", model, "--output", "warm", *arguments))
     assert (found["demonstrations"], found["clean"]) == (0, 8)
+
+
+def conversations(path: str, count: int) -> None:
+    """So many different ones."""
+    asked = ({"messages": [{"role": "user", "content": f"Close {n}."}, DONE_MESSAGE]} for n in range(count))
+    Path(path).write_text("".join(json.dumps(one) + "\n" for one in asked), encoding="utf-8")
+
+
+DONE_MESSAGE = {"role": "assistant", "content": "Done."}
+
+
+def test_conversations_of_ones_own_are_learned_and_a_twentieth_is_held_back(model: Path) -> None:
+    conversations("own.jsonl", 40)
+    arguments = ("--messages", "own.jsonl", "--passes", "2", "--batch", "5", "--learning-rate", "0.03")
+    typed = ("sft", "--model", model, "--output", "taught", *arguments, "lora.rank=2")
+    plan = told(fission(*typed, "--dry-run", "--json"))["plan"]
+    assert not Path("taught").exists()
+    result = fission(*typed)
+    assert result.exit_code == 0, result.output
+    assert "38 dialogues; 2 to validate" in result.stdout
+    assert "train it with: fission train --model taught/policy" in result.stdout
+    rows = numbers(Path("taught"))
+    assert len(rows) == plan["updates"] == 16  # 2 x 38 / 5, rounded up
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
+    assert rows[-1]["validation_loss"] < rows[0]["validation_loss"]
+    assert Path("taught/loss.png").exists()
+    assert load_policy_model("taught/policy").name == str(Path("taught/policy").resolve())
+
+
+def test_a_validation_file_is_measured_and_not_learned(model: Path) -> None:
+    conversations("own.jsonl", 4)
+    conversations("held.jsonl", 3)
+    typed = ("--messages", "own.jsonl", "--validation", "held.jsonl", "--steps", "2", "--json")
+    found = told(fission("sft", "--model", model, "--output", "own", *typed))
+    assert (found["rows"], found["steps"]) == (4, 2)
+    assert all("validation_loss" in row for row in numbers(Path("own")))
+    write_tasks("tasks.jsonl", synthesise(0, 2, apis=("TwitterAPI",), tools=(2, 3)))
+    typed = ("--validation", "tasks.jsonl", "--demonstrations", "0", "--clean", "4", "--steps", "1", "--json", *SMALL)
+    found = told(fission("sft", "--model", model, "--output", "gold", *typed))
+    assert (found["rows"], "validation_loss" in numbers(Path("gold"))[0]) == (4, True)
+
+
+def test_ctrl_c_in_a_supervised_run_saves_and_it_goes_on_as_if_nothing_had_been(model: Path) -> None:
+    def interrupt() -> None:
+        while not Path("run/metrics.jsonl").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    conversations("own.jsonl", 8)
+    typed = ("--messages", "own.jsonl", "--steps", "60", "--batch", "2")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        stopped = fission("sft", "--model", model, "--output", "run", *typed)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.exit_code == 130
+    assert "continue with: fission sft --resume --output run" in stopped.stdout
+    assert "finish it with: fission sft --resume --output run" in fission("eval", "heldout", "--run", "run").stderr
+    assert 0 < len(numbers(Path("run"))) < 60
+    assert fission("sft", "--resume", "--output", "run").exit_code == 0
+    assert fission("sft", "--model", model, "--output", "whole", *typed).exit_code == 0
+    assert numbers(Path("run")) == numbers(Path("whole"))
+    weights = [Path(f"{run}/policy/model.safetensors").read_bytes() for run in ("run", "whole")]
+    assert weights[0] == weights[1]
+    again = fission("sft", "--model", model, "--output", "run", *typed)
+    assert "run already holds a run; continue it with --resume" in again.stderr
 
 
 def test_tasks_are_made_and_pass_their_own_check() -> None:
@@ -617,7 +686,7 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     (_nothing, ("train", "trainer.beta=.nan"), "got nan", "a finite number"),
     (_nothing, ("train", "--trainer.steps"), "has no value", "expected trainer.steps=VALUE"),
     (_nothing, ("train", "--simulator", "oracle"), "got 'oracle'", "expected 'passthrough', 'static', 'rules'"),
-    (_nothing, ("train", "--precision", "bf16"), "rounds small updates", "lora.rank=16"),
+    (_nothing, ("train", "--engine", "trl", "--precision", "bf16"), "rounds small updates", "lora.rank=16"),
     (_nothing, ("train", "--config", "none.yaml"), "none.yaml", "give the path of a YAML file"),
     (_broken_yaml, ("train", "--config", "run.yaml"), "run.yaml is no YAML", "line 2"),
     (_nothing, ("train", "--data", "none.jsonl"), "none.jsonl", "No such file"),
@@ -647,16 +716,34 @@ MISTAKES: tuple[tuple[Callable[[Path], None], Sequence[str], str, str], ...] = (
     ),
     (_nothing, ("train", "--resume"), "--resume needs the run folder", "--output DIR"),
     (_nothing, ("train", "--resume", "--output", "none"), "none holds no run", "leave out --resume"),
-    (_nothing, ("train", "--model", "smollm2", "--arm", "fission"), "fission.contexts is 0", "set fission.contexts=8"),
+    (_nothing, ("train", "--arm", "fission", "fission.contexts=0"), "fission.contexts is 0", "set fission.contexts=8"),
     (_nothing, ("train", "--arm", "fision"), "'fision' is not one of", "'fission'"),
     (_nothing, ("train", "--recipe", "papers"), "'papers' is not one of", "'paper'"),
     (_nothing, ("train", "--synthetic.apis", "[Twitter]"), "unknown API Twitter", "TwitterAPI"),
     (_nothing, ("data", "make", "-o", "x", "--apis", "MessageAPI"), "held out", "split 'heldout'"),
     (_nothing, ("data", "make", "-o", "x", "--split", "test"), "unknown split 'test'", "train, validation, heldout"),
-    (_nothing, ("supervise", "--output", "x", "--learning-rate", "0"), "got 0.0", "expected greater than 0"),
-    (_nothing, ("supervise", "--output", "x", "--learning-rate", "-1"), "got -1.0", "expected greater than 0"),
-    (_nothing, ("supervise", "--output", "x", "--demonstrations", "0"), "nothing to learn", "ask for --clean 3000"),
-    (_nothing, ("supervise", "--output", "x", "worlds.shop=shopp:Shop"), "No module named 'shopp'", "correct it there"),
+    (_nothing, ("sft", "--output", "x", "--learning-rate", "0"), "got 0.0", "expected greater than 0"),
+    (_nothing, ("sft", "--output", "x", "--learning-rate", "-1"), "got -1.0", "expected greater than 0"),
+    (_nothing, ("sft", "--output", "x", "--demonstrations", "0"), "nothing to learn", "ask for --clean 3000"),
+    (_nothing, ("sft", "--output", "x", "worlds.shop=shopp:Shop"), "No module named 'shopp'", "correct it there"),
+    (
+        _nothing,
+        ("sft", "--output", "x", "--messages", "own.jsonl"),
+        "own.jsonl: 1 problem(s) the file: cannot be read",
+        "own.jsonl",
+    ),
+    (
+        _nothing,
+        ("sft", "--output", "x", "--messages", "own.jsonl", "--clean", "3"),
+        "messages are learned in place of tasks",
+        "leave them out",
+    ),
+    (
+        _nothing,
+        ("sft", "--output", "x", "--steps", "3", "--passes", "1"),
+        "steps and passes both say how long",
+        "leave one of them out",
+    ),
     (_broken_plan, ("init", "."), ". is there already", "choose another name"),
     (_nothing, ("data", "check"), "data=synthetic is no file", "give a FILE"),
     (_nothing, ("simulator", "train", "r.jsonl", "--output", "x", "epochs=0"), "epochs: got 0", "greater than 0"),

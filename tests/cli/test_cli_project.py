@@ -125,11 +125,11 @@ def test_all_that_is_wrong_with_a_project_is_said_at_once() -> None:
 def test_demonstrations_are_made_from_ones_own_tasks() -> None:
     fission("fission init shop")
     with chdir("shop"):
-        line = "fission supervise --config fission.yaml --output shown --demonstrations 24 --steps 1 --json"
+        line = "fission sft --config fission.yaml --output shown --demonstrations 24 --steps 1 --json"
         told = json.loads(fission(line).stdout)
         # 10 tasks, half of which lack a login: 5 different premature calls, and 12 corrupted ones in three rounds.
         assert (told["demonstrations"], told["clean"]) == (17, 9 * 17)
-        fission("fission eval tasks --config fission.yaml --model shown --output runs/shown --no-probes")
+        fission("fission eval tasks --config fission.yaml --model shown/policy --output runs/shown --no-probes")
 
 
 def test_without_a_world_a_message_is_judged_by_the_calls_that_are_right_next() -> None:

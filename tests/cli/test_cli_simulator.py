@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
@@ -54,6 +55,23 @@ def test_a_broken_line_is_named() -> None:
 def test_the_free_simulators_stand_side_by_side() -> None:
     shown = fission("simulator", "try").stdout
     assert [name for name in ("passthrough", "static", "rules") if name in shown] == ["passthrough", "static", "rules"]
+
+
+def test_a_failed_call_is_drawn_from_ones_own_tasks_and_records_have_been_drawn_already(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fission("init", "shop")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    Path("shop/shop.py").rename("tried_shop.py")  # a name that no other test imports
+    own = ("data=shop/tasks.jsonl", "environments.shop=tried_shop:Shop")
+    shown = fission("simulator", "try", *own)
+    assert shown.exit_code == 0, shown.output
+    assert "ticket" in shown.stdout.partition("passthrough")[0]
+    fission("simulator", "data", "-o", "records.jsonl", "--count", "5")
+    for words in (("try", "--records", "records.jsonl"), ("audit", "records.jsonl")):
+        refused = fission("simulator", *words, *own)
+        assert refused.exit_code == 2
+        assert "fission simulator data -o own.jsonl data=shop/tasks.jsonl" in " ".join(refused.stderr.split())
 
 
 def test_a_server_that_is_not_there_stops_training_before_it_begins() -> None:

@@ -6,7 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from fission_grpo.commands.dry_run import Rehearsal, estimate_seconds
+from fission_grpo.commands.dry_run import Rehearsal, advise, estimate_seconds, prompt_tokens
+from fission_grpo.config import RunSettings
+from fission_grpo.models.catalog import load_chat
+from fission_grpo.tasks.synthesis.generator import synthesise
 
 REHEARSED = Rehearsal(
     rollouts=16,
@@ -52,3 +55,17 @@ def test_what_an_offline_source_looks_at_first_comes_on_top_with_its_feedback(co
 
 def test_without_an_update_there_is_no_estimate() -> None:
     assert seconds(replace(REHEARSED, update_seconds=None), collected=6) is None
+
+
+def test_long_prompts_and_no_success_are_told_what_helps() -> None:
+    tasks = synthesise(3, 2)
+    settings = RunSettings(model="nano", chat_template="hermes")
+    long = prompt_tokens(load_chat("nano", chat_template="hermes"), tasks)
+    short = prompt_tokens(load_chat("nano"), tasks)
+    assert long > 2 * short
+    (said,) = advise(settings, tasks, prompt=long, success=0.5)
+    assert f"prompts have {long:,.0f} tokens; with chat_template=nano they would have {short:,.0f}" in said
+    assert list(advise(settings, tasks, prompt=short, success=0.5)) == []
+    assert list(advise(RunSettings(chat_template="nano"), tasks, prompt=long, success=0.5)) == []
+    (said,) = advise(settings, tasks, prompt=short, success=0.0)
+    assert "`fission sft` with the same settings" in said

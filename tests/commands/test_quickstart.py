@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 from fission_grpo.commands.quickstart import Quickstart, jobs, run_quickstart
 from fission_grpo.commands.worker_pool import Job
 from fission_grpo.errors import ConfigError
+from fission_grpo.recipes import Recipe
+from fission_grpo.recipes.supervised import WARM_STARTS
 
 
 def arguments(job: Job) -> tuple[str, ...]:
@@ -40,6 +43,34 @@ def test_demonstrations_have_a_number_of_runs_of_their_own(tmp_path: Path) -> No
         *("demonstrations-0", "demonstrations-1"),
         *("evaluate demonstrations-0", "evaluate demonstrations-1"),
     }
+
+
+def test_a_model_that_cannot_call_tools_learns_to_before_everything_else(tmp_path: Path) -> None:
+    plan = Quickstart(output=tmp_path, model="smollm2", arms=("grpo", "fission"), seeds=(0,))
+    first, *others, last = jobs(plan)
+    assert first.name == "warm start-0"
+    assert first.product == tmp_path / "warm-start-0" / "policy" == Path(plan.start)
+    assert all("warm start-0" in job.after for job in others)
+    assert "warm start-0" in last.after
+    named = {job.name: job for job in others}
+    assert arguments(named["evaluate warm start-0"])[1:] == (plan.start, str(tmp_path / "warm-start-0" / "evaluation"))
+    assert {job.name for job in jobs(replace(plan, model="nano"))} == {last.name, *named}
+
+
+def test_the_same_plan_with_another_warm_start_is_another_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("fission_grpo.commands.quickstart.work", lambda *_, **__: None)
+    plan = Quickstart(output=tmp_path, model="smollm2", recipe=Recipe.SMOLLM2, arms=("grpo", "fission"), seeds=(0, 1))
+    run_quickstart(plan, workers=1, report=told.append)
+    (line,) = told
+    warm = WARM_STARTS["smollm2"]
+    assert f"a warm start of {warm['sft.steps']} updates of {warm['sft.batch']} gold dialogues" in line
+    assert "2 arms x 2 runs (grpo, fission)" in line
+    monkeypatch.setattr("fission_grpo.commands.quickstart.WARM_STARTS", {"smollm2": {**warm, "sft.steps": 1}})
+    with pytest.raises(ConfigError, match="choose another --output"):
+        run_quickstart(plan, workers=1, report=told.append)
 
 
 def test_an_arm_that_is_matched_in_tokens_waits_for_the_run_that_pays(tmp_path: Path) -> None:

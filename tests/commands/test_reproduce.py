@@ -97,3 +97,16 @@ def test_what_is_no_training_run_says_how_it_was_made(tmp_path: Path) -> None:
     status, said = fission("reproduce", tmp_path)
     assert status == 2
     assert "holds no training run, and only those are repeated; it was made by `" in said
+
+
+def test_a_supervised_run_is_repeated_as_one(tmp_path: Path) -> None:
+    typed = ("--model", "nano", "--demonstrations", "0", "--clean", "4", "--steps", "2", *TINY)
+    status, said = fission("sft", *typed, "--output", tmp_path / "run")
+    assert status == 0, said
+    status, said = fission("reproduce", tmp_path / "run", "--json")
+    assert status == 0, said
+    found = json.loads(said[said.index("{") :])
+    assert (found["equal"], found["steps"], found["same_weights"], found["differences"]) == (True, 2, True, [])
+    status, said = fission("report", tmp_path / "run")
+    assert status == 2
+    assert "holds a supervised run, which has no such page: read its summary.md" in " ".join(said.split())

@@ -14,7 +14,7 @@ from fission_grpo.recipes import Recipe, build_nano, load_recipe
 from fission_grpo.tasks.synthesis.generator import synthesise
 from fission_grpo.training.copying import copy_accuracy, sharpen_copying
 from fission_grpo.training.demonstrations import CLEAN_SHARE, demonstration_rows
-from fission_grpo.training.supervised import gold_dialogue
+from fission_grpo.training.dialogues import gold_dialogue
 
 pytestmark = pytest.mark.early
 
@@ -54,7 +54,7 @@ def test_the_shipped_weights_have_the_recorded_loss_and_it_is_far_down_the_curve
         gold_dialogue(task, chat=chat, environments=build_nano.NANO_ENVIRONMENTS)
         for task in build_nano.gold_tasks(build_nano.PROVED)
     ]
-    loss = build_nano.mean_loss(model, rows)
+    loss = build_nano.mean_loss(model, rows, tree=False, token_budget=8192)
     assert loss == pytest.approx(record()["final"], abs=SLACK)
     assert loss < record()["losses"]["warm_start"][-1] / 10
 

@@ -140,9 +140,8 @@ def family(step: int, *, task: str = "task-1", rescued: int = 1) -> list[dict[st
     ]
 
 
-def hostile_run(folder: Path) -> Path:
+def hostile_run(folder: Path, words: str = " ".join(HOSTILE)) -> Path:
     """A run in which everything that anybody writes is an attack."""
-    words = " ".join(HOSTILE)
     traces = []
     for step in range(4):
         bad = trajectory((words, "E4"), ("", None), why=words)

@@ -43,13 +43,13 @@ FAMILIES = tuple(_FAMILIES)
 
 
 def tiny_model(
-    family: str = "llama", *, vocabulary: int = 64, seed: int = 0, dtype: torch.dtype = torch.float32
+    family: str = "llama", *, vocabulary: int = 64, seed: int = 0, dtype: torch.dtype = torch.float32, **shape: int
 ) -> Any:
     """A random model whose logits are far from uniform, so that greedy choices are clear."""
     config, model = _FAMILIES[family]
     extra = {"head_dim": 8} if family == "qwen3" else {}
     torch.manual_seed(seed)
-    made = model(config(vocab_size=vocabulary, initializer_range=0.2, **_SHAPE, **extra))
+    made = model(config(vocab_size=vocabulary, initializer_range=0.2, **{**_SHAPE, **extra, **shape}))
     return in_double_precision(made).eval() if dtype is torch.float64 else made.to(dtype).eval()
 
 

@@ -25,8 +25,9 @@ from fission_grpo.rollout import RolloutSettings
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
 from fission_grpo.simulator.rules import RulesSimulator
+from fission_grpo.training.dialogues import gold_dialogue
 from fission_grpo.training.settings import TrainerSettings
-from fission_grpo.training.supervised import SupervisedSettings, gold_dialogue, supervise
+from fission_grpo.training.supervised import SupervisedSettings, supervise
 from fission_grpo.training.trainer import StepReport, Trainer
 from fission_grpo.types import Completion, FinishReason, Task, TokenRow
 

@@ -144,6 +144,17 @@ def _answered(turns: Sequence[Turn]) -> Iterator[AnsweredCall | None]:
             yield None
 
 
+def _without_reasoning(trajectory: Trajectory, turns: Sequence[Turn], chat: ChatFormat) -> tuple[int, ...]:
+    """The tokens up to the message behind some turns, which keep their words and not their thoughts."""
+    ids: list[int] = []
+    end = 0
+    for turn in turns:
+        ids += trajectory.ids[end : turn.start] + chat.without_reasoning(turn.completion.ids)
+        end = turn.stop
+    failed = trajectory.turns[len(turns)]
+    return (*ids, *trajectory.ids[end : failed.start])
+
+
 def failed_call(trajectory: Trajectory, failure: Failure) -> FailedCall:
     """What a simulator gets to see: everything but the reference."""
     turn = trajectory.turns[failure.turn]
@@ -163,6 +174,7 @@ def corrective_context(
     feedback: Feedback,
     *,
     chat: ChatFormat,
+    keep_reasoning: bool = True,
     above: CorrectiveContext | None,
     parent: Parent,
     policy_version: int,
@@ -170,13 +182,15 @@ def corrective_context(
     """Join dialogue, failed message and feedback.
 
     Args:
+        keep_reasoning: off, what was thought in these messages is taken out of the tokens; `messages`, which simulators
+            and traces read, tell it all the same.
         above: the trajectory's own corrective context, if it had one.
     """
     failed, turns = trajectory.turns[failure.turn], trajectory.turns[: failure.turn + 1]
     return CorrectiveContext(
         task=trajectory.task,
-        x_ids=trajectory.ids[: failed.start],
-        error_ids=trajectory.ids[failed.start : failed.stop],
+        x_ids=trajectory.ids[: failed.start] if keep_reasoning else _without_reasoning(trajectory, turns[:-1], chat),
+        error_ids=failed.completion.ids if keep_reasoning else chat.without_reasoning(failed.completion.ids),
         feedback_ids=chat.reply(failed.completion.finish, feedback.texts),
         messages=(
             *trajectory.dialogue(failure.turn),

@@ -68,7 +68,13 @@ class Judge:
         correctness = self.decision.correctness(turn, target)
         return Member(
             trajectory=trajectory,
-            reward=self.decision.score(turn, target=target, gold_tokens=self._gold_tokens(target), progress=progress),
+            reward=self.decision.score(
+                turn,
+                target=target,
+                gold_tokens=self._gold_tokens(target),
+                progress=progress,
+                reasoning_tokens=self.chat.reasoning_length(turn.text),
+            ),
             success=correctness == 1.0 and trajectory.end is EndReason.HORIZON,
             failure=find_failure(trajectory.turns, correctness=correctness, verdict=None, delta=self.delta),
         )

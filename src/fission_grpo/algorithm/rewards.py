@@ -21,6 +21,8 @@ from fission_grpo.types import FinishReason, OutcomeKind, ToolCall, Turn, Verdic
 
 Weight = Annotated[float, Field(ge=0)]
 
+REWARD_TERMS = frozenset({"format", "correctness", "length", "verdict", "progress", "efficiency", "repeat"})
+"""The names of the terms below."""
 SMALLEST_SPREAD = 1e-6
 """Rewards closer together than this are equal: a spread of rounding noise must not become a gradient."""
 
@@ -40,9 +42,9 @@ class RewardTerm:
 
     name: str
     value: float
-    """In [0, 1]; 1 is best."""
+    """In [0, 1], 1 is best; of a function of the user's any number."""
     weight: float
-    """How much the term counts at this moment of the run; >= 0."""
+    """How much the term counts at this moment of the run; >= 0, but for one that the user chose."""
     why: str
     """One line for whoever reads the trace."""
 
@@ -85,7 +87,15 @@ class DecisionReward(Settings):
     length_band: float = Field(default=0.5, ge=0)
     """Lengths within this share of the gold length cost nothing; ours."""
 
-    def score(self, turn: Turn, *, target: Sequence[ToolCall], gold_tokens: int, progress: float) -> Reward:
+    def score(
+        self,
+        turn: Turn,
+        *,
+        target: Sequence[ToolCall],
+        gold_tokens: int,
+        progress: float,
+        reasoning_tokens: int = 0,
+    ) -> Reward:
         """Score one assistant message against the gold calls of that message.
 
         Args:
@@ -93,6 +103,8 @@ class DecisionReward(Settings):
             target: gold calls, in any order; empty when the right thing is to answer in words.
             gold_tokens: length of the gold message in tokens, > 0.
             progress: share of the run that is done, in [0, 1].
+            reasoning_tokens: of the message, which its length does not count: the gold message has none, and a term
+                that counted them would pay for not thinking; ours.
 
         Raises:
             ValueError: `progress` or `gold_tokens` is out of range.
@@ -103,7 +115,7 @@ class DecisionReward(Settings):
             terms=(
                 _format_term([turn], weight=_between(self.format_weight, progress)),
                 self._correctness_term(turn, target, weight=_between(self.correctness_weight, progress)),
-                self._length_term(len(turn.completion.ids), gold_tokens),
+                self._length_term(max(len(turn.completion.ids) - reasoning_tokens, 0), gold_tokens),
             ),
             scale=1 / 3,
         )

@@ -18,6 +18,7 @@ from fission_grpo.algorithm.context import CorrectiveContext, Parent, context_fr
 from fission_grpo.algorithm.failures import Failure, Fault
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.chat.format import ChatFormat
+from fission_grpo.errors import ConfigError
 from fission_grpo.rollout import Horizon, Trajectory
 from fission_grpo.settings import Settings
 from fission_grpo.simulator.background import request_feedback
@@ -26,7 +27,7 @@ from fission_grpo.types import ErrorClass, Task
 
 
 class FissionSettings(Settings):
-    """How failures become training conditions."""
+    """How failures become training conditions. Numbers are the whole run's: several processes share them out."""
 
     contexts: int = Field(default=0, ge=0)
     """Most corrective contexts resampled in one step; 0 turns fission off, and what is left is GRPO."""
@@ -52,6 +53,10 @@ class FissionSettings(Settings):
     the paper. Off, both kinds of groups share one update, and recoveries come from the weights that erred; ours."""
     depth: int = Field(default=1, ge=1)
     """Corrective levels: 1 is the paper's; a failed recovery is fissioned again up to this depth."""
+    keep_reasoning: bool = True
+    """What the policy thought in its failed message, and in those before it in the same rollout, stays in the
+    corrective context; ours: the paper does not say. Off, the thoughts are empty there, and the calls stay as they were
+    sampled."""
     silent: bool = False
     """Also fission calls that succeeded and were wrong where the world judges the recovery: often their damage cannot
     be undone. A recovery of one call is judged by its reference, and they are failures like any other; paper."""
@@ -78,6 +83,24 @@ class FissionSettings(Settings):
                 "join it; set depth=1, or pool=0"
             )
         return self
+
+    def share_of(self, processes: int) -> FissionSettings:
+        """What one of several processes does: its part of the contexts, of the trigger, and of the room for contexts.
+
+        A trigger of 1 fires as soon as there is anything, in each process as in one.
+
+        Raises:
+            ConfigError: they cannot be shared out evenly.
+        """
+        whole = {name: getattr(self, name) for name in ("contexts", "trigger", "capacity", "pool")}
+        for name, value in whole.items():
+            if value % processes and (name, value) != ("trigger", 1):
+                raise ConfigError(
+                    f"fission.{name}={value} cannot be shared out among {processes} processes; "
+                    f"choose a multiple of {processes}"
+                )
+        parts = {name: value // processes for name, value in whole.items()}
+        return self.model_copy(update={**parts, "trigger": max(parts["trigger"], 1)})
 
 
 @dataclass(slots=True)
@@ -184,6 +207,7 @@ class FissionSource:
             candidate.failure,
             feedback,
             chat=self.chat,
+            keep_reasoning=self.settings.keep_reasoning,
             above=candidate.group.context,
             parent=Parent(group=candidate.group.id, trajectory=candidate.index, turn=candidate.failure.turn),
             policy_version=policy_version,

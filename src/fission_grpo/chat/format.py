@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 from transformers import PreTrainedTokenizerBase
 
 from fission_grpo.chat import template_probe
+from fission_grpo.chat.parse import END_THINK, THINK, reasoning_in
 from fission_grpo.chat.render import Renderer
 from fission_grpo.types import FinishReason, Message, Tool
 
@@ -81,6 +82,27 @@ class ChatFormat:
     def length(self, text: str) -> int:
         """Tokens of an assistant text, the end-of-turn token not counted."""
         return self._length(text)
+
+    def reasoning_length(self, text: str) -> int:
+        """Tokens of an assistant text in which it thinks, tags included."""
+        return sum(map(self.length, reasoning_in(text)))
+
+    @property
+    def knows_reasoning(self) -> bool:
+        """Whether the tags around thinking are tokens, so that it can be taken out of a message exactly."""
+        return {THINK, END_THINK} <= self.renderer.control_ids.keys()
+
+    def without_reasoning(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """An assistant message with nothing between its first `<think>` (or its beginning) and its last `</think>`.
+
+        The tags stay: an empty thought is how templates write that none was had. A thought that does not end stays.
+        """
+        begin, end = (self.renderer.control_ids.get(tag) for tag in (THINK, END_THINK))
+        if end is None or end not in ids:
+            return tuple(ids)
+        last = len(ids) - 1 - ids[::-1].index(end)
+        first = ids.index(begin) + 1 if begin is not None and begin in ids[:last] else 0
+        return (*ids[:first], *ids[last:])
 
     def _suffix(self, dialogue: Sequence[Message]) -> tuple[int, ...]:
         behind = partial(template_probe.behind_policy, end_of_turn=self._end)

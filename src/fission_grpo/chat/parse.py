@@ -17,12 +17,13 @@ from fission_grpo.files import is_shallow
 from fission_grpo.types import Message, ParsedMessage, ParseFailure, ParseFailureKind, ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-_THINK, _END_THINK = "<think>", "</think>"
+THINK, END_THINK = "<think>", "</think>"
 _TAG = re.compile("</?(?:tool_call|think)>")
-_BLOCK_END = re.compile(rf"(?={OPEN}|{_END_THINK})|{CLOSE}|\Z")
+_BLOCK_END = re.compile(rf"(?={OPEN}|{END_THINK})|{CLOSE}|\Z")
 """Where a malformed block ends: at its closing tag, the next opening one, the end of thinking, or of the text."""
 _SPACE = re.compile(r"\s*")
 _EXCERPT = 40
+_REASONING = re.compile(rf"(?:\A(?:(?!{THINK}).)*?{END_THINK}|{THINK}.*?(?:{END_THINK}|\Z))\s*", re.DOTALL)
 
 
 def parse_message(text: str) -> ParsedMessage:
@@ -35,6 +36,11 @@ def parse_message(text: str) -> ParsedMessage:
     scanner.run()
     content = "".join(scanner.prose).strip()
     return ParsedMessage(content=content, calls=tuple(scanner.calls), failures=tuple(scanner.failures))
+
+
+def reasoning_in(text: str) -> list[str]:
+    """What an assistant text thinks, tags and the white space behind them included; by the rule of `parse_message`."""
+    return _REASONING.findall(text)
 
 
 def render_call(call: ToolCall) -> str:
@@ -109,7 +115,7 @@ class _Scanner:
         self.prose: list[str] = []
         self.calls: list[ToolCall] = []
         self.failures: list[ParseFailure] = []
-        self._on_tag = {OPEN: self._block, CLOSE: self._stray, _THINK: self._think, _END_THINK: self._end_think}
+        self._on_tag = {OPEN: self._block, CLOSE: self._stray, THINK: self._think, END_THINK: self._end_think}
 
     def run(self) -> None:
         while tag := _TAG.search(self.text, self.place):
@@ -151,8 +157,8 @@ class _Scanner:
         self._fail(start, self.place, malformed)
 
     def _think(self, start: int) -> None:
-        end = self.text.find(_END_THINK, self.place)
-        self.place = len(self.text) if end < 0 else end + len(_END_THINK)
+        end = self.text.find(END_THINK, self.place)
+        self.place = len(self.text) if end < 0 else end + len(END_THINK)
         self.answer_start = self.place
         self.prose.append(self.text[start : self.place])
 
@@ -162,7 +168,7 @@ class _Scanner:
             self.failures.clear()
             self.prose = [self.text[:start]]
             self.answer_start = self.place
-        self.prose.append(_END_THINK)
+        self.prose.append(END_THINK)
 
     def _untagged(self) -> None:
         """The whole answer is the JSON of a call without its tags: a slip, not prose."""

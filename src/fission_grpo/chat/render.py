@@ -17,9 +17,10 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from fission_grpo.chat.parse import render_call
 from fission_grpo.errors import ConfigError
 from fission_grpo.files import parse_json
-from fission_grpo.types import Message, Tool
+from fission_grpo.types import Message, Tool, ToolCall
 
 _RENDER_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
 """What a template raises on messages that it was not written for."""
@@ -93,6 +94,21 @@ class Renderer:
         text = text.encode(errors="replace").decode()
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
         return ids
+
+    def said(self, prose: str, calls: Sequence[ToolCall]) -> list[int]:
+        """Token ids of an assistant's words and calls as a policy writes them, without the end of its turn.
+
+        Raises:
+            ValueError: a call holds a number that JSON cannot (NaN, infinity).
+        """
+        values = [[call.name, _plain(call.arguments)] for call in calls]
+        mark = self._free_mark([prose, *values])
+        shielded = [
+            render_call(ToolCall(name=name, arguments=arguments))
+            for name, arguments in _shield(values, self.control, mark)
+        ]
+        text = "\n".join(filter(None, [_shield(prose, self._special, mark), *shielded]))
+        return [token for piece in _split(text, mark) for token in self.encode(piece)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids, control tokens included."""

@@ -13,13 +13,15 @@ from fission_grpo.cli.benchmarks import install_benchmarks
 from fission_grpo.cli.data import data
 from fission_grpo.cli.doctor import doctor
 from fission_grpo.cli.evaluate import compare, evaluation
+from fission_grpo.cli.export import export
 from fission_grpo.cli.options import FAILED, OVERRIDES, WRONG_INPUT
 from fission_grpo.cli.own_tasks import eval_tasks
 from fission_grpo.cli.project import init
-from fission_grpo.cli.report import report
+from fission_grpo.cli.report import explain, report
 from fission_grpo.cli.reproduce import reproduce
 from fission_grpo.cli.simulator import simulator
-from fission_grpo.cli.train import quickstart, supervise, train
+from fission_grpo.cli.train import quickstart, sft, train
+from fission_grpo.cli.view import view
 from fission_grpo.errors import ConfigError, FissionError, message_lines
 from fission_grpo.run.interruption import INTERRUPTED, heed_termination
 
@@ -85,12 +87,15 @@ def _first_words(ctx: typer.Context) -> Iterator[str]:
 app.command(context_settings=OVERRIDES, epilog="Any setting of `fission train` goes to every arm.")(quickstart)
 app.command()(init)
 app.command(context_settings=OVERRIDES, epilog="Any setting: trainer.steps=10, or --trainer.steps 10.")(train)
-app.command(context_settings=OVERRIDES)(supervise)
+app.command(context_settings=OVERRIDES, epilog="Any setting: lora.rank=16, or --sft.warmup 0.1.")(sft)
 evaluation.command(name="tasks", context_settings=OVERRIDES)(eval_tasks)
 app.add_typer(evaluation, name="eval")
 app.command()(compare)
 app.command()(report)
+app.command()(explain)
+app.command()(view)
 app.command()(reproduce)
+app.command()(export)
 app.command()(doctor)
 app.command()(install_benchmarks)
 app.add_typer(data, name="data")

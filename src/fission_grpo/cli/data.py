@@ -10,7 +10,7 @@ import typer
 from fission_grpo.cli.options import FAILED, OVERRIDES, ConfigFile, Json, apart, json_text, read_settings
 from fission_grpo.errors import ConfigError
 
-data = typer.Typer(no_args_is_help=True, help="Make and check task files.", rich_markup_mode=None)
+data = typer.Typer(no_args_is_help=True, help="Make, convert and check task files.", rich_markup_mode=None)
 
 
 @data.command()
@@ -32,6 +32,32 @@ def make(
     chosen = expand_sets([name.strip() for name in apis.split(",")])
     made = make_tasks(output, split=Split(split), count=count, seed=seed, apis=chosen)
     typer.echo(json_text(made.as_json()) if as_json else str(made))
+
+
+@data.command(context_settings=OVERRIDES, epilog="Settings that name your worlds: environments.shop=shop:Shop ...")
+def convert(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Argument(help="A .jsonl, .json or .parquet file, or owner/name[:file] on the Hub.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL file of tasks to write.")],
+    form: Annotated[str | None, typer.Option("--from", help="The form of the rows.", show_default="recognised")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make tasks of rows of TRL, the Hub, ToolACE, xLAM, verl, SkyRL or BFCL; says what was left out, and why."""
+    from fission_grpo.assembly import ENVIRONMENTS, with_own_environments
+    from fission_grpo.commands.data import convert_file
+    from fission_grpo.run.folder import quoted
+    from fission_grpo.tasks.convert.forms import FORMS
+
+    if form is not None and form not in FORMS:
+        raise ConfigError(f"unknown form {form!r}; expected one of {', '.join(FORMS)}")
+    known = with_own_environments(ENVIRONMENTS, read_settings(None, None, None, {}, ctx.args).environments)
+    made = convert_file(source, output, form=form, environments=known)
+    if as_json:
+        typer.echo(json_text(made.as_json()))
+        return
+    for one in made.conversion.left_out:
+        typer.echo(str(one), err=True)
+    typer.echo(f"{made}\ncheck it: fission data check {quoted(output)}")
 
 
 @data.command(context_settings=OVERRIDES, epilog="Settings that name your worlds: environments.shop=shop:Shop ...")

@@ -1,4 +1,4 @@
-"""`fission report`: one page that opens anywhere."""
+"""`fission report`: one page that opens anywhere; `fission explain`: one trajectory."""
 
 from __future__ import annotations
 
@@ -24,3 +24,21 @@ def report(
 
     written = write_report(runs, output, samples=samples, seed=seed)
     typer.echo(json_text(written.to_json()) if as_json else str(written))
+
+
+def explain(
+    run: Annotated[Path, typer.Argument(help="The folder of a training run.")],
+    trace: Annotated[
+        str | None, typer.Argument(help="GROUP:PLACE, for instance 12/exploration/0.3:2; GROUP for all of it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show one trajectory: its reward to the last digit, baseline and advantage, failure, feedback, what was masked."""
+    from fission_grpo.report.explain import explain_trace, groups_of_last_step
+
+    if trace is None:
+        lines = groups_of_last_step(run)
+        typer.echo(json_text(lines) if as_json else "\n".join([*lines, "explain one: fission explain RUN GROUP:PLACE"]))
+        return
+    found = explain_trace(run, trace)
+    typer.echo(json_text([one.as_json() for one in found]) if as_json else "\n\n".join(map(str, found)))

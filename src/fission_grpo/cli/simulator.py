@@ -20,10 +20,11 @@ simulator = typer.Typer(no_args_is_help=True, help="Make, train and audit Error 
 Which: TypeAlias = Annotated[str, typer.Option(help="passthrough, static, rules, model or endpoint.")]
 Records: TypeAlias = Annotated[Path, typer.Argument(help="A JSONL file of `fission simulator data`.")]
 
+OWN_TASKS = "Your own tasks: data=FILE environments.NAME=PLACE"
 SETTINGS = "With a model or a server: simulator_model.model=FOLDER, simulator_endpoint.server.url=URL ..."
 
 
-@simulator.command(context_settings=OVERRIDES, epilog=f"{SETTINGS} Your own tasks: data=FILE environments.NAME=PLACE")
+@simulator.command(context_settings=OVERRIDES, epilog=f"{SETTINGS} {OWN_TASKS}")
 def data(
     ctx: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="The JSONL file to write.")],
@@ -88,7 +89,7 @@ def audit(
         typer.echo(f"{name:<32} {value}")
 
 
-@simulator.command(name="try", context_settings=OVERRIDES, epilog=SETTINGS)
+@simulator.command(name="try", context_settings=OVERRIDES, epilog=f"{SETTINGS} {OWN_TASKS}")
 def try_(
     ctx: typer.Context,
     records: Annotated[Path | None, typer.Option(help="Take the failed call from this file.")] = None,
@@ -97,10 +98,12 @@ def try_(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the failed call, where no file is given.")] = 0,
 ) -> None:
     """Show one failed call, and what each simulator says about it, side by side."""
-    more = [_choice(name.strip(), ctx.args) for name in which.split(",") if name.strip()]
+    chosen = [_choice(name.strip(), ctx.args) for name in which.split(",") if name.strip()]
+    settings = read_settings(None, None, None, {}, ctx.args)
     from fission_grpo.commands.simulator import try_simulators
 
-    for line in try_simulators(records, index=index, seed=seed, more=more):
+    more = [one.simulator for one in chosen]
+    for line in try_simulators(records, settings, index=index, seed=seed, more=more):
         typer.echo(line)
 
 

@@ -1,11 +1,12 @@
-"""`fission train`, `fission supervise` and `fission quickstart`: what is typed, and what is said at the end."""
+"""`fission train`, `fission sft` and `fission quickstart`: what is typed, and what is said at the end."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,13 +21,14 @@ from fission_grpo.cli.options import (
 )
 from fission_grpo.engines import Engine
 from fission_grpo.errors import ConfigError
-from fission_grpo.recipes import Recipe
+from fission_grpo.recipes import OWN_RECIPE, Recipe
 from fission_grpo.recipes.arms import Arm
-from fission_grpo.recipes.demonstrations import DIALOGUES, LEARNING_RATE, UPDATES
 from fission_grpo.run.interruption import INTERRUPTED
 
 if TYPE_CHECKING:
     from fission_grpo.commands.dry_run import RunPlan
+    from fission_grpo.commands.sft import FineTunedRun
+    from fission_grpo.commands.sft_plan import SftPlan
     from fission_grpo.commands.train_trl import TrlPlan
     from fission_grpo.commands.train_verl import VerlPlan
     from fission_grpo.commands.trained_run import TrainedRun
@@ -49,7 +51,8 @@ def train(
     no_tree: NoTree = False,
     as_json: Json = False,
 ) -> None:
-    """Train a policy with GRPO and fission. Ctrl-C saves. Without --recipe and --config, `nano` takes its own one."""
+    """Train a policy with GRPO and fission. Ctrl-C saves. Without --recipe and --config, `nano` and
+    `smollm2` take their own."""
     tree = False if no_tree else None
     flags = {"model": model, "output": output and str(output), "trainer.seed": seed, "trainer.tree": tree}
     flags |= {"engine.name": engine and engine.value}
@@ -71,47 +74,60 @@ def train(
     raise typer.Exit(0 if done.finished else INTERRUPTED)
 
 
-def supervise(
+def sft(
     ctx: typer.Context,
-    output: Annotated[Path, typer.Option(help="Folder for the policy.")],
+    output: Annotated[Path, typer.Option(help="The run folder; the model comes to lie in its `policy`.")],
     model: ModelName = None,
     config: ConfigFile = None,
     recipe: RecipeName = None,
-    demonstrations: Annotated[int, typer.Option(min=0, help="Dialogues that show an error and its fix.")] = DIALOGUES,
-    clean: Annotated[
-        int | None,
-        typer.Option(min=0, help="Gold dialogues without an error; nine for each of the others unless given."),
+    messages: Annotated[
+        Path | None, typer.Option(help="Conversations to learn in place of tasks: JSON Lines with `messages`.")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Updates.")] = UPDATES,
-    learning_rate: Annotated[float, typer.Option(help="Peak; more than 0.")] = LEARNING_RATE,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of errors and batches.")] = 0,
+    demonstrations: Annotated[
+        int | None, typer.Option(help="Dialogues that show an error and its fix; 300 unless given.")
+    ] = None,
+    clean: Annotated[
+        int | None, typer.Option(help="Gold dialogues without an error; nine for each of the others unless given.")
+    ] = None,
+    validation: Annotated[Path | None, typer.Option(help="A file of the same kind, measured and not learned.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates; 100 unless given.")] = None,
+    passes: Annotated[float | None, typer.Option(help="Epochs, in place of steps: how often all is learned.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Dialogues in one update; 32 unless given.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak; 1e-3 unless given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of errors, batches and rows held back.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Try one update, print the plan, write nothing.")] = False,
+    no_tree: NoTree = False,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune on a few error-and-fix demonstrations: the strong simple baseline. Or, without any, a warm start."""
-    settings = read_settings(recipe, config, None, {"model": model}, ctx.args)
-    from fission_grpo.commands.supervise import demonstrate
-
-    done = demonstrate(
-        settings,
-        output=output,
-        count=demonstrations,
-        clean=clean,
-        steps=steps,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
-    told = {
-        **{"policy": str(output), "demonstrations": done.demonstrations, "clean": done.clean, "steps": steps},
-        **{"first_loss": done.losses[0], "last_loss": done.losses[-1]},
+    """Fine-tune on right dialogues: of tasks, of errors with their fixes, or a file of conversations. Ctrl-C saves."""
+    chosen = {
+        **{"messages": messages and str(messages), "validation": validation and str(validation)},
+        **{"demonstrations": demonstrations, "clean": clean, "steps": steps, "passes": passes},
+        **{"batch": batch, "learning_rate": learning_rate, "seed": seed},
     }
-    typer.echo(json_text(told) if as_json else str(done))
+    flags: dict[str, Any] = {"model": model, "output": str(output), "trainer.tree": False if no_tree else None}
+    flags |= {f"sft.{name}": value for name, value in chosen.items()}
+    if resume and not (config or recipe):
+        config = _config_of(output)
+    settings = read_settings(recipe, config, None, flags, ctx.args)
+    if dry_run:
+        from fission_grpo.commands.sft_plan import make_sft_plan
+
+        _say_plan(make_sft_plan(settings), settings.saved_for_sft(), as_json)
+        return
+    from fission_grpo.commands.sft import fine_tune
+
+    done = fine_tune(settings, resume=resume)
+    _conclude_sft(done, as_json)
+    raise typer.Exit(0 if done.finished else INTERRUPTED)
 
 
 def quickstart(
     ctx: typer.Context,
     output: Annotated[Path, typer.Option(help="Folder for everything.")] = Path("runs/quickstart"),
     model: Annotated[str, typer.Option(help="nano, smollm2, or a Hugging Face folder.")] = "nano",
-    recipe: Annotated[Recipe, typer.Option(help="What every arm starts from.")] = Recipe.NANO,
+    recipe: Annotated[Recipe | None, typer.Option(help="What every arm starts from; the model's own, or nano.")] = None,
     arms: Annotated[str | None, typer.Option(help="Arms separated by commas.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each arm; 8 unless given.")] = None,
     demonstrations: Annotated[int, typer.Option(min=1, help="Runs of the supervised demonstrations.")] = 2,
@@ -130,7 +146,7 @@ def quickstart(
     plan = Quickstart(
         output=output,
         model=model,
-        recipe=recipe,
+        recipe=recipe or OWN_RECIPE.get(model, Recipe.NANO),
         arms=chosen or DEFAULT_ARMS,
         seeds=tuple(range(seeds or SEEDS)),
         demonstrations=demonstrations,
@@ -157,9 +173,9 @@ def _config_of(output: Path | None) -> Path:
 
 def _own_recipe(settings: RunSettings) -> Recipe | None:
     """What to start from where nobody said: told before anything is spent."""
-    if settings.model == "nano":  # a name of ours; a folder may be called as it likes, `paper` included
-        _say_once(f"no --recipe: nano starts from its own, as with --recipe {Recipe.NANO}")
-        return Recipe.NANO
+    if own := OWN_RECIPE.get(settings.model):
+        _say_once(f"no --recipe: {settings.model} starts from its own, as with --recipe {own}")
+        return own
     trainer, contexts = settings.trainer, settings.fission.contexts
     method = f"GRPO with {contexts} corrective contexts a step" if contexts else "plain GRPO, no fission"
     what = "LoRA adapters" if settings.lora else "every weight"
@@ -195,8 +211,12 @@ def _show_plan(settings: RunSettings, as_json: bool) -> None:
         plan = make_verl_plan(settings)
     else:
         plan = make_plan(settings)
+    _say_plan(plan, settings.saved(), as_json)
+
+
+def _say_plan(plan: RunPlan | TrlPlan | VerlPlan | SftPlan, settings: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json_text({"plan": asdict(plan), "settings": settings.saved()}))
+        typer.echo(json_text({"plan": asdict(plan), "settings": settings}))
     else:
         for line in plan.lines():
             typer.echo(line)
@@ -218,6 +238,24 @@ def _conclude(run: TrainedRun, as_json: bool) -> None:
         typer.echo(f"{run}; evaluate it with: fission eval {_evaluation_of(run.settings)} --run {quoted(run.folder)}")
     else:
         typer.echo(str(run))
+
+
+def _conclude_sft(run: FineTunedRun, as_json: bool) -> None:
+    """What came of it, what is there now, and the next command."""
+    from fission_grpo.report.sft_summary import write_sft_summary
+    from fission_grpo.run.folder import quoted
+
+    summary = write_sft_summary(run.folder, title=str(run.lessons)) if run.finished else ""
+    if as_json:
+        shown = {"demonstrations": run.lessons.demonstrations, "clean": run.lessons.clean}
+        reached = run.policy if run.finished else run.folder / "checkpoints"
+        told = {"run": str(run.folder), "policy": str(reached), "step": run.step, "steps": run.steps, **shown}
+        losses = {"first_loss": run.metrics[0]["loss"], "last_loss": run.metrics[-1]["loss"]}
+        typer.echo(json_text({**told, "rows": len(run.lessons.rows), "finished": run.finished, **losses}))
+        return
+    if summary:
+        typer.echo(summary)
+    typer.echo(f"{run}; train it with: fission train --model {quoted(run.policy)}" if run.finished else str(run))
 
 
 def _evaluation_of(settings: RunSettings) -> str:

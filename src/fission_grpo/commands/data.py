@@ -1,7 +1,8 @@
-"""Task files by command: drawn, and checked."""
+"""Task files by command: drawn, made of rows of others, and checked."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from fission_grpo.assembly import ENVIRONMENTS, with_own_environments
 from fission_grpo.config import RunSettings
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError, DataError
+from fission_grpo.files import write_pieces
 from fission_grpo.preflight import require_fit_environments, require_judges, require_requests
 from fission_grpo.rollout import Horizon
 from fission_grpo.simulator_lab.records import check_simulator_records, looks_like_records
+from fission_grpo.tasks.convert.conversion import Conversion, convert_rows
+from fission_grpo.tasks.convert.hub import ENDINGS, fetched
 from fission_grpo.tasks.gold_chain import canonical
 from fission_grpo.tasks.jsonl import read_tasks, write_tasks
 from fission_grpo.tasks.synthesis.families import SEEN_APIS
@@ -20,6 +24,9 @@ from fission_grpo.tasks.synthesis.generator import Split, synthesise
 from fission_grpo.tasks.synthesis.overlap import Offence, official_overlap, overlap
 from fission_grpo.tasks.training_set import GIVEN, SYNTHETIC
 from fission_grpo.types import Task
+
+OFFICIAL = "it is an official test entry, or shares a text, a world or a chain of calls with one"
+"""Why a task is left out that must not be trained on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +63,73 @@ def make_tasks(
     write_tasks(output, tasks)
     hidden = sum(bool(task.meta["hidden"]) for task in tasks)
     return MadeTasks(file=output, split=split, seed=seed, tasks=len(tasks), hidden=hidden)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertedFile:
+    """A task file that was made of rows of others."""
+
+    file: Path
+    conversion: Conversion
+    compared: bool
+    """Whether tasks that are official test entries were looked for, and left out."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        made = self.conversion
+        return {
+            "file": str(self.file),
+            "form": made.form,
+            "rows": made.rows,
+            "tasks": len(made.tasks),
+            "in_a_world": made.in_a_world,
+            "ask_for_calls": made.ask_for_calls,
+            "ask_for_words": made.ask_for_words,
+            "left_out": len(made.left_out),
+            "reasons": dict(made.reasons()),
+            "problems": list(map(str, made.left_out)),
+            "compared_with_official_entries": self.compared,
+        }
+
+    def __str__(self) -> str:
+        """For a person: what came of it, and why some did not."""
+        made = self.conversion
+        lines = [
+            f"{self.file}: {len(made.tasks)} tasks from {made.rows} rows ({made.form}): {made.ask_for_calls} ask for "
+            f"calls, {made.ask_for_words} for words, {made.in_a_world} live in a world"
+        ]
+        lines += [f"left out: {len(made.left_out)}"] if made.left_out else []
+        lines += [f"{count:>8}  {reason}" for reason, count in made.reasons().items()]
+        lines += [] if self.compared else ["not compared with the official test entries: bfcl_eval is not installed"]
+        return "\n".join(lines)
+
+
+def convert_file(
+    source: str, output: Path, *, form: str | None = None, environments: Environments = ENVIRONMENTS
+) -> ConvertedFile:
+    """Write the rows of others as tasks; folders are made.
+
+    Args:
+        source: a file, or a data set on the Hub: `owner/name`, or `owner/name:file`.
+        form: one of `FORMS`; None to recognise it.
+        environments: where gold calls are executed.
+
+    Raises:
+        ConfigError: nothing can be read, or nothing can be converted (a `DataError` then says why, row by row).
+    """
+    file = Path(source).expanduser()
+    made = convert_rows(
+        file if file.exists() or file.suffix in ENDINGS else fetched(source), form, environments=environments
+    )
+    try:
+        made, compared = made.without({one.task for one in _official(list(made.tasks))}, OFFICIAL), True
+    except ConfigError:  # no benchmark at hand; `data check` asks again
+        compared = False
+    if not made.tasks:
+        raise DataError(source, list(map(str, made.left_out)) or ["holds no row"])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_pieces(output, (json.dumps(record, ensure_ascii=False) + "\n" for record in made.records))
+    return ConvertedFile(file=output, conversion=made, compared=compared)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

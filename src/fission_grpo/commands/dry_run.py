@@ -7,25 +7,38 @@ template or a simulator that is broken breaks here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from math import ceil
 from statistics import fmean
 
-from peft import PeftModel
-
 from fission_grpo.assembly import assemble
+from fission_grpo.chat.format import ChatFormat
 from fission_grpo.config import RunSettings
-from fission_grpo.models.memory import Memory, activation_bytes, logit_bytes, size_text
-from fission_grpo.policy.local.cost_model import cached_numbers
+from fission_grpo.errors import ConfigError
+from fission_grpo.models.catalog import load_chat
+from fission_grpo.models.memory import Memory, Parameters, own_loop_memory, size_text
+from fission_grpo.progress import progress
 from fission_grpo.run.outlook import REMEDIES
 from fission_grpo.training.trainer import Trainer
-from fission_grpo.tree.logprobs import LOGITS_AT_ONCE
+from fission_grpo.types import Task
 
 REHEARSED = 4
 """Tasks of the rehearsal."""
 RENDERED = 200
 """Tasks whose prompts are measured."""
+_PHASES = 8
+"""Of a step, counted as they begin."""
+SMALL = 2_000_000_000
+"""Parameters up to which a model is given advice on templates and warm starts; this and the next two are ours."""
+LONG = 300
+"""Tokens of a prompt from which another template may be worth it."""
+SHORTER = 0.5
+"""Part of its tokens that the prompt must have in it."""
+COMPACT = "nano"
+"""Our template that describes tools in the fewest tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +112,8 @@ class RunPlan:
     seconds: float | None
     """Extrapolated from the rehearsal: larger batches are faster for each group, episodes that grow are slower. None if
     the rehearsal had nothing to update."""
+    advice: tuple[str, ...] = ()
+    """For small models."""
 
     def lines(self) -> Iterator[str]:
         """For a person."""
@@ -118,6 +133,7 @@ class RunPlan:
         )
         if not self.rehearsal.success:
             yield f"caution     nothing came out right in the rehearsal; if that stays, nothing is learned; {REMEDIES}"
+        yield from (f"advice      {one}" for one in self.advice)
 
 
 def make_plan(settings: RunSettings) -> RunPlan:
@@ -129,7 +145,9 @@ def make_plan(settings: RunSettings) -> RunPlan:
     """
     few = min(REHEARSED, settings.trainer.queries)
     trainer = assemble(settings.model_copy(update={"trainer": settings.trainer.model_copy(update={"queries": few})}))
-    rehearsal = rehearse(trainer)
+    with progress("rehearsal", total=_PHASES) as show:
+        begun = count(1)
+        rehearsal = rehearse(trainer, entering=lambda phase: show(next(begun), phase))
     steps, contexts = settings.trainer.steps, settings.fission.contexts
     recoveries = steps * contexts * settings.fission.group_size
     queries = _queries(settings, recoveries=recoveries, tokens=rehearsal.sampled_tokens)
@@ -137,17 +155,21 @@ def make_plan(settings: RunSettings) -> RunPlan:
     collection = _collection(settings, tasks=len(trainer.tasks), found=rehearsal.contexts)
     sampled = rollouts + recoveries + (collection.rollouts if collection else 0)
     parameters = list(trainer.learner.model.parameters())
+    measured = trainer.tasks[:RENDERED]
+    prompt = prompt_tokens(trainer.chat, measured)
+    whole = sum(p.numel() for p in parameters)
+    small = whole <= SMALL
     return RunPlan(
         tasks=len(trainer.tasks),
         updates=steps * (2 if contexts and settings.fission.own_step else 1),
         rollouts=rollouts,
         recoveries=recoveries,
         collection=collection,
-        prompt_tokens=fmean(len(trainer.chat.prompt(task.messages, task.tools)) for task in trainer.tasks[:RENDERED]),
+        prompt_tokens=prompt,
         sampled_tokens=round(sampled * rehearsal.sampled_tokens),
-        parameters=sum(p.numel() for p in parameters),
+        parameters=whole,
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
-        memory=estimate_memory(trainer, rows=queries * settings.trainer.group_size, longest=rehearsal.longest),
+        memory=estimate_memory(trainer, rows=max(rollouts, recoveries) // steps, longest=rehearsal.longest),
         rehearsal=rehearsal,
         seconds=estimate_seconds(
             rehearsal,
@@ -156,7 +178,36 @@ def make_plan(settings: RunSettings) -> RunPlan:
             contexts=contexts,
             collected=collection.groups if collection else 0,
         ),
+        advice=tuple(advise(settings, measured, prompt=prompt, success=rehearsal.success)) if small else (),
     )
+
+
+def prompt_tokens(chat: ChatFormat, tasks: Sequence[Task]) -> float:
+    """Mean of some tasks."""
+    return fmean(len(chat.prompt(task.messages, task.tools)) for task in tasks)
+
+
+def advise(settings: RunSettings, tasks: Sequence[Task], *, prompt: float, success: float) -> Iterator[str]:
+    """What helps a small model, as far as a few tasks show.
+
+    Args:
+        tasks: some of the run's.
+        prompt: mean tokens of their prompts.
+        success: share of the rehearsed trajectories.
+    """
+    if prompt >= LONG and settings.chat_template != COMPACT:
+        with suppress(ConfigError):  # it has no place in this template
+            compact = prompt_tokens(load_chat(settings.model, chat_template=COMPACT), tasks)
+            if compact <= SHORTER * prompt:
+                yield (
+                    f"prompts have {prompt:,.0f} tokens; with chat_template={COMPACT} they would have {compact:,.0f}, "
+                    "and a model that has not learned that form needs a warm start in it (`fission sft`)"
+                )
+    if not success:
+        yield (
+            "nothing was right: a warm start on gold dialogues teaches a small model the form of a call; "
+            "`fission sft` with the same settings, then --model with its policy"
+        )
 
 
 def _queries(settings: RunSettings, *, recoveries: int, tokens: float) -> int:
@@ -172,9 +223,13 @@ def _queries(settings: RunSettings, *, recoveries: int, tokens: float) -> int:
     return max(1, round((trainer.sampled_tokens / tokens - recoveries) / trainer.steps / trainer.group_size))
 
 
-def rehearse(trainer: Trainer) -> Rehearsal:
-    """One step of the loop on the trainer's first tasks, timed. Changes its weights and leaves its files alone."""
-    outcome = trainer.make_step(collect_at_most=1)
+def rehearse(trainer: Trainer, *, entering: Callable[[str], None] = lambda phase: None) -> Rehearsal:
+    """One step of the loop on the trainer's first tasks, timed. Changes its weights and leaves its files alone.
+
+    Args:
+        entering: told each phase as it begins.
+    """
+    outcome = trainer.make_step(collect_at_most=1, entering=entering)
     explored, recovered = outcome.groups, outcome.fission_groups
     seconds, updated = outcome.seconds, len(explored) + len(recovered)
     trajectories = [member.trajectory for group in explored for member in group.members]
@@ -200,20 +255,19 @@ def estimate_memory(trainer: Trainer, *, rows: int, longest: int) -> Memory:
         rows: sequences that are sampled side by side, before the policy's own limit.
         longest: tokens of the longest trajectory.
     """
-    learner, model = trainer.learner, trainer.learner.model
-    shape, size = model.config.get_text_config(), model.dtype.itemsize
-    budget = max(trainer.settings.token_budget, 2 * longest)  # the least that a tree is cut into
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    trained = sum(p.numel() * p.element_size() for p in learner.parameters)
-    frozen = 0 if learner.reference is None or isinstance(model, PeftModel) else weights
-    return Memory(
-        weights=weights,
-        gradients=trained,
-        optimizer=2 * trained,
-        reference=frozen,
-        cache=min(rows, trainer.policy.max_rows) * longest * cached_numbers(shape) * size,
-        activations=activation_bytes(shape, tokens=budget, size=size, recompute=trainer.settings.gradient_checkpointing)
-        + logit_bytes(shape, scored=budget, at_once=LOGITS_AT_ONCE),
+    model, settings = trainer.learner.model, trainer.settings
+    budget = max(settings.token_budget, 2 * longest)  # the least that a tree is cut into
+    trained = sum(p.numel() for p in trainer.learner.parameters)
+    return own_loop_memory(
+        model.config.get_text_config(),
+        Parameters(whole=sum(p.numel() for p in model.parameters()), trained=trained, layer=0, root=0),
+        size=model.dtype.itemsize,
+        beta=settings.beta,
+        recompute=settings.gradient_checkpointing,
+        rows=min(rows, settings.max_rows),
+        longest=longest,
+        tokens=budget,
+        scored=budget,
     )
 
 

@@ -1,4 +1,5 @@
-"""What a run inside TRL or verl takes of each GPU, at most, from its settings and the model's configuration alone.
+"""What a run takes of each GPU, at most, from its settings and the model's configuration alone: inside TRL or verl, and
+in our own loop on one device (`models.memory`).
 
 Everything is taken at its longest: each answer as long as `rollouts.max_tokens` lets it be, and every recovery due. How
 FSDP2 and DeepSpeed keep a model is written from their documentation and has not been measured (numbers of trained
@@ -27,7 +28,14 @@ from fission_grpo.engines import Engine
 from fission_grpo.engines.settings import EngineSettings, Sharding, VllmMode
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import Precision
-from fission_grpo.models.memory import Memory, Parameters, activation_bytes, count_parameters, size_text
+from fission_grpo.models.memory import (
+    Memory,
+    Parameters,
+    activation_bytes,
+    count_parameters,
+    own_loop_memory,
+    size_text,
+)
 from fission_grpo.policy.local.cost_model import cached_numbers
 from fission_grpo.policy.local.hf_policy import MAX_ROWS, context_window
 from fission_grpo.rollout import Horizon
@@ -137,13 +145,19 @@ def device_memory(settings: RunSettings, config: Any, *, prompt: int, reply: int
     """
     engine, parameters = _in_use(settings.engine), count_parameters(config, settings.lora)
     settings = settings.model_copy(update={"engine": engine})
+    if engine.name is Engine.TRL:
+        settings = settings.share_of(engine.devices)
     work = micro_batch(settings, prompt=prompt, reply=reply, window=context_window(config))
+    if engine.name is Engine.OWN:
+        work = _by_budget(settings, work)
     if engine.name is Engine.VERL:
         work = _by_tokens(settings, work)
     room = None if engine.gpu_memory is None else int(engine.gpu_memory * GIB)
     share = int(engine.vllm_share * room) if room and engine.vllm is VllmMode.COLOCATE else 0
     return DeviceMemory(
-        memory=_memory(settings, config, parameters, work, share),
+        memory=_own_memory(settings, config, parameters, work)
+        if engine.name is Engine.OWN
+        else _memory(settings, config, parameters, work, share),
         room=room,
         micro_batch=work,
         sampler=_sampler(engine, config, parameters, share) if share else None,
@@ -164,6 +178,35 @@ def _by_tokens(settings: RunSettings, work: MicroBatch) -> MicroBatch:
     tokens = max(settings.trainer.token_budget, settings.engine.vllm_window or work.longest)
     return MicroBatch(
         rows=ceil(tokens / work.longest), tokens=tokens, in_pass=tokens, scored=tokens, longest=work.longest
+    )
+
+
+def _by_budget(settings: RunSettings, work: MicroBatch) -> MicroBatch:
+    """The micro-batch of our own loop: as much of the whole step as the budget of tokens holds."""
+    parts, budget = micro_batches(settings), max(settings.trainer.token_budget, 2 * work.longest)
+    tokens = min(parts * work.tokens, budget)
+    return MicroBatch(
+        rows=parts * work.rows,
+        tokens=tokens,
+        in_pass=tokens,
+        scored=min(parts * work.scored, tokens),
+        longest=work.longest,
+    )
+
+
+def _own_memory(settings: RunSettings, config: Any, parameters: Parameters, work: MicroBatch) -> Memory:
+    trainer, fission = settings.trainer, settings.fission
+    sampled = max(trainer.queries * trainer.group_size, fission.contexts * fission.group_size)
+    return own_loop_memory(
+        config,
+        parameters,
+        size=2 if settings.precision is Precision.BF16 else 4,
+        beta=trainer.beta,
+        recompute=trainer.gradient_checkpointing,
+        rows=min(sampled, trainer.max_rows),
+        longest=work.longest,
+        tokens=work.tokens,
+        scored=work.scored,
     )
 
 
@@ -297,15 +340,19 @@ def _remedies(settings: RunSettings) -> Iterator[str]:
     trainer, engine = settings.trainer, settings.engine
     if not trainer.gradient_checkpointing:
         yield "set trainer.gradient_checkpointing=true"
+    if engine.name is Engine.OWN:
+        yield f"lower trainer.max_rows (now {trainer.max_rows})"
     size = engine.micro_batch or trainer.group_size
-    if size > 1 and engine.name is not Engine.VERL:
+    if size > 1 and engine.name is Engine.TRL:
         yield f"lower engine.micro_batch (now {size})"
     if trainer.gradient_checkpointing or engine.name is Engine.VERL:
         yield f"lower trainer.token_budget (now {trainer.token_budget:,})"
     yield f"lower rollouts.max_tokens (now {settings.rollouts.max_tokens:,})"
     if engine.vllm is VllmMode.COLOCATE:
         yield f"lower engine.vllm_share (now {engine.vllm_share:g})"
-    if not engine.sharding.spreads_weights:
+    if settings.precision is not Precision.BF16 and engine.name is Engine.OWN:
+        yield "choose precision=bf16"
+    if not engine.sharding.spreads_weights and engine.name is not Engine.OWN:
         yield "spread the weights with engine.sharding=fsdp2 and more engine.gpus"
     if settings.lora is None:
         yield "train adapters with lora.rank=16 and precision=bf16"

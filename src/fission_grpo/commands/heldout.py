@@ -150,9 +150,19 @@ def load_player(settings: RunSettings, *, environments: Environments, server: st
         ConfigError: no such model, one that cannot be loaded, or no such server.
     """
     if server is not None:
-        served = open_served_model(settings.model, server, chat_template=settings.chat_template)
+        served = open_served_model(
+            settings.model,
+            server,
+            chat_template=settings.chat_template,
+            chat_template_kwargs=settings.chat_template_kwargs,
+        )
         return Player(policy=served.policy, chat=served.chat, environments=environments, rollouts=settings.rollouts)
-    loaded = load_policy_model(settings.model, chat_template=settings.chat_template, precision=settings.precision)
+    loaded = load_policy_model(
+        settings.model,
+        chat_template=settings.chat_template,
+        chat_template_kwargs=settings.chat_template_kwargs,
+        precision=settings.precision,
+    )
     model = loaded.model.to(Accelerator().device)
     policy = HFPolicy(model, eos_id=loaded.chat.eos_id, pad_id=loaded.chat.pad_id, share=settings.trainer.tree)
     return Player(policy=policy, chat=loaded.chat, environments=environments, rollouts=settings.rollouts)

@@ -1,4 +1,6 @@
-"""The whole method on one laptop: warm start, GRPO and Fission-GRPO at equal rollout budget, evaluated side by side.
+"""The whole method on one laptop: GRPO and Fission-GRPO at equal rollout budget, evaluated side by side.
+
+`nano` ships warm; a model that needs a warm start first gets one (`recipes.supervised`), and everything begins there.
 
 Arms are trained and evaluated by a pool of processes, one thread each, as many as there are cores; each job is one of
 these commands with settings of its own. Everything that is shown is read back from the files they leave; what is
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +22,13 @@ from fission_grpo.errors import ConfigError
 from fission_grpo.files import read_json, read_jsonl, write_text
 from fission_grpo.recipes import Recipe
 from fission_grpo.recipes.arms import Arm
+from fission_grpo.recipes.supervised import DEMONSTRATED, WARM_STARTS
 from fission_grpo.report.results import DEMONSTRATIONS, WARM_START, Results
 from fission_grpo.run.lock import writing_into
 from fission_grpo.run.provenance import record_provenance
 
 if TYPE_CHECKING:
+    from fission_grpo.commands.sft import FineTunedRun
     from fission_grpo.config import RunSettings
 
 DEFAULT_ARMS = ("grpo-decision", "fission-decision")
@@ -55,6 +59,16 @@ class Quickstart:
     overrides: tuple[str, ...] = ()
     """Dotted settings for every arm."""
 
+    @property
+    def warm_start(self) -> Mapping[str, Any]:
+        """What the model has to learn before anything else, as settings; none for one that can be trained as it is."""
+        return WARM_STARTS.get(self.model, {})
+
+    @property
+    def start(self) -> str:
+        """The policy that everything begins with."""
+        return str(self.results().run(WARM_START, 0).policy) if self.warm_start else self.model
+
     def results(self) -> Results:
         """Where everything is that the summary reads."""
         return Results(
@@ -82,6 +96,8 @@ def run_quickstart(plan: Quickstart, *, workers: int, report: Callable[[str], No
     _require_whoever_pays(plan)
     with writing_into(plan.output):
         _require_same_plan(plan)
+        if plan.warm_start:
+            report(_intention(plan))
         record_provenance(plan.output)
         work(jobs(plan), workers=workers, report=report)
     return plan.results().summary
@@ -105,11 +121,23 @@ def jobs(plan: Quickstart) -> list[Job]:
             _evaluation(plan, arm, seed, model=str(plan.results().run(arm, seed).policy), after=(f"{arm}-{seed}",))
             for arm, seed in trained
         ),
-        _evaluation(plan, WARM_START, 0, model=plan.model),
+        _evaluation(plan, WARM_START, 0, model=plan.start),
     ]
     before = [*trainings, *demonstrations, *evaluations]
+    if plan.warm_start:
+        before = [_warming(plan), *(_after_warming(job) for job in before)]
     names = tuple(job.name for job in before)
     return [*before, Job(name="summary", run=partial(_summarise, plan), log=_log(plan, "summary"), after=names)]
+
+
+def _intention(plan: Quickstart) -> str:
+    """What will be done, for a person, before it is."""
+    sft, shown = _settings(plan, plan.warm_start).sft, len(plan.results().seeds_of(DEMONSTRATIONS))
+    return (
+        f"{plan.model} cannot call tools as it ships: first a warm start of {sft.steps} updates of {sft.batch} gold "
+        f"dialogues; from there {len(plan.arms)} arms x {len(plan.seeds)} runs ({', '.join(plan.arms)}) and {shown} of "
+        f"the demonstrations, each evaluated on {plan.size} episodes. It can be stopped: the same command goes on"
+    )
 
 
 def _require_whoever_pays(plan: Quickstart) -> None:
@@ -132,6 +160,7 @@ def _require_same_plan(plan: Quickstart) -> None:
     wanted = {
         **{"model": plan.model, "recipe": str(plan.recipe), "size": plan.size, "overrides": list(plan.overrides)},
         **{"heldout_seed": HELDOUT_SEED, "arms": ARMS_AS_OF},
+        **({"warm_start": dict(plan.warm_start)} if plan.warm_start else {}),
     }
     if path.exists():
         found = read_json(path, remedy="restore it or choose another --output")
@@ -142,16 +171,26 @@ def _require_same_plan(plan: Quickstart) -> None:
     write_text(path, json.dumps(wanted) + "\n")
 
 
+def _warming(plan: Quickstart) -> Job:
+    folder = plan.results().run(WARM_START, 0)
+    run = partial(_warm_up, plan, str(folder.path), resume=folder.config.exists())
+    return Job(name=f"{WARM_START}-0", run=run, log=_log(plan, f"{WARM_START}-0"), product=folder.policy)
+
+
+def _after_warming(job: Job) -> Job:
+    return replace(job, after=(*job.after, f"{WARM_START}-0"))
+
+
 def _training(plan: Quickstart, arm: str, seed: int) -> Job:
     name, folder = f"{arm}-{seed}", plan.results().run(arm, seed)
     train = partial(_train, plan, arm, seed, resume=folder.config.exists())
     after = (f"{PAID_BY[arm]}-{seed}",) if arm in PAID_BY else ()
-    return Job(name=name, run=train, log=_log(plan, name), product=folder.policy / "config.json", after=after)
+    return Job(name=name, run=train, log=_log(plan, name), product=folder.policy, after=after)
 
 
 def _demonstration(plan: Quickstart, seed: int) -> Job:
-    name, policy = f"{DEMONSTRATIONS}-{seed}", plan.results().run(DEMONSTRATIONS, seed).policy
-    run = partial(_demonstrate, plan, str(policy), seed)
+    name, folder = f"{DEMONSTRATIONS}-{seed}", plan.results().run(DEMONSTRATIONS, seed)
+    run = partial(_demonstrate, plan, str(folder.path), seed, resume=folder.config.exists())
     return Job(name=name, run=run, log=_log(plan, name), product=plan.results().demonstrated(seed))
 
 
@@ -176,7 +215,7 @@ def _log(plan: Quickstart, name: str) -> Path:
 def _train(plan: Quickstart, arm: str, seed: int, *, resume: bool) -> None:
     from fission_grpo.commands.train import train
 
-    chosen = {"model": plan.model, "output": str(plan.results().run(arm, seed).path), "trainer.seed": seed}
+    chosen = {"model": plan.start, "output": str(plan.results().run(arm, seed).path), "trainer.seed": seed}
     done = train(_settings(plan, chosen, Arm(arm), matched=_tokens_to_match(plan, arm, seed)), resume=resume)
     _say(done)
     if not done.finished:
@@ -191,13 +230,28 @@ def _tokens_to_match(plan: Quickstart, arm: str, seed: int) -> Mapping[str, int]
     return {"trainer.sampled_tokens": round(sum(row["generate/sampled"] for row in rows))}
 
 
-def _demonstrate(plan: Quickstart, policy: str, seed: int) -> None:
-    from fission_grpo.commands.supervise import demonstrate
-
-    done = demonstrate(_settings(plan, {"model": plan.model}), output=Path(policy), seed=seed)
-    shown = {"demonstrations": done.demonstrations, "clean": done.clean, "updates": len(done.losses)}
+def _demonstrate(plan: Quickstart, folder: str, seed: int, *, resume: bool) -> None:
+    chosen = {"model": plan.start, "output": folder, "sft.seed": seed, **DEMONSTRATED.get(plan.model, {})}
+    done = _fine_tune(plan, chosen, resume=resume)
+    shown = {"demonstrations": done.lessons.demonstrations, "clean": done.lessons.clean, "updates": done.step}
     write_text(plan.results().demonstrated(seed), json.dumps(shown) + "\n")
+
+
+def _warm_up(plan: Quickstart, folder: str, *, resume: bool) -> None:
+    from fission_grpo.report.sft_summary import write_sft_summary
+
+    done = _fine_tune(plan, {"model": plan.model, "output": folder, **plan.warm_start}, resume=resume)
+    write_sft_summary(done.folder, title=str(done.lessons))
+
+
+def _fine_tune(plan: Quickstart, chosen: Mapping[str, Any], *, resume: bool) -> FineTunedRun:
+    from fission_grpo.commands.sft import fine_tune
+
+    done = fine_tune(_settings(plan, chosen), resume=resume)
     _say(done)
+    if not done.finished:
+        raise SystemExit(1)
+    return done
 
 
 def _evaluate(plan: Quickstart, model: str, folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fission_grpo.commands.sft import fine_tune
 from fission_grpo.commands.train import train
 from fission_grpo.config import RunSettings, load_settings
 from fission_grpo.errors import ConfigError
@@ -139,12 +140,16 @@ def reproduce(run: Path, *, output: Path | None = None) -> Reproduced:
         _require_same_inputs(origin, settings)
     tasks = list(read_jsonl(folder.tasks)) if settings.data == GIVEN and folder.tasks.exists() else None
     with _threads(origin.machine.threads if origin else 0):
-        done = train(settings, tasks=tasks, resume=RunFolder(output).config.exists())
+        resume = RunFolder(output).config.exists()
+        if folder.is_supervised:
+            finished = fine_tune(settings, resume=resume).finished
+        else:
+            finished = train(settings, tasks=tasks, resume=resume).finished
     repeated = read_provenance(output)
     return Reproduced(
         original=run,
         folder=output,
-        finished=done.finished,
+        finished=finished,
         curves=compare_curves(_rows(folder), _rows(RunFolder(output))),
         same_weights=_same_weights(folder.policy, RunFolder(output).policy),
         differences=tuple(_reasons(known, repeated)),
@@ -206,7 +211,9 @@ def _require_same_inputs(origin: Provenance, settings: RunSettings) -> None:
     """Before anything is spent."""
     if origin.inputs is None:
         return
-    template = load_tokenizer(settings.model, chat_template=settings.chat_template).chat_template
+    template = load_tokenizer(
+        settings.model, chat_template=settings.chat_template, chat_template_kwargs=settings.chat_template_kwargs
+    ).chat_template
     model = model_inputs(settings.model, template=template)
     now = RunInputs(model=model.model, files=model.files, template=model.template, data_file=data_hash(settings.data))
     if changed := list(input_differences(origin.inputs, now)):

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from fission_grpo.assembly import ENVIRONMENTS, SIMULATORS, with_own_environments
-from fission_grpo.config import RunSettings
+from fission_grpo.config import RunSettings, SimulatorName
 from fission_grpo.errors import ConfigError
 from fission_grpo.progress import progress
 from fission_grpo.simulator.base import ErrorSimulator, ReferencedSimulator
@@ -95,9 +95,10 @@ def audit_simulator(
         worldless: show no simulator what the world said.
 
     Raises:
-        ConfigError: no such simulator, model or server, or no record of the split.
+        ConfigError: no such simulator, model or server, no record of the split, or settings that name tasks.
         DataError: the file has problems; all of them are listed.
     """
+    _require_one_source(records, settings)
     asked = read_simulator_records(records, split=split)[:limit]
     if not asked:
         raise ConfigError(f"{records} has no record of split {split}")
@@ -107,32 +108,52 @@ def audit_simulator(
 
 
 def try_simulators(
-    records: Path | None, *, index: int = 0, seed: int = 0, more: Sequence[RunSettings] = ()
+    records: Path | None,
+    settings: RunSettings,
+    *,
+    index: int = 0,
+    seed: int = 0,
+    more: Sequence[SimulatorName] = (),
 ) -> Iterator[str]:
     """One failed call, and what each simulator says about it, in lines for a person.
 
     Args:
         records: a file of records; None draws a failed call.
-        index: which of them.
+        settings: of models and servers; tasks that they name are those that the call is drawn from.
+        index: which of the records.
         seed: of the call that is drawn.
-        more: settings of simulators besides the free ones.
+        more: simulators besides the free ones.
 
     Raises:
-        ConfigError: no such record, simulator, model or server.
+        ConfigError: no such record, simulator, model or server, or both records and tasks.
         DataError: the file has problems; all of them are listed.
     """
     if records is None:
-        record = sample_record(seed)
+        record = sample_record(seed, _own_tasks(settings))
     else:
+        _require_one_source(records, settings)
         held = read_simulator_records(records)
         if index >= len(held):
             raise ConfigError(f"{records} has {len(held)} records; --index {index} is none of them")
         record = held[index]
-    chosen = [simulator_of(settings) for settings in more]
+    chosen = [SIMULATORS[name](settings) for name in more]
     case = record.case()
     yield f"failed: {case.failed.text}"
     for trial in side_by_side(case, (*FREE, *chosen)):
         yield from trial.lines()
+
+
+def _require_one_source(records: Path, settings: RunSettings) -> None:
+    """Records have been made of tasks already.
+
+    Raises:
+        ConfigError: the settings name tasks beside them.
+    """
+    if settings.data != SYNTHETIC:
+        raise ConfigError(
+            f"data={settings.data} has no part in what is in {records}; leave it out, or make records of these tasks: "
+            f"fission simulator data -o own.jsonl data={settings.data}"
+        )
 
 
 def simulator_of(settings: RunSettings) -> ErrorSimulator | ReferencedSimulator:

@@ -12,6 +12,7 @@ from fission_grpo.assembly import ENVIRONMENTS, agreed, assemble, open_run, save
 from fission_grpo.commands.tracking import tracking
 from fission_grpo.commands.trained_run import (
     TrainedRun,
+    alarms_of,
     errors_name_the_run,
     record_origin,
     require_same_tasks,
@@ -20,12 +21,12 @@ from fission_grpo.commands.trained_run import (
 from fission_grpo.config import RunSettings
 from fission_grpo.engines import Engine
 from fission_grpo.environments.functions.imported import environments_of
-from fission_grpo.errors import ConfigError
+from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.progress import progress, warn
+from fission_grpo.run.alarms import Alarms
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.interruption import Interruption
 from fission_grpo.run.lock import writing_into
-from fission_grpo.run.outlook import Outlook
 from fission_grpo.run.trackers import require_trackers
 from fission_grpo.tasks.jsonl import Given, write_tasks
 from fission_grpo.tasks.training_set import GIVEN
@@ -82,10 +83,20 @@ def train(
         _record_origin(trainer, settings)
         done = TrainedRun(settings=settings, environments=trainer.stages.environments, step=trainer.state.step)
         told = tracking(settings, is_main_process=trainer.accelerator.is_main_process)
-        with errors_name_the_run(done), Interruption() as interruption, told as tell, _reports(trainer, tell) as report:
-            trainer.train(stop=agreed(interruption, trainer.accelerator), report=report)
+        alarms = alarms_of(settings, run, done=trainer.state.step)
+        with (
+            errors_name_the_run(done),
+            Interruption() as interruption,
+            told as tell,
+            _reports(trainer, tell, alarms) as report,
+        ):
+            trainer.train(
+                stop=agreed(lambda: interruption() or alarms.stop is not None, trainer.accelerator), report=report
+            )
             if trainer.finished:  # whoever finds `policy/` must be able to take it for the trained one
                 save_policy(trainer)
+            elif alarms.stop:
+                raise FissionError(f"{alarms.stop}; or go on with trainer.gap_stops=false")
     return replace(done, step=trainer.state.step)
 
 
@@ -113,21 +124,21 @@ def require_engine(engine: Engine) -> None:
 
 
 @contextmanager
-def _reports(trainer: Trainer, tell: Callable[[], None]) -> Iterator[Callable[[StepReport], None]]:
+def _reports(trainer: Trainer, tell: Callable[[], None], alarms: Alarms) -> Iterator[Callable[[StepReport], None]]:
     """Progress on the main process, silence on the others.
 
     Args:
         tell: whom else, after each step.
+        alarms: what may have to be said beside it.
     """
     if not trainer.accelerator.is_main_process:
         yield lambda report: None
         return
-    outlook = Outlook(trainer.settings.steps)
     with progress("train", total=trainer.settings.steps, done=trainer.state.step) as show:
 
         def report_step(report: StepReport) -> None:
             show(report.step, status_line(report.metrics, entropy="update/entropy"))
-            warn(outlook.heed(report.step, report.metrics))
+            warn(alarms.heed(report.step, report.metrics))
             tell()
 
         yield report_step

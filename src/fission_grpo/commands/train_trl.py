@@ -19,13 +19,13 @@ from trl import GRPOConfig
 from fission_grpo.algorithm.advantages import Scale
 from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.losses import ObjectiveName
-from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.assembly import Groundwork, agreed, lay_groundwork
 from fission_grpo.commands.engine_memory import DeviceMemory, device_memory, micro_batches
 from fission_grpo.commands.launch import launch_line, require_launch
 from fission_grpo.commands.tracking import tracking
 from fission_grpo.commands.trained_run import (
     TrainedRun,
+    alarms_of,
     errors_name_the_run,
     record_origin,
     require_same_tasks,
@@ -43,10 +43,10 @@ from fission_grpo.models.catalog import find_model, load_config, load_weights
 from fission_grpo.models.folder import save_model_folder
 from fission_grpo.models.lora import lora_config
 from fission_grpo.progress import ProgressCallback, progress, warn
+from fission_grpo.run.alarms import Alarms
 from fission_grpo.run.folder import KEPT_CHECKPOINTS, RunFolder
 from fission_grpo.run.interruption import Interruption
 from fission_grpo.run.lock import writing_into
-from fission_grpo.run.outlook import Outlook
 from fission_grpo.run.traces import trace
 from fission_grpo.tasks.jsonl import Given, write_tasks
 
@@ -97,10 +97,11 @@ def make_trl_plan(settings: RunSettings) -> TrlPlan:
     Raises:
         ConfigError: something cannot work, or not inside TRL.
     """
-    args, ground, fission = exact_config(settings), lay_groundwork(settings), settings.fission
+    args, ground = exact_config(settings), lay_groundwork(settings)
     require_tasks(ground.tasks, args)
-    rows = settings.trainer.queries * settings.trainer.group_size + fission.contexts * fission.group_size
-    parts = micro_batches(settings)
+    each = settings.share_of(settings.engine.devices)
+    fission, parts = each.fission, micro_batches(each)
+    rows = each.trainer.queries * each.trainer.group_size + fission.contexts * fission.group_size
     prompt = max(len(ground.chat.prompt(task.messages, task.tools)) for task in ground.tasks)
     return TrlPlan(
         tasks=len(ground.tasks),
@@ -147,7 +148,7 @@ def train_inside_trl(
                 processes=trainer.accelerator.num_processes,
             )
         trainer.accelerator.wait_for_everyone()
-        shown = keeper.showing(settings.trainer.steps, done=step)
+        shown = keeper.showing(alarms_of(settings, run, done=step), steps=settings.trainer.steps, done=step)
         told = tracking(settings, is_main_process=trainer.accelerator.is_main_process)
         with errors_name_the_run(done), Interruption() as interruption, shown, told as keeper.tell:
             keeper.stop = agreed(interruption, trainer.accelerator)
@@ -176,10 +177,6 @@ def _save_policy(trainer: FissionGRPOTrainer, run: RunFolder, *, spread: bool) -
 
 def trainer_of(settings: RunSettings, args: Any, ground: Groundwork, keeper: RunKeeper) -> FissionGRPOTrainer:
     """TRL's trainer on the groundwork of a run."""
-    ranks = PartialState().num_processes
-    # In our own loop each process has all of these; TRL's trainer shares out what it is given for the run.
-    each = settings.fission
-    whole = {"contexts": each.contexts * ranks, "capacity": each.capacity * ranks, "trigger": each.trigger * ranks}
     require_tasks(ground.tasks, args)
     require_vllm(args, ground.chat)
     model = load_weights(settings.model, precision=settings.precision)
@@ -190,7 +187,7 @@ def trainer_of(settings: RunSettings, args: Any, ground: Groundwork, keeper: Run
         args=args,
         processing_class=ground.chat.tokenizer,
         peft_config=lora_config(settings.lora) if settings.lora else None,
-        fission=FissionSettings.model_validate({**each.model_dump(), **whole}),
+        fission=settings.fission,
         tasks=ground.tasks,
         environments=ground.environments,
         judge=ground.judge,
@@ -225,9 +222,10 @@ def config_values(settings: RunSettings) -> dict[str, Any]:
     Raises:
         ConfigError: one has no counterpart.
     """
-    trainer, rollouts, parts = settings.trainer, settings.rollouts, micro_batches(settings)
     for reason in _without_counterpart(settings):
         raise ConfigError(f"{reason}; or choose engine.name=own")
+    each = settings.share_of(settings.engine.devices)
+    trainer, rollouts, parts = each.trainer, each.rollouts, micro_batches(each)
     return {
         "output_dir": str(RunFolder(settings.folder).checkpoints),
         "seed": trainer.seed,
@@ -300,15 +298,15 @@ class RunKeeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         self._scale = scale
         self._main = PartialState().is_main_process
         self._show: ProgressCallback = lambda done, note: None
-        self._outlook: Outlook | None = None
+        self._alarms: Alarms | None = None
 
     @contextmanager
-    def showing(self, steps: int, *, done: int) -> Iterator[None]:
+    def showing(self, alarms: Alarms, *, steps: int, done: int) -> Iterator[None]:
         """Progress on the main process, silence on the others."""
         if not self._main:
             yield
             return
-        self._outlook = Outlook(steps)
+        self._alarms = alarms
         with progress("train", total=steps, done=done) as self._show:
             yield
 
@@ -325,8 +323,8 @@ class RunKeeper(TrainerCallback):  # type: ignore[misc]  # transformers is untyp
         ours = {name: told[theirs] for theirs, name in UPDATE_NAMES.items() if theirs in told}
         self._run.append(self._run.metrics, [{"step": state.global_step - 1, **told, **ours}])
         self._show(state.global_step, status_line(told, entropy="entropy"))
-        if self._outlook is not None:
-            warn(self._outlook.heed(state.global_step, told))
+        if self._alarms is not None:
+            warn(self._alarms.heed(state.global_step, told))
         self.tell()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:

@@ -125,6 +125,11 @@ def train_inside_verl(
 
 def _values(ground: Groundwork, *, resume: bool) -> dict[str, Any]:
     settings = ground.settings
+    if settings.reward.functions:
+        raise ConfigError(
+            "reward.functions compare siblings, and verl judges each dialogue where it was played; choose our own "
+            "loop, or engine=trl"
+        )
     prompt = max(len(ground.chat.prompt(task.messages, task.tools)) for task in ground.tasks)
     window = settings.engine.vllm_window or load_context_window(settings.model)
     return verl_values(settings, prompt=prompt, window=window, resume=resume)

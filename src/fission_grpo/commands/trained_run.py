@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -17,11 +17,26 @@ from fission_grpo.config import RunSettings
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError, FissionError
 from fission_grpo.files import read_jsonl
+from fission_grpo.run.alarms import Alarms
 from fission_grpo.run.folder import RunFolder, quoted
 from fission_grpo.run.inputs import accelerators, model_inputs, with_tasks
 from fission_grpo.run.provenance import record_provenance
 from fission_grpo.tasks.jsonl import record_of
 from fission_grpo.types import Task
+
+
+class GoesOn(Protocol):
+    """A run that can be continued."""
+
+    @property
+    def folder(self) -> Path:
+        """Its folder."""
+        ...
+
+    @property
+    def how_to_go_on(self) -> str:
+        """For a person."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,13 +122,30 @@ def record_origin(
 
 
 @contextmanager
-def errors_name_the_run(run: TrainedRun) -> Iterator[None]:
+def errors_name_the_run(run: GoesOn) -> Iterator[None]:
     """Whatever breaks is told with the place where the rest is safe."""
     try:
         yield
     except (FissionError, OSError) as error:
         error.add_note(f"the run so far is in {run.folder}; {run.how_to_go_on}")
         raise
+
+
+def alarms_of(settings: RunSettings, run: RunFolder, *, done: int) -> Alarms:
+    """What a run is watched for.
+
+    Args:
+        done: updates of its folder that were made already.
+    """
+    trainer = settings.trainer
+    return Alarms(
+        trainer.steps,
+        learning_rate=trainer.learning_rate,
+        beta=trainer.beta,
+        gap=trainer.gap_warning,
+        gap_stops=trainer.gap_stops,
+        so_far=read_jsonl(run.metrics) if done and run.metrics.exists() else (),
+    )
 
 
 def status_line(metrics: Mapping[str, float], *, entropy: str) -> str:

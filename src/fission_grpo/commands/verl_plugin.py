@@ -70,7 +70,9 @@ def ground_from(text: str) -> Groundwork:
 def player_from(text: str, window: int) -> DialoguePlayer:
     """Worlds and judge, for a worker; no task is read."""
     settings = settings_from(text)
-    chat = load_chat(settings.model, chat_template=settings.chat_template)
+    chat = load_chat(
+        settings.model, chat_template=settings.chat_template, chat_template_kwargs=settings.chat_template_kwargs
+    )
     return DialoguePlayer(
         chat=chat,
         environments=with_own_environments(ENVIRONMENTS, settings.environments),

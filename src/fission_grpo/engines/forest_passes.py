@@ -18,7 +18,7 @@ from fission_grpo.tree.tree_attention import sharing_obstacle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ScoredRow:
     """Tokens of one row, and which of them are scored."""
 
     index: int
@@ -49,7 +49,7 @@ class Reading:
         return torch.from_numpy(self.at_N).to(device), torch.from_numpy(self.token_N).to(device)
 
 
-def readings(rows: Sequence[Row], *, token_budget: int | None = None) -> list[Reading]:
+def passes_over(rows: Sequence[ScoredRow], *, token_budget: int | None = None) -> list[Reading]:
     """Passes in which every row is read once.
 
     Args:
@@ -64,7 +64,7 @@ def readings(rows: Sequence[Row], *, token_budget: int | None = None) -> list[Re
     return [_reading(forest, [rows[i] for i in part]) for forest, part in zip(forests, parts, strict=True)]
 
 
-def _reading(forest: Forest, rows: Sequence[Row]) -> Reading:
+def _reading(forest: Forest, rows: Sequence[ScoredRow]) -> Reading:
     node_S = np.concatenate([path[row.scored] for path, row in zip(forest.paths, rows, strict=True)])
     unique, inverse = np.unique(node_S, return_inverse=True)
     return Reading(

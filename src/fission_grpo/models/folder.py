@@ -13,7 +13,6 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
-from fission_grpo.errors import ConfigError
 from fission_grpo.files import unfinished_beside, write_text
 
 
@@ -42,18 +41,6 @@ def load_trained_weights(model: Any, folder: Path) -> None:
     untied = [name for name in missing if name not in (model._tied_weights_keys or {})]
     if untied or unexpected:
         raise ValueError(f"{folder}: weights do not fit the model; missing {untied}, unexpected {unexpected}")
-
-
-def require_replaceable(folder: Path) -> None:
-    """Refuse to put a model in the place of anything but a model: what lies there is removed as a whole.
-
-    Raises:
-        ConfigError: the folder holds something else.
-    """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
-        raise ConfigError(f"{folder} holds something else than a model, which would be lost; choose another --output")
 
 
 def save_model_folder(

@@ -29,6 +29,8 @@ from transformers import AutoModelForCausalLM
 
 from fission_grpo.models.lora import LoraSettings, with_adapters
 from fission_grpo.policy.local.cost_model import cached_numbers
+from fission_grpo.policy.local.kv_cache import GROWING, grown
+from fission_grpo.tree.logprobs import LOGITS_AT_ONCE
 
 LOGITS = 3
 """Copies of [tokens, vocabulary] in single precision at the peak of scoring: logits, their softmax, a gradient."""
@@ -137,6 +139,45 @@ def logit_bytes(config: Any, *, scored: int, at_once: int) -> int:
         at_once: most entries of [tokens, vocabulary] that exist at a time.
     """
     return LOGITS * 4 * min(scored * int(config.vocab_size), max(at_once, int(config.vocab_size)))
+
+
+def own_loop_memory(
+    config: Any,
+    parameters: Parameters,
+    *,
+    size: int,
+    beta: float,
+    recompute: bool,
+    rows: int,
+    longest: int,
+    tokens: int,
+    scored: int,
+) -> Memory:
+    """What our own loop takes on one device.
+
+    Args:
+        config: of the text model, as transformers writes it.
+        size: bytes of one of its weights. Below four there are master copies of those that are trained, the stream and
+            the head are in single precision (`widen_stream`), and adapters are, too.
+        beta: weight of the KL penalty.
+        recompute: see `activation_bytes`.
+        rows, longest: trajectories that are sampled side by side, and tokens of the longest.
+        tokens, scored: of one training micro-batch, and those whose distribution is read.
+    """
+    adapted, wide = parameters.trained < parameters.whole, max(size, 4)
+    trained = parameters.trained * wide
+    head = 4 * int(config.vocab_size) * int(config.hidden_size) if size < 4 else 0
+    positions = grown(0, longest + longest // GROWING)
+    return Memory(
+        weights=parameters.base * size + (parameters.whole - parameters.base) * wide,
+        gradients=trained,
+        optimizer=2 * trained + (trained if size < 4 and not adapted else 0),
+        reference=parameters.base * size if beta and not adapted else 0,
+        cache=rows * positions * cached_numbers(config) * size,
+        activations=activation_bytes(config, tokens=tokens, size=size, recompute=recompute, stream=wide)
+        + logit_bytes(config, scored=scored, at_once=LOGITS_AT_ONCE),
+        at_work=head if adapted else 2 * head,
+    )
 
 
 def size_text(count: int) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.client.endpoint import EndpointSettings
@@ -20,7 +23,12 @@ class ServedModel:
 
 
 def open_served_model(
-    name_or_path: str, server: str, *, chat_template: str | None = None, concurrency: int = 64
+    name_or_path: str,
+    server: str,
+    *,
+    chat_template: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] = MappingProxyType({}),
+    concurrency: int = 64,
 ) -> ServedModel:
     """Check the server; no weights are read here.
 
@@ -30,12 +38,14 @@ def open_served_model(
         name_or_path: as for `load_policy_model`, and what the server calls the model.
         server: its URL.
         chat_template: a template of ours or a Jinja file, in place of the model's own.
+        chat_template_kwargs: what the template is told.
         concurrency: most dialogues under way at a time.
 
     Raises:
         ConfigError: no such model here, or no such server: see `VLLMPolicy`.
     """
-    chat, window = load_chat(name_or_path, chat_template=chat_template), load_context_window(name_or_path)
+    chat = load_chat(name_or_path, chat_template=chat_template, chat_template_kwargs=chat_template_kwargs)
+    window = load_context_window(name_or_path)
     policy = VLLMPolicy(EndpointSettings(url=server, model=name_or_path, concurrency=concurrency), chat=chat)
     if policy.context_window < window:
         warnings.warn(

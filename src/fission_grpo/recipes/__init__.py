@@ -22,6 +22,8 @@ class Recipe(StrEnum):
     """The laptop run of the quickstart."""
     NANO_HARD = "nano-hard"
     """The same on longer chains, with two things missing at once and tools that look right and are wrong."""
+    SMOLLM2 = "smollm2"
+    """A real language model, of 135 million parameters, overnight."""
     PAPER = "paper"
     """The authors' setting, on your GPUs and your Qwen3; inside verl for a node of eight GPUs of 80 GB."""
     PAPER_24GB = "paper-24gb"
@@ -30,6 +32,10 @@ class Recipe(StrEnum):
     """Every weight of Qwen3-1.7B, one GPU of 80 GB."""
     PAPER_8X80GB = "paper-8x80gb"
     """Every weight of Qwen3-8B, eight GPUs of 80 GB."""
+
+
+OWN_RECIPE: Mapping[str, Recipe] = {"nano": Recipe.NANO, "smollm2": Recipe.SMOLLM2}
+"""What a model of ours starts from where nobody says otherwise. A folder may be called as it likes."""
 
 
 class Exploration(StrEnum):
@@ -51,11 +57,12 @@ def load_recipe(
     Args:
         engine: that the run was asked to have, for recipes that know how one is set up.
     """
-    from fission_grpo.recipes import nano, paper  # torch is behind these
+    from fission_grpo.recipes import nano, paper, smollm2  # torch is behind these
 
     settings: Mapping[Recipe, Callable[[Exploration], RunSettings]] = {
         Recipe.NANO: nano.nano_settings,
         Recipe.NANO_HARD: nano.nano_hard_settings,
+        Recipe.SMOLLM2: smollm2.smollm2_settings,
         Recipe.PAPER: lambda _: paper.paper_inside_verl() if engine is Engine.VERL else paper.paper_settings(),
         Recipe.PAPER_24GB: lambda _: paper.one_small_gpu(),
         Recipe.PAPER_80GB: lambda _: paper.one_large_gpu(),

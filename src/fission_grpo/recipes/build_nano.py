@@ -25,9 +25,9 @@ from fission_grpo.models.nano import build_tokenizer, fresh_model, parameter_cou
 from fission_grpo.recipes.nano import NANO_TASKS
 from fission_grpo.tasks.synthesis.generator import synthesise
 from fission_grpo.training.copying import copy_accuracy, sharpen_copying
-from fission_grpo.training.supervised import SupervisedSettings, gold_dialogue, supervise
-from fission_grpo.tree.logprobs import score, separate
-from fission_grpo.types import Distribution, Task, TokenRow
+from fission_grpo.training.dialogues import gold_dialogue
+from fission_grpo.training.supervised import SupervisedSettings, mean_loss, supervise
+from fission_grpo.types import Task, TokenRow
 
 SEED = 0
 TASK_SEED = 1
@@ -101,18 +101,9 @@ def build(folder: Path) -> None:
         "torch": torch.__version__,
         "parameters": parameter_count(model),
         "losses": kept,
-        "final": mean_loss(model, rows[:PROVED]),
+        "final": mean_loss(model, rows[:PROVED], tree=False, token_budget=8192),
     }
     write_text(folder / "build.json", json.dumps(record) + "\n")
-
-
-def mean_loss(model: LlamaForCausalLM, rows: Sequence[TokenRow]) -> float:
-    """Mean negative log-likelihood of the trained tokens, in nats per token."""
-    width = max(sum(row.trained) for row in rows)
-    with torch.no_grad():
-        scored = score(model, rows, separate(rows), width=width, distribution=Distribution(), token_budget=8192)
-        total = sum(scores.logprobs_BT.sum().item() for scores in scored)
-    return -total / sum(sum(row.trained) for row in rows)
 
 
 if __name__ == "__main__":

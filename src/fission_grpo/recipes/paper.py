@@ -1,10 +1,12 @@
 """The authors' setting (arXiv:2601.15625), as far as it is known; meant for one node of 80 GB GPUs.
 
-Known: 8 queries of G = 8, G' = 8, learning rate 1e-6, temperature 0.95, top-k 50, answers of at most 4,096 tokens, 630
-training instances (ours: 629 decision points), 234 steps. Recoveries are single messages under exploration's own
-reward and reference; that they are updated on in a step of their own is the likelier reading. Ours: the task synthesis,
-the trigger (one batch of contexts), the buffer (four batches), no KL, and the simulator `rules`, where the authors
-trained one of 32 billion parameters.
+Known: 8 queries of G = 8, G' = 8, learning rate 1e-6, temperature 0.95, top-k 50, prompts of at most 12,800 tokens,
+answers of at most 4,096, 630 training instances (ours: as many decision points, of 169 dialogues, half of which have
+two user messages), 234 steps. Recoveries are single messages under exploration's own reward and reference; that they
+are updated on in a step of their own is the likelier reading. Ours: the task synthesis, the trigger (one batch of
+contexts), the buffer (four batches), no KL, and the simulator `rules`, where the authors trained one of 32 billion
+parameters. Weights in bf16 with master copies, eight trajectories side by side and activations computed again: by the
+plan, Qwen3-1.7B fits one GPU of 80 GB with prompts of 12,800 tokens.
 
 Inside verl (`--engine verl`) a step is the same whatever the number of GPUs, and both updates are made. The three for
 GPUs of a given size train inside TRL and sample with a vLLM beside it; they keep the authors' numbers for a step of the
@@ -29,7 +31,9 @@ def paper_settings() -> RunSettings:
     """Decision points, one assistant message each; give the folder of your Qwen3 with `--model`."""
     return RunSettings(
         model="Qwen/Qwen3-1.7B",
-        synthetic=SyntheticSettings(count=228, decision_positions=True),
+        precision=Precision.BF16,
+        engine=EngineSettings(gpu_memory=79.0),
+        synthetic=SyntheticSettings(count=169, two_turns=0.5, decision_positions=True),
         trainer=TrainerSettings(
             steps=234,
             queries=8,
@@ -41,8 +45,9 @@ def paper_settings() -> RunSettings:
             learning_rate=1e-6,
             token_budget=32768,
             gradient_checkpointing=True,
+            max_rows=8,
         ),
-        rollouts=RolloutSettings(max_tokens=4096, max_turns=8),
+        rollouts=RolloutSettings(max_tokens=4096, max_turns=8, max_prompt=12800),
         fission=FissionSettings(contexts=8, group_size=8, trigger=8, capacity=32, horizon=Horizon.CALL, own_step=True),
     )
 
@@ -64,7 +69,7 @@ def paper_inside_verl() -> RunSettings:
     )
     settings = paper_settings()
     trainer = settings.trainer.model_copy(update={"token_budget": DIALOGUE_WINDOW})
-    return settings.model_copy(update={"engine": engine, "trainer": trainer})
+    return settings.model_copy(update={"engine": engine, "precision": Precision.FP32, "trainer": trainer})
 
 
 def one_small_gpu() -> RunSettings:
@@ -110,9 +115,7 @@ def eight_large_gpus() -> RunSettings:
         gpu_memory=79.0,
         sharding=Sharding.FSDP2,
     )
-    settings = _inside_trl(engine, token_budget=32768, queries=1)
-    fission = settings.fission.model_copy(update={"contexts": 1, "trigger": 1, "capacity": 4})
-    return settings.model_copy(update={"model": "Qwen/Qwen3-8B", "fission": fission})
+    return _inside_trl(engine, token_budget=32768).model_copy(update={"model": "Qwen/Qwen3-8B"})
 
 
 def _inside_trl(engine: EngineSettings, **trainer: float) -> RunSettings:
@@ -120,6 +123,7 @@ def _inside_trl(engine: EngineSettings, **trainer: float) -> RunSettings:
     return settings.model_copy(
         update={
             "engine": engine,
+            "precision": Precision.FP32,  # autocast computes in bfloat16
             "trainer": settings.trainer.model_copy(update=trainer),
             "fission": settings.fission.model_copy(update={"own_step": False}),
         }

@@ -17,7 +17,7 @@ from fission_grpo.evaluation.paired import EvaluatedArm, estimate_arm
 from fission_grpo.evaluation.statistics import Share
 from fission_grpo.files import read_jsonl
 from fission_grpo.report.results import MetricsRows
-from fission_grpo.report.style import INK, QUIET, house_style, new_figure, save
+from fission_grpo.report.style import BLUE, GREY, INK, QUIET, VERMILLION, house_style, new_figure, save
 from fission_grpo.report.tables import ARM_INTERVALS
 
 Series = npt.NDArray[np.float64]
@@ -169,6 +169,28 @@ def curves_figure(
         figure.legend([drawn[name] for name in ordered], ordered, loc="lower center", ncols=6, fontsize=8.5)
         legend = 0.1 + 0.2 * math.ceil(max(1, len(ordered)) / 6)
         figure.tight_layout(rect=(0, legend / figure.get_figheight(), 1, 1), w_pad=2.0, h_pad=2.0)
+        return save(figure, path)
+
+
+def loss_figure(run: MetricsRows, path: Path) -> Path:
+    """The loss of a supervised run: of every update faintly, its trailing mean, and that of the rows held back.
+
+    Args:
+        run: rows with `loss`, and `validation_loss` where it was measured.
+        path: PNG or SVG.
+    """
+    learned = Curve(key="loss", title="Loss", unit="nats a token")
+    with house_style():
+        figure = new_figure(5.2, 3.2)
+        panel = figure.subplots()
+        _curve_panel(panel, learned)
+        panel.plot(*recorded(run, learned), color=GREY, linewidth=0.8)
+        panel.plot(*trailing_mean(run, learned), color=BLUE, linewidth=1.8, label="learned")
+        steps_T, values_T = recorded(run, Curve(key="validation_loss", title=""))
+        if steps_T.size:
+            panel.plot(steps_T, values_T, color=VERMILLION, linewidth=1.8, marker="o", markersize=3, label="held back")
+        panel.legend(fontsize=8.5)
+        figure.tight_layout()
         return save(figure, path)
 
 

@@ -34,7 +34,7 @@ class Results:
         return self.seeds[: runs.get(name, len(self.seeds))]
 
     def run(self, arm: str, seed: int) -> RunFolder:
-        return RunFolder(self.folder / f"{arm}-{seed}")
+        return RunFolder(self.evaluation(arm, seed).parent)
 
     def evaluation(self, name: str, seed: int) -> Path:
         return self.folder / f"{name.replace(' ', '-')}-{seed}" / "evaluation"

@@ -9,9 +9,30 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from fission_grpo.files import parse_json
+from fission_grpo.simulator.base import Leakage
+from fission_grpo.types import EndReason
+
+LEAKAGE_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        Leakage.BLIND.value: "written without the reference",
+        Leakage.CLEAN.value: "checked: no leak",
+        Leakage.LEAKED.value: "leaked: replaced",
+    }
+)
+"""What is known of a feedback text."""
+END_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        EndReason.LENGTH.value: "cut off: token limit",
+        EndReason.MAX_TURNS.value: "cut off: too many messages",
+        EndReason.CONTEXT.value: "cut off: context window",
+        EndReason.HARNESS_FAULT.value: "a fault of the harness: masked",
+    }
+)
+"""How a trajectory ended that did not end by itself."""
 
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
 _USER = re.compile(r"<\|im_start\|>user\n(?!<tool_response>)(.*?)<\|im_end\|>", re.DOTALL)

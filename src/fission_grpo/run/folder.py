@@ -47,8 +47,9 @@ WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 _CHECKPOINT = re.compile(r"step-[0-9]+")
 """What a complete one is called; a copy of the user's, `step-3-backup`, is none."""
 
-_MAY_CHANGE = frozenset({"trainer.steps", "trackers"})
-"""The settings that a resumed run may change: a finished run can go on, and whoever is told changes nothing."""
+_MAY_CHANGE = frozenset({"trainer.steps", "trackers", "trainer.gap_warning", "trainer.gap_stops"})
+"""The settings that a resumed run may change: a finished run can go on, and what is told, and to whom, changes
+nothing."""
 
 
 class RunFolder:
@@ -130,11 +131,21 @@ class RunFolder:
             ConfigError: it has not come to its end yet.
         """
         if not self.policy.is_dir():
+            command = "sft" if self.is_supervised else "train"
             raise ConfigError(
-                f"{self.path} has no trained policy yet; finish it with: fission train --resume --output "
+                f"{self.path} has no trained policy yet; finish it with: fission {command} --resume --output "
                 f"{quoted(self.path)}"
             )
         return self.policy
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether `fission sft` began it.
+
+        Raises:
+            ConfigError: its `config.yaml` cannot be read.
+        """
+        return self.config.exists() and "sft" in self._saved_settings()
 
     def complete_checkpoints(self) -> list[Path]:
         """Every complete checkpoint, the newest last; whatever else lies beside them is the user's, and left alone."""

@@ -23,6 +23,10 @@ class Follower:
         Raises:
             ValueError: a line is no JSON.
         """
+        yield from (found for _, _, found in self.new_at())
+
+    def new_at(self) -> Iterator[tuple[int, int, dict[str, Any]]]:
+        """The same, each behind the places at which its line begins and ends, in bytes; may be left at any of them."""
         if not self._path.exists():
             return
         self._offset = min(self._offset, self._path.stat().st_size)
@@ -31,5 +35,6 @@ class Follower:
             for line in file:
                 if not line.endswith(b"\n"):
                     return
+                start = self._offset
                 self._offset += len(line)
-                yield parse_json(line)
+                yield start, self._offset, parse_json(line)

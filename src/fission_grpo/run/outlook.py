@@ -20,7 +20,7 @@ HINTS: Mapping[ErrorClass | None, str] = {
 """What to look at first, by the class of most first failures; None where calls did not fail."""
 REMEDIES = (
     "what else helps: tasks of fewer calls among the others; showing how it is done before training "
-    "(`fission supervise` with the same settings, then --model FOLDER); larger groups (trainer.group_size)"
+    "(`fission sft` with the same settings, then --model FOLDER/policy); larger groups (trainer.group_size)"
 )
 
 

@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fission_grpo.errors import SimulatorError
+from fission_grpo.errors import ConfigError, SimulatorError
 from fission_grpo.simulator.base import Case, ErrorSimulator, Feedback, ReferencedSimulator, diagnose
 from fission_grpo.simulator.leak import Leak, leaks_of
 from fission_grpo.simulator.passthrough import PassthroughSimulator
 from fission_grpo.simulator.rules import RulesSimulator
 from fission_grpo.simulator.static import StaticSimulator
-from fission_grpo.simulator_lab.corpus import RecordSettings, simulator_records
+from fission_grpo.simulator_lab.corpus import OwnTasks, RecordSettings, simulator_records
 from fission_grpo.simulator_lab.records import SimulatorRecord
 
 FREE: tuple[ErrorSimulator, ...] = (PassthroughSimulator(), StaticSimulator(), RulesSimulator())
@@ -51,9 +51,18 @@ def side_by_side(case: Case, simulators: Sequence[ErrorSimulator | ReferencedSim
     return [_trial(case, simulator) for simulator in simulators]
 
 
-def sample_record(seed: int = 0) -> SimulatorRecord:
-    """A failed call to try simulators on, where the user has none."""
-    records, _ = simulator_records(RecordSettings(seed=seed, count=1, tasks_per_api=2, apis=("TradingBot",)))
+def sample_record(seed: int = 0, own: OwnTasks | None = None) -> SimulatorRecord:
+    """A failed call to try simulators on, where the user has no records.
+
+    Args:
+        own: tasks in whose worlds it is made.
+    Raises:
+        ConfigError: no call of theirs fails.
+    """
+    apis = ("TradingBot",) if own is None else ()
+    records, _ = simulator_records(RecordSettings(seed=seed, count=1, tasks_per_api=2, apis=apis), own=own)
+    if not records:
+        raise ConfigError("no wrong call in these tasks is answered with an error; try another --seed, or more tasks")
     return records[0]
 
 

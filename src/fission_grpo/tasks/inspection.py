@@ -10,7 +10,7 @@ import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any, TypeAlias
 
 from fission_grpo.environments.base import Environment, Environments
@@ -77,6 +77,44 @@ def inspect_record(
     return (None, found) if found else (task, [])
 
 
+def conversation_problems(record: Record) -> list[str]:
+    """Every problem of a conversation to be learned, with `messages` and perhaps `tools`; other keys are the user's.
+
+    Args:
+        record: a parsed line, embedded JSON opened.
+    """
+    return list(_conversation_shape(record)) or list(_conversation(record["messages"]))
+
+
+def _conversation_shape(record: Record) -> Iterator[str]:
+    needed = ("messages", "tools")
+    for key in record:
+        if _NAME_HERE.get(key) in needed and _NAME_HERE[key] not in record:
+            yield f"unknown key {key!r}; the nearest by meaning is {_NAME_HERE[key]!r}"
+    if "messages" not in record:
+        yield "missing key 'messages'"
+    for key in needed:
+        if key in record and not isinstance(record[key], list):
+            yield f"{key}: got {_json(record[key])}, expected {_KIND[list]}"
+        yield from _shape_of_items(record, key)
+
+
+def _conversation(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield from _exchange(messages)
+    for i, message in enumerate(messages):
+        where, role = f"messages[{i}]", message.get("role")
+        if role == "user" and i and messages[i - 1].get("role") == "tool":
+            yield f"{where}: a user message follows a tool message; expected the assistant's answer between them"
+        if role == "assistant" and not isinstance(message.get("content") or "", str):
+            yield f"{where}: content is {_json(message['content'])}, expected text"
+        if role == "assistant" and message.get("reasoning_content"):
+            yield f"{where}: reasoning_content is not learned; write it into `content` as the model does, or delete it"
+        if role == "assistant" and message.get("weight", 1) not in (0, 1):
+            yield f"{where}: weight is {_json(message['weight'])}, expected 1 (learned) or 0 (shown and not learned)"
+    if not any(message.get("role") == "assistant" and message.get("weight", 1) for message in messages):
+        yield "messages: hold no assistant message to be learned"
+
+
 def _shape(record: Record) -> Iterator[str]:
     for key, value in record.items():
         if key in _NAME_HERE:
@@ -131,6 +169,23 @@ def _names_a_function(tool: Mapping[str, Any]) -> bool:
 
 
 def _dialogue(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Of a task: it ends where the policy speaks."""
+    yield from _exchange(messages)
+    if unanswered := _unanswered(messages):
+        yield f"messages: the last {unanswered} tool call(s) have no tool message"
+    if messages and messages[-1].get("role") == "assistant":
+        yield "messages: end with an assistant message; what it should say belongs into `gold`"
+
+
+def _unanswered(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Calls of the last assistant message that no tool message follows."""
+    answers = list(takewhile(lambda message: message.get("role") == "tool", reversed(messages)))
+    said = messages[len(messages) - len(answers) - 1] if len(answers) < len(messages) else {}
+    return max(0, len(_tool_calls(said)) - len(answers)) if said.get("role") == "assistant" else 0
+
+
+def _exchange(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Of any dialogue, whichever way it ends."""
     if not any(message.get("role") == "user" for message in messages):
         yield "messages: hold no user message"
         return
@@ -150,10 +205,6 @@ def _dialogue(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if role == "assistant":
             yield from _assistant(message, where)
             pending = [call.get("id") for call in _tool_calls(message)]
-    if pending:
-        yield f"messages: the last {len(pending)} tool call(s) have no tool message"
-    if messages[-1].get("role") == "assistant":
-        yield "messages: end with an assistant message; what it should say belongs into `gold`"
 
 
 def _order(messages: Sequence[Mapping[str, Any]], i: int, where: str) -> Iterator[str]:

@@ -48,7 +48,7 @@ def read_tasks(path: Path | str, *, environments: Environments | None = None) ->
     Raises:
         DataError: the file has problems (all of them are listed) or cannot be opened.
     """
-    tasks, problems = _inspected(_lines(Path(path)), environments)
+    tasks, problems = _sorted_out(placed_records(Path(path)), environments)
     if not tasks and not problems:
         problems.append("holds no task; expected one JSON object a line")
     if problems:
@@ -69,9 +69,9 @@ def tasks_from(given: Given, *, environments: Environments | None = None) -> lis
     Raises:
         DataError: some have problems; all of them are listed.
     """
-    opened = ((record_of(one), []) if isinstance(one, Task) else _opened(one) for one in given)
-    records = ((f"task {number}", record, broken) for number, (record, broken) in enumerate(opened, 1))
-    tasks, problems = _inspected(records, environments)
+    found = ((record_of(one), []) if isinstance(one, Task) else opened(one) for one in given)
+    records = ((f"task {number}", record, broken) for number, (record, broken) in enumerate(found, 1))
+    tasks, problems = _sorted_out(records, environments)
     if not tasks and not problems:
         problems.append("there is none; expected at least one")
     if problems:
@@ -117,22 +117,33 @@ def _calls(records: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
     return tuple(ToolCall(name=record["name"], arguments=record.get("arguments", {})) for record in records)
 
 
-_Placed: TypeAlias = tuple[str, dict[str, Any], list[str]]
+PlacedRecord: TypeAlias = tuple[str, dict[str, Any], list[str]]
 """Where a record stands, the record with embedded JSON opened and null keys dropped, and what is broken about that."""
 
 
-def _inspected(records: Iterable[_Placed], environments: Environments | None) -> tuple[list[Task], list[str]]:
-    """All sound tasks, and all problems, each with its place."""
-    tasks: list[Task] = []
-    problems: list[str] = []
+def inspected(
+    records: Iterable[PlacedRecord], environments: Environments | None = None
+) -> Iterator[tuple[str, Task | None, list[str]]]:
+    """Each record's place, with its task, or with what is wrong with it; no two tasks have one id."""
     first: dict[str, str] = {}
     for place, record, broken in _named(records):
         task, found = (None, broken) if broken else inspect_record(record, task_of, environments)
         if not broken and isinstance(record.get("id"), str):
             earlier = first.setdefault(record["id"], place)
             found += [f"id {record['id']!r} was used on {earlier} already"] if earlier != place else []
+        if task is None or found:
+            yield place, None, found
+        else:
+            yield place, task if "gold" in record else _aimed(task), []
+
+
+def _sorted_out(records: Iterable[PlacedRecord], environments: Environments | None) -> tuple[list[Task], list[str]]:
+    """All sound tasks, and all problems, each with its place."""
+    tasks: list[Task] = []
+    problems: list[str] = []
+    for place, task, found in inspected(records, environments):
+        tasks += [task] if task else []
         problems += [f"{place}: {problem}" for problem in found]
-        tasks += [] if task is None or found else [task if "gold" in record else _aimed(task)]
     return tasks, problems
 
 
@@ -141,7 +152,7 @@ def _aimed(task: Task) -> Task:
     return replace(task, target=remaining_gold(task)[0][:1]) if task.gold else task
 
 
-def _named(records: Iterable[_Placed]) -> Iterator[_Placed]:
+def _named(records: Iterable[PlacedRecord]) -> Iterator[PlacedRecord]:
     """The same, each with an id: one that has none is named after what it holds, so that its line may change."""
     copies: Counter[str] = Counter()
     for place, record, broken in records:
@@ -154,7 +165,8 @@ def _named(records: Iterable[_Placed]) -> Iterator[_Placed]:
         yield place, {"id": f"{name}{copy}", **record}, broken
 
 
-def _lines(path: Path) -> Iterator[_Placed]:
+def placed_records(path: Path) -> Iterator[PlacedRecord]:
+    """The records of a file with their lines; what cannot be read is a record with what is wrong."""
     try:
         for number, line in raw_lines(path):
             if line.strip():
@@ -170,10 +182,11 @@ def _parsed(line: bytes) -> tuple[dict[str, Any], list[str]]:
         record = parse_json(line)
     except ValueError as error:
         return {}, [f"is no JSON: {error}"]
-    return _opened(record)
+    return opened(record)
 
 
-def _opened(record: Any) -> tuple[dict[str, Any], list[str]]:
+def opened(record: Any) -> tuple[dict[str, Any], list[str]]:
+    """A record with embedded JSON opened and null keys dropped, and what is broken about that."""
     if not is_shallow(record):
         return {}, [f"is nested deeper than {MAX_DEPTH} levels"]
     if not isinstance(record, dict):
@@ -186,10 +199,11 @@ def _opened(record: Any) -> tuple[dict[str, Any], list[str]]:
                 record[key] = parse_json(record[key])
             except ValueError as error:
                 problems.append(f"{key}: is text, but no JSON: {error}")
-    return {key: value if key in _VERBATIM else _without_nulls(value) for key, value in record.items()}, problems
+    return {key: value if key in _VERBATIM else without_nulls(value) for key, value in record.items()}, problems
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
+    """A JSON value whose objects have no key with null: Arrow fills them in."""
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -122,6 +122,26 @@ def training_set(
             "give them again (tasks=...), or set data to a file of tasks"
         )
     return read_tasks(given, environments=environments)
+
+
+def short_enough(tasks: Sequence[Task], most: int | None, *, length: Callable[[Task], int]) -> list[Task]:
+    """The tasks whose prompts have so many tokens at most; None takes all.
+
+    Args:
+        length: tokens of a task's prompt.
+    Raises:
+        ConfigError: none is left.
+    """
+    if most is None:
+        return list(tasks)
+    lengths = [length(task) for task in tasks]
+    kept = [task for task, tokens in zip(tasks, lengths, strict=True) if tokens <= most]
+    if tasks and not kept:
+        raise ConfigError(
+            f"rollouts.max_prompt={most} leaves out all {len(tasks)} tasks: the shortest prompt has {min(lengths)} "
+            "tokens; raise it, or offer fewer tools"
+        )
+    return kept
 
 
 @lru_cache(maxsize=2)

@@ -3,7 +3,8 @@
 checkpoints/step-N/
   checkpoint.json     format and version of the package that wrote it, and how long each file is; written last
   model/              what was trained, as an ordinary Hugging Face folder
-  progress-R.pt       of process R: step, tasks explored, fission buffer or pool, counters, what prompt lookup has seen
+  progress-R.pt       of process R: step, tasks explored, fission buffer or pool, counters, what prompt lookup has seen;
+                      of a supervised training: step, schedule, which rows
   ...                 accelerate's own: optimizer, random states
 
 A run folder may come from anybody. Nothing in a checkpoint is code: weights are safetensors, everything else is tensors
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -51,9 +52,28 @@ DAMAGE = (
 """What a checkpoint raises that is cut off, overwritten, or of another model."""
 
 
+class Resumable(Protocol):
+    """Where some training stands: all that a checkpoint holds besides weights, optimizer and random states."""
+
+    step: int
+    """Updates made so far."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as tensors and plain data."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state_dict` stood.
+
+        Raises:
+            KeyError, TypeError, ValueError: `state_dict` has not written this.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class RunState:
-    """Where the run stands: all that a checkpoint holds besides weights, optimizer and random states."""
+    """Where a run of our loop stands."""
 
     source: FissionSource
     lookup: PromptLookup
@@ -84,7 +104,7 @@ class RunState:
 class Checkpoints:
     """Writes and reads the checkpoints of a run, all its processes together."""
 
-    def __init__(self, run: RunFolder, accelerator: Accelerator, state: RunState) -> None:
+    def __init__(self, run: RunFolder, accelerator: Accelerator, state: Resumable) -> None:
         self._run = run
         self._accelerator = accelerator
         self._state = state

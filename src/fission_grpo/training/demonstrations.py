@@ -13,7 +13,7 @@ from fission_grpo.chat.format import ChatFormat
 from fission_grpo.environments.base import Environments
 from fission_grpo.tasks.gold_chain import canonical
 from fission_grpo.tasks.probe import ProbeItem, ProbeKind, can_be_probed, probe_items
-from fission_grpo.training.supervised import gold_dialogue, next_message
+from fission_grpo.training.dialogues import gold_dialogue, next_message
 from fission_grpo.types import Task, TokenRow
 
 CLEAN_SHARE = 9

@@ -23,6 +23,7 @@ from fission_grpo.algorithm.groups import Group
 from fission_grpo.algorithm.losses import OBJECTIVES, Objective, k3_divergence, policy_loss
 from fission_grpo.errors import FissionError
 from fission_grpo.models.recomputation import recompute_layers
+from fission_grpo.training.master_weights import adamw, updated
 from fission_grpo.training.settings import TrainerSettings
 from fission_grpo.tree.logprobs import Scorer
 from fission_grpo.tree.reference import Reference
@@ -40,7 +41,9 @@ class Update:
     kl: float = 0.0
     entropy: float = 0.0
     logprob_gap: float = 0.0
-    """Largest |trainer - sampler| log-probability in nats: the drift alarm; rounding noise when all is well."""
+    """Largest |trainer - sampler| log-probability in nats; rounding noise when all is well."""
+    logprob_gap_mean: float = 0.0
+    """The same on average: what `trainer.gap_warning` is about. One unlikely token makes the largest."""
     grad_norm: float = 0.0
     trained_tokens: int = 0
     unique_tokens: int = 0
@@ -67,6 +70,7 @@ class Update:
             kl=mean("kl"),
             entropy=mean("entropy"),
             logprob_gap=max(self.logprob_gap, other.logprob_gap),
+            logprob_gap_mean=mean("logprob_gap_mean"),
             grad_norm=max(self.grad_norm, other.grad_norm),
             trained_tokens=tokens,
             unique_tokens=self.unique_tokens + other.unique_tokens,
@@ -129,12 +133,12 @@ class Learner:
             recompute_layers(model)
         # Evaluation mode keeps accelerate from wrapping the model: gradients are averaged by `_average_gradients`.
         self.model = accelerator.prepare_model(model, evaluation_mode=True)
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = accelerator.prepare_optimizer(
-            torch.optim.AdamW(
-                self.parameters, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
-            )
+            adamw(trained, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
         )
+        self.parameters = updated(self.optimizer)
+        """What the optimizer moves, and where gradients lie: the weights, or their master copies in float32."""
 
     def precompute_reference(self, groups: Sequence[Group]) -> None:
         """Score these groups under the frozen start before the update asks for it.
@@ -188,12 +192,15 @@ class Learner:
             update.loss += loss.item()
             update.entropy += scores.entropy_BT[trained_BT].sum().item()
             logprobs_BT = scores.logprobs_BT.detach()
-            update.logprob_gap = max(update.logprob_gap, (logprobs_BT - old_BT)[trained_BT].abs().max().item())
+            gaps = (logprobs_BT - old_BT)[trained_BT].abs()
+            update.logprob_gap = max(update.logprob_gap, gaps.max().item())
+            update.logprob_gap_mean += gaps.sum().item()
             if reference_BT is not None:
                 update.kl += k3_divergence(logprobs_BT, reference_BT[rows])[trained_BT].sum().item()
         update.trained_tokens = int(batch.mask_BT.sum())
         update.entropy /= update.trained_tokens
         update.kl /= update.trained_tokens
+        update.logprob_gap_mean /= update.trained_tokens
         update.unique_tokens = sum(len(forest) for forest, _ in packed)
         update.unshared_tokens = sum(forest.unshared_tokens for forest, _ in packed)
 

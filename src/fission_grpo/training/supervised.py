@@ -1,11 +1,16 @@
-"""Supervised fine-tuning on transcripts: the warm start before any reinforcement, and the demonstration baseline.
+"""Supervised fine-tuning: the warm start before any reinforcement, and the demonstration baseline.
 
-Only what an assistant says is learned; prompts, tool results and injected errors are conditions.
+Rows come from `dialogues`; each is a whole dialogue, whose trained tokens alone are learned. What the rows of a batch
+have in common at their beginnings goes through the model once.
 """
 
 from __future__ import annotations
 
+import hashlib
+import time
+from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from random import Random
 from typing import Any
@@ -13,19 +18,18 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from fission_grpo.chat.format import ChatFormat
-from fission_grpo.chat.parse import render_call
-from fission_grpo.chat.transcript import Transcript
-from fission_grpo.environments.base import Environments
-from fission_grpo.environments.dialogue import remaining_gold
 from fission_grpo.errors import ConfigError
-from fission_grpo.rollout import open_task
+from fission_grpo.run.folder import RunFolder
 from fission_grpo.seeds import derive
 from fission_grpo.settings import MOST_SEED, Settings
-from fission_grpo.tasks.dialogue import DONE
+from fission_grpo.training.checkpoint import Checkpoints
 from fission_grpo.training.learner import require_finite
-from fission_grpo.tree.logprobs import packed_groups, score
-from fission_grpo.types import Completion, Distribution, FinishReason, Task, TokenRow
+from fission_grpo.training.master_weights import adamw, updated
+from fission_grpo.tree.logprobs import PackedGroup, packed_groups, score
+from fission_grpo.types import Distribution, TokenRow
+
+MEASUREMENTS = 20
+"""Of the validation loss in a run, about."""
 
 
 class SupervisedSettings(Settings):
@@ -44,40 +48,155 @@ class SupervisedSettings(Settings):
     """Push what dialogues have in common through the model once, where that is exact."""
 
 
-def gold_dialogue(task: Task, *, chat: ChatFormat, environments: Environments) -> TokenRow:
-    """The remaining gold calls of a task, played in its world, with the world's real replies and the final answer.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisedUpdate:
+    """One update, by the names of `metrics.jsonl`."""
 
-    Every gold call is a message of its own. A task without a world ends with its target.
-
-    Raises:
-        ConfigError: the world cannot be built, or a gold call fails in it.
-    """
-    start = open_task(task, chat=chat, environments=environments)
-    if start.fault:
-        raise ConfigError(f"task {task.id}: its world cannot be built: {start.fault}")
-    transcript = start.transcript.fork()
-    if start.environment is None:
-        _say(transcript, "\n".join(map(render_call, task.target)) or DONE, chat)
-        return TokenRow(ids=transcript.ids, trained=transcript.sampled)
-    for number, calls in enumerate(remaining_gold(task)):
-        if number:
-            start.environment.next_turn()
-            transcript.extend_observed(chat.user(FinishReason.STOP, task.followups[number - 1]))
-        for call in calls:
-            _say(transcript, render_call(call), chat)
-            outcome = start.environment.execute(call)
-            if outcome.is_error:
-                raise ConfigError(f"task {task.id}: gold call {call.name} fails in its own world: {outcome.text}")
-            transcript.extend_observed(chat.reply(FinishReason.STOP, [outcome.text]))
-        _say(transcript, DONE, chat)
-    return TokenRow(ids=transcript.ids, trained=transcript.sampled)
+    loss: float
+    """Before the update, in nats per trained token."""
+    learning_rate: float
+    grad_norm: float
+    """Before it was clipped."""
+    trained_tokens: int
+    unique_tokens: int
+    """Tokens once shared beginnings are counted once."""
+    raw_tokens: int
+    """Tokens of separate rows."""
 
 
-def next_message(task: Task, *, chat: ChatFormat) -> TokenRow:
-    """The gold message that comes next, and nothing after it."""
-    transcript = Transcript(chat.prompt(task.messages, task.tools))
-    _say(transcript, "\n".join(map(render_call, task.target)) or DONE, chat)
-    return TokenRow(ids=transcript.ids, trained=transcript.sampled)
+class SupervisedTrainer:
+    """Minimises the mean negative log-likelihood of the trained tokens, in place."""
+
+    def __init__(self, model: Any, rows: Sequence[TokenRow], settings: SupervisedSettings) -> None:
+        self.model = model
+        self.rows = rows
+        self.settings = settings
+        self.step = 0
+        """Updates made so far."""
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = adamw(trained, learning_rate=settings.learning_rate, weight_decay=0.01)
+        self.parameters = updated(self.optimizer)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step, settings))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every update has been made."""
+        return self.step >= self.settings.steps
+
+    def update(self) -> SupervisedUpdate:
+        """The next one.
+
+        Raises:
+            FissionError: the loss or its gradient is not finite any more.
+        """
+        batch = batch_of(self.rows, self.step, self.settings)
+        packed = packed_groups(self.model, batch, tree=self.settings.tree)
+        loss = self.accumulate(batch, packed)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, 1.0))
+        require_finite(norm, loss)
+        (rate,) = self._schedule.get_last_lr()
+        self.optimizer.step()
+        self._schedule.step()
+        self.step += 1
+        return SupervisedUpdate(
+            loss=loss,
+            learning_rate=float(rate),
+            grad_norm=norm,
+            trained_tokens=sum(sum(row.trained) for row in batch),
+            unique_tokens=sum(len(forest) for forest, _ in packed),
+            raw_tokens=sum(forest.unshared_tokens for forest, _ in packed),
+        )
+
+    def accumulate(self, batch: Sequence[TokenRow], packed: Sequence[PackedGroup]) -> float:
+        """Leave the gradient of the mean over a batch in the parameters; returns the loss, in nats per token."""
+        self.model.train(False)  # no dropout: small models on exact targets
+        self.optimizer.zero_grad()
+        tokens = sum(sum(row.trained) for row in batch)
+        total = 0.0
+        for scores in score(
+            self.model,
+            batch,
+            packed,
+            width=max(sum(row.trained) for row in batch),
+            distribution=Distribution(),
+            token_budget=self.settings.token_budget,
+        ):
+            loss = -scores.logprobs_BT.sum() / tokens
+            torch.autograd.backward(loss)
+            total += loss.item()
+        return total
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the schedule stands, and which rows it is of; weights and optimizer are saved beside it."""
+        return {"step": self.step, "schedule": self._schedule.state_dict(), "rows": rows_hash(self.rows)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state_dict` stood.
+
+        Raises:
+            ConfigError: it was of other rows.
+            KeyError, TypeError, ValueError: `state_dict` has not written this.
+        """
+        if state["rows"] != rows_hash(self.rows):
+            raise ConfigError(
+                "the run was begun with other rows than these: its file, its tasks or the chat template have changed; "
+                "restore them, or choose another --output"
+            )
+        self._schedule.load_state_dict(state["schedule"])
+        self.step = int(state["step"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisedRun:
+    """A supervised training that keeps its files in a run folder, and goes on from there."""
+
+    trainer: SupervisedTrainer
+    validation: Sequence[TokenRow]
+    """Never learned; none are never measured."""
+    run: RunFolder
+    checkpoints: Checkpoints
+    checkpoint_every: int
+    """Updates."""
+
+    def train(self, *, stop: Callable[[], bool], report: Callable[[int, dict[str, float]], None]) -> None:
+        """Go on to the last update, or until `stop` says so; either way the state is saved at the end.
+
+        Args:
+            stop: asked after every update.
+            report: told, after every update, how many there are, and the line of `metrics.jsonl`.
+        """
+        while not self.trainer.finished:
+            with self.run.step_named(self.trainer.step):
+                metrics = self._update()
+            report(self.trainer.step, metrics)
+            last = stop() or self.trainer.finished
+            if last or self.trainer.step % self.checkpoint_every == 0:
+                self.checkpoints.save()
+            if last:
+                break
+
+    def _update(self) -> dict[str, float]:
+        """One update, and after some of them the loss on the validation rows; both go into `metrics.jsonl`."""
+        trainer = self.trainer
+        begin = time.perf_counter()
+        metrics = asdict(trainer.update())
+        metrics["time/update"] = time.perf_counter() - begin
+        if self.validation and measured_after(trainer.step, trainer.settings.steps):
+            begin = time.perf_counter()
+            metrics["validation_loss"] = mean_loss(
+                trainer.model,
+                self.validation,
+                tree=trainer.settings.tree,
+                token_budget=trainer.settings.token_budget,
+            )
+            metrics["time/validate"] = time.perf_counter() - begin
+        self.run.append(self.run.metrics, [{"step": trainer.step - 1, **metrics}])
+        return metrics
+
+
+def measured_after(step: int, steps: int) -> bool:
+    """Whether the validation loss is measured after so many updates: the first, the last, and some between."""
+    return step in (1, steps) or step % max(1, steps // MEASUREMENTS) == 0
 
 
 def supervise(
@@ -88,7 +207,7 @@ def supervise(
     report: Callable[[int, float], None] = lambda step, loss: None,
     until: int | None = None,
 ) -> list[float]:
-    """Minimise the mean negative log-likelihood of the trained tokens, in place.
+    """Train from the first update on, with nothing kept but the weights.
 
     Args:
         report: told the step and its loss.
@@ -98,42 +217,47 @@ def supervise(
     Raises:
         FissionError: the loss or its gradient is not finite any more.
     """
-    model.train(False)  # no dropout: small models on exact targets
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
+    trainer = SupervisedTrainer(model, rows, settings)
     losses: list[float] = []
     for step in range(settings.steps if until is None else until):
-        batch = _batch(rows, step, settings)
-        width = max(sum(row.trained) for row in batch)
-        tokens = sum(sum(row.trained) for row in batch)
-        optimizer.zero_grad()
-        total = 0.0
-        for scores in score(
-            model,
-            batch,
-            packed_groups(model, batch, tree=settings.tree),
-            width=width,
-            distribution=Distribution(),
-            token_budget=settings.token_budget,
-        ):
-            loss = -scores.logprobs_BT.sum() / tokens
-            torch.autograd.backward(loss)
-            total += loss.item()
-        require_finite(torch.nn.utils.clip_grad_norm_(parameters, 1.0), total)
-        optimizer.step()
-        schedule.step()
-        losses.append(total)
-        report(step, total)
+        losses.append(trainer.update().loss)
+        report(step, losses[-1])
     return losses
 
 
-def _say(transcript: Transcript, text: str, chat: ChatFormat) -> None:
-    ids = (*chat.tokenizer(text, add_special_tokens=False)["input_ids"], chat.eos_id)
-    transcript.extend_sampled(Completion(ids=ids, logprobs=(0.0,) * len(ids), finish=FinishReason.STOP))
+def mean_loss(model: Any, rows: Sequence[TokenRow], *, tree: bool, token_budget: int) -> float:
+    """Mean negative log-likelihood of the trained tokens, in nats per token."""
+    with torch.no_grad():
+        scored = score(
+            model,
+            rows,
+            packed_groups(model, rows, tree=tree),
+            width=max(sum(row.trained) for row in rows),
+            distribution=Distribution(),
+            token_budget=token_budget,
+        )
+        total = sum(scores.logprobs_BT.sum().item() for scores in scored)
+    return -total / sum(sum(row.trained) for row in rows)
 
 
-def _batch(rows: Sequence[TokenRow], step: int, settings: SupervisedSettings) -> list[TokenRow]:
+def hold_back(rows: Sequence[TokenRow], share: float, *, seed: int) -> tuple[list[TokenRow], list[TokenRow]]:
+    """What is learned, and a share of the different rows that is not; of a row that occurs twice both go one way. At
+    least one is learned."""
+    different = list(dict.fromkeys(rows))
+    count = min(round(share * len(different)), len(different) - 1)
+    held = set(Random(derive(seed, "held back")).sample(different, count))
+    return [row for row in rows if row not in held], [row for row in different if row in held]
+
+
+def rows_hash(rows: Sequence[TokenRow]) -> str:
+    """SHA-256 of all tokens and masks, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(array("q", (len(row.ids), *row.ids)).tobytes() + bytes(row.trained))
+    return digest.hexdigest()
+
+
+def batch_of(rows: Sequence[TokenRow], step: int, settings: SupervisedSettings) -> list[TokenRow]:
     """This step's dialogues: seeded permutations, one after the other."""
     places = range(step * settings.batch, (step + 1) * settings.batch)
     return [rows[_shuffled(len(rows), settings.seed, place // len(rows))[place % len(rows)]] for place in places]

@@ -15,8 +15,8 @@ steps. With fission off the second and third lines do nothing, and what is left 
 its contexts once, before the first update, and observes nothing later (`algorithm.offline`). A server that writes
 feedback does so while exploration is scored under the frozen start.
 
-Data parallel: every process explores its own tasks and keeps its own buffer; gradients are averaged once a step, so
-uneven groups cannot make processes wait for each other in the middle of one.
+Data parallel: every process explores its share of the tasks and keeps a buffer of its own; gradients are averaged once
+a step, so uneven groups cannot make processes wait for each other in the middle of one.
 """
 
 from __future__ import annotations
@@ -61,11 +61,13 @@ class StepReport:
 class Clock:
     """Seconds by phase of one step."""
 
+    entering: Callable[[str], None] = lambda phase: None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the time of a `with` block to a phase."""
+        self.entering(name)
         begin = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
@@ -120,7 +122,13 @@ class Trainer:
             longest=rollouts.max_tokens * rollouts.max_turns,
             accelerator=accelerator,
         )
-        self.policy = HFPolicy(self.learner.model, eos_id=chat.eos_id, pad_id=chat.pad_id, share=settings.tree)
+        self.policy = HFPolicy(
+            self.learner.model,
+            eos_id=chat.eos_id,
+            pad_id=chat.pad_id,
+            max_rows=settings.max_rows,
+            share=settings.tree,
+        )
         self.stages = Stages(
             policy=self.policy,
             chat=chat,
@@ -167,14 +175,17 @@ class Trainer:
         self.state.step += 1
         return metrics
 
-    def make_step(self, *, collect_at_most: int | None = None) -> StepOutcome:
+    def make_step(
+        self, *, collect_at_most: int | None = None, entering: Callable[[str], None] = lambda phase: None
+    ) -> StepOutcome:
         """The loop's body. Changes weights, source and order; writes nothing.
 
         Args:
             collect_at_most: batches of tasks that an offline source may look at; every task once unless given.
+            entering: told each phase as it begins.
         """
         step, progress = self.state.step, self.state.step / self.settings.steps
-        clock = Clock()
+        clock = Clock(entering)
         with clock.phase("collect"):
             collected = self.stages.collect(islice(self.order.batches(), collect_at_most), progress=progress)
         self.policy.invalidate()  # a resumed run has nothing cached either

@@ -347,9 +347,12 @@ def _attend(
     if forest is not None and extras:
         raise ValueError(f"{type(module).__name__} attends with {', '.join(extras)}, which trees cannot share")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    autocast = torch.is_autocast_enabled(query.device.type)
+    if not autocast:  # rotated in float32, queries and keys may be wider
+        query, key = query.to(value.dtype), key.to(value.dtype)
     if forest is not None:
         forest.used += 1
-        if torch.is_autocast_enabled(query.device.type):  # as it does for SDPA: rotated in float32, they may differ
+        if autocast:  # as it does for SDPA
             narrow = torch.get_autocast_dtype(query.device.type)
             query, key, value = query.to(narrow), key.to(narrow), value.to(narrow)
         return forest.attention(query, key, value, scale).transpose(1, 2), None

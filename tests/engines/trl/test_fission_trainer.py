@@ -20,7 +20,7 @@ from fission_grpo.algorithm.losses import ObjectiveName
 from fission_grpo.algorithm.source import FissionSettings
 from fission_grpo.engines.trl import FissionGRPOTrainer, contract
 from fission_grpo.engines.trl import policy as policies
-from fission_grpo.engines.trl.limits import require_exact, require_whole_weights, share_of
+from fission_grpo.engines.trl.limits import require_exact, require_whole_weights
 from fission_grpo.errors import ConfigError
 from fission_grpo.policy.base import Sampling
 from fission_grpo.training.learner import Learner
@@ -334,11 +334,11 @@ def test_a_batch_without_what_we_rely_on_is_refused(tmp_path: Path, missing: str
 
 def test_each_process_does_its_share() -> None:
     whole = FissionSettings(contexts=4, trigger=2, capacity=8)
-    share = share_of(whole, 2)
+    share = whole.share_of(2)
     assert (share.contexts, share.trigger, share.capacity) == (2, 1, 4)
-    assert share_of(FissionSettings(contexts=4, capacity=8), 4).trigger == 1
+    assert FissionSettings(contexts=4, capacity=8).share_of(4).trigger == 1
     with pytest.raises(ConfigError, match="contexts=4 cannot be shared out among 3 processes; choose a multiple of 3"):
-        share_of(whole, 3)
+        whole.share_of(3)
 
 
 def test_nothing_of_trl_is_replaced_by_chance() -> None:

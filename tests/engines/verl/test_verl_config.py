@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from fission_grpo.engines.player import DialoguePlayer
 from fission_grpo.engines.verl import contract
 from fission_grpo.engines.verl.advantages import ESTIMATOR, row_advantages
 from fission_grpo.errors import ConfigError
+from fission_grpo.models.catalog import load_tokenizer
 
 SMALL = {"engine.name": "verl", "synthetic.count": 12, "trainer.queries": 4, "engine.vllm_window": 1536}
 
@@ -166,3 +168,31 @@ def test_the_plan_counts_a_step_and_says_verl_s_keys() -> None:
     lines = "\n".join(plan.lines())
     assert "actor_rollout_ref.actor.strategy: fsdp2" in lines
     assert "total" in lines
+
+
+@pytest.mark.parametrize("shape", ["qwen3-1.7b", "qwen3-4b", "qwen3-8b"])
+def test_the_recipe_of_the_paper_is_what_verl_takes_and_fits(
+    shape: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the public configurations alone, with nano's tokenizer; prompts are shorter than the authors'."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    shapes = importlib.import_module("shapes").SHAPES
+    folder = tmp_path / shape
+    shapes[shape].config().save_pretrained(folder)
+    load_tokenizer("nano").save_pretrained(folder)
+    plan = make_verl_plan(recipe("paper", {"engine.name": "verl", "model": str(folder)}))
+    assert (plan.tasks, plan.updates, plan.rows) == (629, 2 * 234, 64 + 64)
+    assert plan.device.fits
+    expected = {
+        "data.train_batch_size": 8,
+        "actor_rollout_ref.rollout.n": 8,
+        "actor_rollout_ref.rollout.temperature": 0.95,
+        "actor_rollout_ref.rollout.top_k": 50,
+        "actor_rollout_ref.rollout.max_model_len": 16384,
+        "actor_rollout_ref.rollout.dtype": "bfloat16",
+        "actor_rollout_ref.actor.optim.lr": 1e-6,
+        "actor_rollout_ref.actor.use_kl_loss": False,
+        "trainer.n_gpus_per_node": 8,
+        "trainer.total_training_steps": 234,
+    }
+    assert {name: plan.verl[name] for name in expected} == expected

@@ -35,26 +35,6 @@ def fission_for(args: Any) -> FissionSettings:
     return FissionSettings(contexts=contexts, group_size=args.num_generations, capacity=8 * contexts)
 
 
-def share_of(settings: FissionSettings, ranks: int) -> FissionSettings:
-    """What one of several processes does: its part of the contexts, of the trigger and of the buffer's room.
-
-    A trigger of 1 fires as soon as there is anything, in each process as in one.
-
-    Raises:
-        ConfigError: they cannot be shared out evenly.
-    """
-    for name in ("contexts", "trigger", "capacity"):
-        value = getattr(settings, name)
-        if value % ranks and (name, value) != ("trigger", 1):
-            raise ConfigError(
-                f"fission.{name}={value} cannot be shared out among {ranks} processes; choose a multiple of {ranks}"
-            )
-    trigger = max(settings.trigger // ranks, 1)
-    return settings.model_copy(
-        update={"contexts": settings.contexts // ranks, "trigger": trigger, "capacity": settings.capacity // ranks}
-    )
-
-
 def require_exact(args: Any, fission: FissionSettings, *, samples_itself: bool) -> None:
     """Refuse what would not be what it says.
 

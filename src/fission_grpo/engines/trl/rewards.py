@@ -1,15 +1,12 @@
 """TRL's reward functions and `get_reward` as the judge of trajectories.
 
-A reward function gets the siblings of one group at a time: `prompts`, `completions` (messages, tool messages included),
-`completion_ids`, every column of the row, `environments`, `trainer_state`, `log_extra` and `log_metric`. For a
-recovery, `prompts` end with the failed call and its feedback, and `completions` hold the recovery alone. None means
-"does not apply"; a trajectory to which nothing applies weighs nothing.
+Beside what any reward function gets (`algorithm/reward_functions.py`), those of TRL get every column of the row,
+`environments`, `trainer_state`, `log_extra` and `log_metric`. A trajectory to which none applies weighs nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -17,25 +14,16 @@ import torch
 from fission_grpo.algorithm.failures import find_failure
 from fission_grpo.algorithm.groups import Member
 from fission_grpo.algorithm.judge import SiblingsJudge, fault_of_ours
+from fission_grpo.algorithm.reward_functions import RewardFunction, function_terms
 from fission_grpo.algorithm.rewards import Reward, RewardTerm
 from fission_grpo.engines.coroutines import all_awaited
 from fission_grpo.engines.trl.environment import LiveVerdict, reward_verdict
 from fission_grpo.engines.trl.inputs import Inputs, placeholder
-from fission_grpo.errors import ConfigError
 from fission_grpo.rollout import Horizon, Trajectory
 from fission_grpo.types import Turn
 
 Extras: TypeAlias = dict[str, Any]
 """What reward functions noted about one trajectory, by column."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RewardFunction:
-    """One of the user's, with its name and weight in TRL's log."""
-
-    name: str
-    weight: float
-    call: Callable[..., Any]
 
 
 class RewardFunctionsJudge:
@@ -68,28 +56,11 @@ class RewardFunctionsJudge:
 
     def _values(self, scored: Sequence[Trajectory], extras: Sequence[Extras]) -> list[tuple[RewardTerm, ...]]:
         """The terms of each trajectory."""
-        if not scored:
-            return []
-        asked = [function.call(**self._arguments(scored, extras)) for function in self.functions]
-        columns = [
-            _checked(function, values, len(scored))
-            for function, values in zip(self.functions, all_awaited(asked), strict=True)
-        ]
-        names = [function.name for function in self.functions]
-        weights = [function.weight for function in self.functions]
-        return [
-            (
-                *(
-                    _term(name, float(value), weight)
-                    for name, value, weight in zip(names, values, weights, strict=True)
-                    if value is not None
-                ),
-                *_own(one),
-            )
-            for one, *values in zip(scored, *columns, strict=True)
-        ]
+        terms = function_terms(self.functions, scored, columns=self._columns(scored, extras), gather=all_awaited)
+        return [(*each, *_own(one)) for one, each in zip(scored, terms, strict=True)]
 
-    def _arguments(self, scored: Sequence[Trajectory], extras: Sequence[Extras]) -> dict[str, Any]:
+    def _columns(self, scored: Sequence[Trajectory], extras: Sequence[Extras]) -> dict[str, Any]:
+        """What functions get beside prompts and completions."""
         rows = [one.task.meta["row"] for one in scored]
 
         def log_extra(column: str, values: Sequence[Any]) -> None:
@@ -98,13 +69,10 @@ class RewardFunctionsJudge:
 
         living = [one.verdict.subject for one in scored if isinstance(one.verdict, LiveVerdict)]
         return {
-            **{key: [row.get(key) for row in rows] for key in rows[0] if key not in _OURS},
+            **{key: [row.get(key) for row in rows] for key in (rows[0] if rows else ()) if key not in _OURS},
             **self.context(),
             "log_extra": log_extra,
             **({"environments": living} if len(living) == len(scored) else {}),
-            "prompts": [list(one.given) for one in scored],
-            "completions": [list(one.dialogue(len(one.turns))[len(one.given) :]) for one in scored],
-            "completion_ids": [list(one.ids[one.prompt :]) for one in scored],
         }
 
 
@@ -136,22 +104,13 @@ _OURS = ("prompt", "completion", "completion_ids")
 """Columns that are not passed on under their own names."""
 
 
-def _checked(function: RewardFunction, values: Any, count: int) -> Sequence[float | None]:
-    if len(values) != count:
-        raise ConfigError(f"the reward function {function.name} returned {len(values)} rewards; expected {count}")
-    return list(values)
-
-
 def _own(trajectory: Trajectory) -> tuple[RewardTerm, ...]:
     """The reward that the world gives itself; TRL's weight for it is 1."""
     verdict = trajectory.verdict
     if not isinstance(verdict, LiveVerdict) or verdict.reward is None:
         return ()
-    return (_term(type(verdict.subject).__name__, verdict.reward, 1.0),)
-
-
-def _term(name: str, value: float, weight: float) -> RewardTerm:
-    return RewardTerm(name=name, value=value, weight=weight, why="by the user's own code")
+    name = type(verdict.subject).__name__
+    return (RewardTerm(name=name, value=verdict.reward, weight=1.0, why="by the world's own get_reward"),)
 
 
 def _member(trajectory: Trajectory, terms: tuple[RewardTerm, ...]) -> Member:

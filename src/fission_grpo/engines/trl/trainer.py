@@ -26,7 +26,7 @@ from torch import Tensor
 from trl import GRPOTrainer
 
 from fission_grpo.algorithm.groups import Group
-from fission_grpo.algorithm.judge import Judge
+from fission_grpo.algorithm.judge import Judge, SiblingsJudge
 from fission_grpo.algorithm.losses import Objective
 from fission_grpo.algorithm.source import FissionSettings, FissionSource
 from fission_grpo.algorithm.stages import Stages
@@ -76,7 +76,7 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
         tasks: Sequence[Task] | None = None,
         eval_tasks: Sequence[Task] = (),
         environments: Mapping[str, Any] | None = None,
-        judge: Judge | None = None,
+        judge: SiblingsJudge | None = None,
         horizon: Horizon = Horizon.TURN,
         rollouts: RolloutSettings | None = None,
         chat: ChatFormat | None = None,
@@ -108,7 +108,7 @@ class FissionGRPOTrainer(PrefixTreeMixin, GRPOTrainer):  # type: ignore[misc]  #
         args = config_of(args, model)
         fission = limits.fission_for(args) if fission is None else fission
         limits.require_exact(args, fission, samples_itself=policy is None and not args.use_vllm)
-        share = limits.share_of(fission, args.world_size)
+        share = fission.share_of(args.world_size)
         tokenizer = tokenizer_of(processing_class, model)
         self.chat = chat or chat_of(tokenizer, args.chat_template_kwargs)
         require_vllm(args, self.chat)

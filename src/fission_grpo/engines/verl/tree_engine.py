@@ -34,13 +34,13 @@ from verl.workers.engine.utils import postprocess_batch_func
 
 from fission_grpo.engines.forest_passes import (
     Reading,
-    Row,
+    ScoredRow,
     blank,
     dealt,
     model_obstacle,
     parts_within,
+    passes_over,
     placed,
-    readings,
     take_nodes,
 )
 from fission_grpo.tree.tree_attention import ForestPass, install_attention
@@ -121,7 +121,7 @@ class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is u
             whole: tuple[Tensor, dict[str, Any]] = super().forward_step(micro_batch, loss_function, forward_only)
             return whole
         device = torch.device(get_device_id())
-        reading = next(iter(readings([row for row in scored_rows(micro_batch) if row.ids])), blank())
+        reading = next(iter(passes_over([row for row in scored_rows(micro_batch) if row.ids])), blank())
         at_N, token_N = reading.taken(device)
         decoder = self._causal.base_model
         current = _Pass(
@@ -240,7 +240,7 @@ def _budget(data: TensorDict) -> int:
     return int(data["micro_batch_size_per_gpu"]) * int(data["input_ids"].offsets().diff().max())
 
 
-def scored_rows(data: TensorDict) -> list[Row]:
+def scored_rows(data: TensorDict) -> list[ScoredRow]:
     """Every row with what is read of it: up to its last trained token, each scored where its parent stands.
 
     Args:
@@ -255,5 +255,5 @@ def scored_rows(data: TensorDict) -> list[Row]:
     ):
         scored = prompt + np.flatnonzero(mask.cpu().numpy())
         kept = ids[: scored[-1] + 1].tolist() if len(scored) else []
-        found.append(Row(index=index, ids=kept, scored=scored, columns=scored - 1))
+        found.append(ScoredRow(index=index, ids=kept, scored=scored, columns=scored - 1))
     return found

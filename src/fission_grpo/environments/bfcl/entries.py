@@ -68,21 +68,48 @@ def _positional_names(function: str, classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(p.name for p in signatures[0].parameters.values() if p.kind in kinds and p.name != "self")
 
 
-def _task(entry: Mapping[str, Any], answer: Sequence[Sequence[str]], category: BfclCategory) -> Task:
-    classes = tuple(entry["involved_classes"])
-    users = [turn[0]["content"] if turn else NEW_FUNCTIONS_TEXT for turn in entry["question"]]
-    config = {
-        "classes": list(classes),
-        "initial": {name: state for name, state in entry["initial_config"].items() if name in classes},
-        "long_context": category is BfclCategory.LONG_CONTEXT,
-    }
+def episode(
+    name: str,
+    users: Sequence[str],
+    *,
+    classes: Sequence[str],
+    states: Mapping[str, Any],
+    gold: Sequence[Sequence[ToolCall]],
+    long_context: bool = False,
+    meta: Mapping[str, Any],
+) -> Task:
+    """A task in a world of the official classes, from its first user message on.
+
+    Args:
+        users: what the user says, turn by turn.
+        states: initial state by class; those of other classes are left out.
+        gold: gold calls by turn.
+
+    Raises:
+        ConfigError: an unknown class, or `bfcl_eval` is not installed.
+    """
+    initial = {name: state for name, state in states.items() if name in classes}
+    config = {"classes": list(classes), "initial": initial, "long_context": long_context}
     return Task(
-        id=entry["id"],
+        id=name,
         messages=({"role": "user", "content": users[0]},),
         tools=bfcl_tools(classes),
         world=World(environment=BFCL, config=config),
-        gold=tuple(tuple(parse_call(call, classes) for call in turn) for turn in answer),
+        gold=tuple(map(tuple, gold)),
         followups=tuple(users[1:]),
+        meta=meta,
+    )
+
+
+def _task(entry: Mapping[str, Any], answer: Sequence[Sequence[str]], category: BfclCategory) -> Task:
+    classes = tuple(entry["involved_classes"])
+    return episode(
+        entry["id"],
+        [turn[0]["content"] if turn else NEW_FUNCTIONS_TEXT for turn in entry["question"]],
+        classes=classes,
+        states=entry["initial_config"],
+        gold=[[parse_call(call, classes) for call in turn] for turn in answer],
+        long_context=category is BfclCategory.LONG_CONTEXT,
         meta={
             "category": str(category),
             "apis": classes,

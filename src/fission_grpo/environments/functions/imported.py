@@ -37,7 +37,10 @@ def imported_environments(places: Mapping[str, str]) -> dict[str, Callable[[], E
     Raises:
         ConfigError: a module cannot be imported, lacks the name, or what it holds can be no world.
     """
-    return {name: _factory(f"environments.{name}", name, place, _found(name, place)) for name, place in places.items()}
+    return {
+        name: _factory(f"environments.{name}", name, place, imported(f"environments.{name}", place))
+        for name, place in places.items()
+    }
 
 
 def environments_of(kinds: Mapping[str, Any]) -> dict[str, Callable[[], Environment]]:
@@ -96,17 +99,26 @@ def _made_by(setting: str, place: str, factory: Any) -> Callable[[], Environment
     return factory  # type: ignore[no-any-return]  # it was just seen to make environments
 
 
-def _found(name: str, place: str) -> Any:
+def imported(setting: str, place: str) -> Any:
+    """What stands at a place of the user's code.
+
+    Args:
+        setting: that names the place, for messages.
+        place: as `FORM` says.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
     module, colon, attribute = place.partition(":")
     if not (module and colon and attribute):
-        raise ConfigError(f"environments.{name}: got {place!r}, expected {FORM!r}")
+        raise ConfigError(f"{setting}: got {place!r}, expected {FORM!r}")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # last: a user's file never takes the place of an installed package
-    imported = _guarded(f"environments.{name}", f"import {module}", lambda: import_module(module))
-    if not hasattr(imported, attribute):
-        raise ConfigError(f"environments.{name}: {module} ({imported.__file__}) has no {attribute!r}")
-    return getattr(imported, attribute)
+    found = _guarded(setting, f"import {module}", lambda: import_module(module))
+    if not hasattr(found, attribute):
+        raise ConfigError(f"{setting}: {module} ({found.__file__}) has no {attribute!r}")
+    return getattr(found, attribute)
 
 
 def _guarded(setting: str, what: str, job: Callable[[], Any]) -> Any:

@@ -138,9 +138,12 @@ class ContinuousBatching:
         return possible if self._runner.share and possible >= REFILL * running else 0
 
     def _admit(self, sequences: list[_Sequence]) -> None:
-        """Prefill the contexts of new sequences, in rows behind the running ones."""
+        """Prefill the contexts of new sequences, in rows behind the running ones.
+
+        Each may need a slot of its own before it ends. How long it becomes nobody knows: slots grow as it does.
+        """
         runner, longest = self._runner, max(len(sequence.context) for sequence in sequences)
-        runner.cache.reserve(sum(map(len, self._rows)) + len(sequences), longest + self._sampling.max_tokens)
+        runner.cache.reserve(sum(map(len, self._rows)) + len(sequences), longest)
         runner.count.unshared += sum(len(sequence.context) for sequence in sequences)
         groups = _sibling_groups(sequences) if runner.share else [[sequence] for sequence in sequences]
         holds = runner.prefill([siblings[0].context for siblings in groups], first=len(self._rows))

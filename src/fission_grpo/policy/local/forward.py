@@ -141,6 +141,8 @@ class ForwardRunner:
         longest = max(map(len, new))
         start_n = torch.from_numpy(cache.lengths[slots])
         width = max(int(cache.lengths[slot]) + len(ids) for slot, ids in zip(slots, new, strict=True))
+        # One position more than any token needs, where padding that does not fit is written.
+        cache.reserve(cache.kv.slots, width + 1)
         ids_nq = torch.tensor([[*ids, *[self.pad_id] * (longest - len(ids))] for ids in new])
         position_nq = (start_n[:, None] + torch.arange(longest)).clamp(max=cache.kv.capacity - 1).to(device)
         cache.kv.aim(slots, position_nq, width)

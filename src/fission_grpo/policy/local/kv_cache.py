@@ -16,7 +16,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 _GROWTH = 128
-"""The cache grows in steps of this many positions: growing copies everything."""
+"""The cache grows by this many positions at least: growing copies everything."""
+GROWING = 8
+"""And by one of so many parts of itself, so that a long answer copies its keys eight times at most."""
 
 
 class KVCacheLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -35,6 +37,8 @@ class KVCacheLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write new states [n, heads, q, head_dim] where the cache says, and show the slots that they went to."""
+        if not torch.is_autocast_enabled(key_states.device.type):  # which casts them itself as it attends
+            key_states = key_states.to(value_states.dtype)  # rotated in float32, they may be wider
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         slots, at, width = self.cache.slots_n, self.cache.positions_nq, self.cache.width
@@ -84,7 +88,8 @@ class KVCache(Cache):  # type: ignore[misc]
         if slots <= self.slots and capacity <= self.capacity:
             return
         self.slots = max(self.slots, slots)
-        self.capacity = max(self.capacity, -(-capacity // _GROWTH) * _GROWTH)
+        if capacity > self.capacity:
+            self.capacity = grown(self.capacity, capacity)
         for layer in self.layers:
             layer.grow()
 
@@ -118,6 +123,11 @@ class KVCache(Cache):  # type: ignore[misc]
                 here, there = (torch.tensor(slots, device=tensor.device) for slots in (targets, sources))
                 # Half the time of `begin[here] = begin[there]`.
                 begin.index_copy_(0, here, begin.index_select(0, there))
+
+
+def grown(capacity: int, wanted: int) -> int:
+    """Positions of a cache that has to grow: what is wanted, and some more, so that it need not grow again at once."""
+    return -(-max(wanted, capacity + capacity // GROWING) // _GROWTH) * _GROWTH
 
 
 def cache_argument(decoder: Any) -> str:

@@ -25,6 +25,7 @@ from fission_grpo.report.page.samples import Payload, embedded
 from fission_grpo.report.page.signal import STACKS
 from fission_grpo.report.page.verdict import Caution, Tile
 from fission_grpo.report.tables import error_name
+from fission_grpo.report.tree import END_WORDS, LEAKAGE_WORDS
 from fission_grpo.run.provenance import versions
 from fission_grpo.types import ErrorClass
 
@@ -128,4 +129,6 @@ def _words() -> dict[str, Any]:
     return {
         "classes": {error.value: error_name(error) for error in ErrorClass},
         "fates": {fate.value: [FATE_NAMES[fate], FATE_COLOURS[fate]] for fate in FATE_NAMES},
+        "leaks": dict(LEAKAGE_WORDS),
+        "ends": dict(END_WORDS),
     }

@@ -68,6 +68,10 @@ def _read_run(path: Path, name: str) -> PageRun:
     if not folder.metrics.exists():
         _require_something(path)
         return PageRun(name=name, path=path, settings=_evaluation_settings(path), evaluation=path, parts=load_run(path))
+    if folder.is_supervised:
+        raise ConfigError(
+            f"{path} holds a supervised run, which has no such page: read its summary.md, or give an evaluation of it"
+        )
     evaluation, rows = _evaluation_inside(path), tuple(read_jsonl(folder.metrics, "step"))
     if not rows:
         raise ConfigError(f"{path} has not finished its first step yet; make the report once it has")

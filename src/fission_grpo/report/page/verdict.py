@@ -20,6 +20,7 @@ from fission_grpo.report.page.change import RunChange, Shift
 from fission_grpo.report.page.sources import PageRun
 from fission_grpo.report.results import MetricsRows
 from fission_grpo.report.tables import judgement, markdown_table, points
+from fission_grpo.run.alarms import GAP, LARGEST_GAP, runaway
 from fission_grpo.simulator.base import Leakage
 from fission_grpo.types import EndReason, GroupKind
 
@@ -152,6 +153,7 @@ def training_cautions(run: PageRun, change: RunChange | None) -> list[Caution]:
         *_truncation(run),
         *_feedback(run),
         *_drift(run.rows),
+        *_ran_away(run),
         *_faults(run.rows),
         *_provoked(change),
         Caution(
@@ -212,7 +214,8 @@ def _feedback(run: PageRun) -> Iterator[Caution]:
 
 def _drift(rows: MetricsRows) -> Iterator[Caution]:
     first, last = rows[:WINDOW], rows[-WINDOW:]
-    gap, distance = mean_of(last, "update/logprob_gap"), mean_of(last, "update/kl")
+    known = GAP if any(GAP in row for row in last) else LARGEST_GAP  # older runs told the largest alone
+    gap, distance = mean_of(last, known), mean_of(last, "update/kl")
     if gap > APART:
         yield Caution(
             title="Sampler and trainer differ",
@@ -234,6 +237,13 @@ def _drift(rows: MetricsRows) -> Iterator[Caution]:
             text=f"Step {step}: norm {max(norms):.3g}, {max(norms) / median(norms):.0f} times the median.",
             serious=False,
         )
+
+
+def _ran_away(run: PageRun) -> Iterator[Caution]:
+    trainer = run.settings.get("trainer", {})
+    remedy = {name: float(trainer.get(name, 0.0)) for name in ("learning_rate", "beta")}
+    if said := runaway(run.rows, **remedy):
+        yield Caution(title="Ran away", text=f"{said[0].upper()}{said[1:]}.")
 
 
 def _faults(rows: MetricsRows) -> Iterator[Caution]:

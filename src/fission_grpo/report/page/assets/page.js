@@ -137,7 +137,7 @@ function prefix(group, raw) {
   const [from, place, turn] = group.parent;
   const parent = items[groups[from].first + place];
   const before = parent.turns.slice(0, turn + 1).flatMap((one, at) => turnMessages(one, { raw, context: true, failed: at === turn, feedback: at === turn }));
-  const leak = { blind: "written without the reference", clean: "checked: no leak", leaked: "leaked: replaced" }[group.leakage];
+  const leak = words.leaks[group.leakage];
   const feedback = group.feedback.map((text) => message("feedback", strings[text], "feedback", badge(group.origin), badge(leak, group.leakage === "leaked" ? "bad" : ""), badge(group.fallback ? `fallback: ${group.fallback}` : "", "bad")));
   return [...(groups[from].parent ? prefix(groups[from], raw) : []), ...before, ...feedback, element("div", { class: "divider" }, "the recovery begins here")];
 }
@@ -157,8 +157,7 @@ function talk(item, raw) {
   }
   const failed = item.failure ? item.failure[1] : -1;
   item.turns.forEach((turn, place) => made.append(...(place ? requests(item, place) : []), ...turnMessages(turn, { raw, failed: place === failed && turn[2].every((reply) => !reply[2]) && turn[3].length === 0 })));
-  const ends = { answered: "", horizon: "", length: "cut off: token limit", max_turns: "cut off: too many messages", context: "cut off: context window", harness_fault: "a fault of the harness: masked" };
-  if (ends[item.end]) made.append(element("div", { class: "divider" }, ends[item.end]));
+  if (words.ends[item.end]) made.append(element("div", { class: "divider" }, words.ends[item.end]));
   return made;
 }
 
