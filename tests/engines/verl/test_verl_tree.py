@@ -247,6 +247,7 @@ def test_every_pass_is_asked_to_share_unless_it_is_switched_off(monkeypatch: pyt
 def test_it_is_registered_before_verl_s_own_engine_and_trainer() -> None:
     require_proved_verl()
     engines = EngineRegistry._engines["language_model"]
-    assert engines["fsdp2"]["cuda", "nvidia"] is engines["fsdp"]["cuda", "nvidia"] is PrefixTreeEngine
+    assert engines["fsdp2"]["cuda", "nvidia"] is PrefixTreeEngine
+    assert ("cuda", "nvidia") not in engines["fsdp"]
     assert get_trainer_cls("fission") is RunTrainer
     assert RunTrainer.__mro__[1] is PrefixTreeRows
