@@ -7,6 +7,7 @@ Trainer, agent loop and data set of `engines/verl` on the settings of a run, whi
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from fission_grpo.config import RunSettings, Setting, load_settings
 from fission_grpo.engines.player import DialoguePlayer, packed_start
 from fission_grpo.engines.verl.loop import START, FissionLoop
 from fission_grpo.engines.verl.trainer import LOOP, FissionTrainer, StepRecord
+from fission_grpo.engines.verl.tree_engine import BACKEND, SHARING
 from fission_grpo.engines.verl.tree_rows import PrefixTreeRows
 from fission_grpo.errors import ConfigError
 from fission_grpo.models.catalog import load_chat
@@ -40,6 +42,7 @@ NAMES_HERE: Mapping[str, str] = MappingProxyType(
         "actor/pg_loss": "update/loss",
         "actor/grad_norm": "update/grad_norm",
         "actor/entropy": "update/entropy",
+        f"actor/{SHARING}": SHARING,
         "timing_s/gen": "time/sample",
         "timing_s/update_actor": "time/update",
     }
@@ -128,7 +131,10 @@ class RunTrainer(PrefixTreeRows, FissionTrainer):
             config.data.custom_cls = DATA_SET
         settings = settings_from(self._text)
         self._run = RunFolder(settings.folder)
-        self.shares_prefixes = settings.trainer.tree
+        strategy = config.actor_rollout_ref.actor.strategy
+        self.shares_prefixes = settings.trainer.tree and strategy == BACKEND
+        if settings.trainer.tree and not self.shares_prefixes:
+            logging.getLogger(__name__).warning("prefixes are not shared: verl's actor.strategy is %s", strategy)
         super().__init__(config)
 
     def _build_source(self) -> FissionSource:

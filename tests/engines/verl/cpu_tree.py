@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from verl.workers.engine.base import EngineRegistry
 
-from fission_grpo.engines.verl.tree_engine import PrefixTreeEngine
+from fission_grpo.engines.verl.tree_engine import BACKEND, PrefixTreeEngine
 
-EngineRegistry.register("language_model", ["fsdp", "fsdp2"], device="cpu", vendor="cpu")(PrefixTreeEngine)
+EngineRegistry.register("language_model", BACKEND, device="cpu", vendor="cpu")(PrefixTreeEngine)

@@ -162,6 +162,7 @@ def require_whole(folder: Path, steps: int, *, recoveries: int = RECOVERIES, own
         assert len(recovered) == line["fission/contexts"] <= CONTEXTS
         assert line["update/loss"] == pytest.approx(expected_loss(explored if own_step else groups), abs=1e-5)
         assert line["training/rollout_probs_diff_max"] < AGREEMENT
+        assert line["prefix_tree/sharing"] > 1.5  # the tree's engine made the update
         if own_step and recovered:
             assert line["fission/actor/pg_loss"] == pytest.approx(expected_loss(recovered), abs=1e-5)
             assert line["fission/training/rollout_probs_diff_max"] < AGREEMENT

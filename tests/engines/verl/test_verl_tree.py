@@ -222,7 +222,7 @@ def test_a_family_stays_on_one_rank_and_padding_fills_up(monkeypatch: pytest.Mon
     assert {row[0][0] for row in sides[1]} == {101}
     assert [any(row[2]) for row in sides[0]] == [True] * 3 + [False] * 3
     assert metrics["prefix_tree/tokens_max"] == 20 + 4 * 4 + 2 * 4  # a recovery goes on where its family's rows end
-    assert metrics["prefix_tree/sharing"] == pytest.approx((3 * 24 + 4 * 16 + 2 * 24) / (32 + 44))
+    assert metrics["prefix_tree/tokens_mean"] == (32 + 44) / 2
 
 
 def test_a_group_is_cut_where_other_ranks_would_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +247,7 @@ def test_every_pass_is_asked_to_share_unless_it_is_switched_off(monkeypatch: pyt
 def test_it_is_registered_before_verl_s_own_engine_and_trainer() -> None:
     require_proved_verl()
     engines = EngineRegistry._engines["language_model"]
-    assert engines["fsdp2"]["cuda", "nvidia"] is engines["fsdp"]["cuda", "nvidia"] is PrefixTreeEngine
+    assert engines["fsdp2"]["cuda", "nvidia"] is PrefixTreeEngine
+    assert ("cuda", "nvidia") not in engines["fsdp"]
     assert get_trainer_cls("fission") is RunTrainer
     assert RunTrainer.__mro__[1] is PrefixTreeRows

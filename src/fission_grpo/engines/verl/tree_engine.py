@@ -49,6 +49,8 @@ SHARE = "share_prefixes"
 """Key in the data of a step: whether to share. Without it everything is verl's."""
 SHARING = "prefix_tree/sharing"
 """Metric: tokens of the rows for each token that was computed."""
+BACKEND = "fsdp2"
+"""verl's `actor.strategy` whose engine this is; with FSDP1 nothing has been tried."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -65,7 +67,7 @@ class _Pass:
 
 
 # Asked for before verl's own class, which is registered for all vendors.
-@EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor="nvidia")
+@EngineRegistry.register(model_type="language_model", backend=BACKEND, device="cuda", vendor="nvidia")
 class PrefixTreeEngine(FSDPEngineWithLMHead):  # type: ignore[misc]  # verl is untyped where this is checked
     """What cannot share prefixes exactly is left to verl, and the log says why, once."""
 

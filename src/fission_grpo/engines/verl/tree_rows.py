@@ -50,12 +50,7 @@ class PrefixTreeRows:
             [index for part in parts for index in [*part, *(next(padding) for _ in range(most - len(part)))]]
         )
         costs = [unique_tokens([sequences[index] for index in part]) for part in parts]
-        held = sum(map(len, sequences))
-        metrics |= {
-            "prefix_tree/tokens_max": max(costs),
-            "prefix_tree/tokens_mean": sum(costs) / ranks,
-            "prefix_tree/sharing": held / max(sum(costs), 1),
-        }
+        metrics |= {"prefix_tree/tokens_max": max(costs), "prefix_tree/tokens_mean": sum(costs) / ranks}
         return padded
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
