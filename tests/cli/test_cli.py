@@ -222,9 +222,10 @@ def test_the_plan_can_be_read(model: Path) -> None:
         "parameters",
         "memory",
         "time",
-        *("rehearsal", "caution"),
+        *("rehearsal", "caution", "advice"),
     ]
     assert "0% right" in lines["rehearsal"]
+    assert "`fission sft`" in lines["advice"]
     assert "estimate" in lines["memory"]
 
 
