@@ -11,7 +11,12 @@ from pydantic import ValidationError
 from tiny_policies import DONE, ENVIRONMENTS, chat, say, scripted, tasks
 
 from fission_grpo.algorithm.judge import Judge
-from fission_grpo.algorithm.reward_functions import FunctionRewards, JudgeWithFunctions, RewardFunction
+from fission_grpo.algorithm.reward_functions import (
+    FunctionRewards,
+    JudgeWithFunctions,
+    RewardFunction,
+    function_terms,
+)
 from fission_grpo.assembly import judge_of_run
 from fission_grpo.config import RunSettings
 from fission_grpo.engines.coroutines import all_awaited
@@ -45,6 +50,10 @@ def judge(*functions: Callable[..., Any], ours: float = 1.0, weights: Sequence[f
 def rewards(judged: JudgeWithFunctions, *answers: str) -> list[Any]:
     found = judged.siblings(play(*(answers or (say(*TASK.gold[0]), DONE))), horizon=Horizon.TURN, progress=0.0)
     return [member.reward for member in found]
+
+
+def test_no_function_says_nothing_about_each() -> None:
+    assert function_terms((), play(say(*TASK.gold[0]), DONE), columns={}, gather=all_awaited) == [(), ()]
 
 
 def test_functions_see_siblings_and_all_that_a_task_says() -> None:

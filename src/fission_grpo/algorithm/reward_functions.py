@@ -90,17 +90,17 @@ def function_terms(
         "completion_ids": [list(one.ids[one.prompt :]) for one in trajectories],
     }
     asked = [_asked(function, arguments) for function in functions]
-    columns_of_values = [
+    said = [
         _checked(function, values, len(trajectories))
         for function, values in zip(functions, _gathered(functions, asked, gather), strict=True)
     ]
     return [
         tuple(
             RewardTerm(name=function.name, value=value, weight=function.weight, why=_BY_THE_USER)
-            for function, value in zip(functions, values, strict=True)
-            if value is not None
+            for function, values in zip(functions, said, strict=True)
+            if (value := values[place]) is not None
         )
-        for values in zip(*columns_of_values, strict=True)
+        for place in range(len(trajectories))
     ]
 
 
