@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -36,7 +36,7 @@ from fission_grpo.preflight import (
     require_judges,
     require_requests,
 )
-from fission_grpo.progress import warn
+from fission_grpo.progress import speaks_for_all, warn
 from fission_grpo.rollout import render_prompts
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.seeds import derive
@@ -109,14 +109,12 @@ def lay_groundwork(
     recovery = settings.fission.horizon if settings.fission.contexts else None
     require_judges(chosen, environments, horizons=settings.horizons, recovery=recovery)
     require_requests(chosen, turn_queries=settings.trainer.turn_queries)
-    chat = load_chat(
-        settings.model, chat_template=settings.chat_template, chat_template_kwargs=settings.chat_template_kwargs
-    )
+    chat = chat_of_run(settings)
     window, drawn = load_context_window(settings.model), len(chosen)
     chosen = short_enough(
         chosen, settings.rollouts.max_prompt, length=lambda task: len(chat.prompt(task.messages, task.tools))
     )
-    if len(chosen) < drawn and os.environ.get("RANK", "0") == "0":
+    if len(chosen) < drawn and speaks_for_all():
         left_out = f"{drawn - len(chosen)} of {drawn} tasks have prompts of more than rollouts.max_prompt"
         warn([f"{left_out}={settings.rollouts.max_prompt} tokens and are left out"])
     render_prompts(chosen, chat=chat, window=window, max_tokens=settings.rollouts.max_tokens)
@@ -133,6 +131,17 @@ def lay_groundwork(
         environments=environments,
         judge=judge_of_run(settings, chat),
         source=fission_source(settings.fission, simulator=simulator, chat=chat, seed=settings.trainer.seed),
+    )
+
+
+def chat_of_run(settings: RunSettings) -> ChatFormat:
+    """The chat format of some settings' model; no weights are read.
+
+    Raises:
+        ConfigError: no such model or template, or one that cannot carry tools.
+    """
+    return load_chat(
+        settings.model, chat_template=settings.chat_template, chat_template_kwargs=settings.chat_template_kwargs
     )
 
 
@@ -179,11 +188,8 @@ def assemble(
     settings = settings.share_of(accelerator.num_processes)
     set_seed(settings.trainer.seed)
     ground = lay_groundwork(settings, environments=environments, tasks=tasks)
-    model = widen_stream(load_weights(settings.model, precision=settings.precision))
-    if settings.lora is not None:
-        model = add_lora(model, settings.lora, seed=derive(settings.trainer.seed, "lora"))
     return Trainer(
-        model,
+        model_to_train(settings, seed=settings.trainer.seed),
         chat=ground.chat,
         tasks=ground.tasks,
         environments=ground.environments,
@@ -194,6 +200,18 @@ def assemble(
         run=RunFolder(settings.folder),
         accelerator=accelerator,
     )
+
+
+def model_to_train(settings: RunSettings, *, seed: int) -> Any:
+    """The weights of some settings as our own loops train them, with adapters around them where these are asked for.
+
+    Args:
+        seed: of the run.
+    Raises:
+        ConfigError: no such model, one that cannot be read, or an attention that forgets.
+    """
+    model = widen_stream(load_weights(settings.model, precision=settings.precision))
+    return model if settings.lora is None else add_lora(model, settings.lora, seed=derive(seed, "lora"))
 
 
 def open_run(trainer: Trainer, settings: RunSettings, *, resume: bool) -> None:

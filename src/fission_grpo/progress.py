@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -62,6 +63,12 @@ def _lines(what: str, total: int, done: int) -> Iterator[ProgressCallback]:
         sys.stderr.flush()
 
     yield write_line
+
+
+def speaks_for_all() -> bool:
+    """Whether this is the first of the processes that `accelerate launch` starts; asked of the environment, which knows
+    it before anything that takes time is imported."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def warn(lines: Iterable[str]) -> None:

@@ -21,6 +21,7 @@ from fission_grpo.cli.options import (
 )
 from fission_grpo.engines import Engine
 from fission_grpo.errors import ConfigError
+from fission_grpo.progress import speaks_for_all
 from fission_grpo.recipes import OWN_RECIPE, Recipe
 from fission_grpo.recipes.arms import Arm
 from fission_grpo.run.interruption import INTERRUPTED
@@ -188,9 +189,7 @@ def _own_recipe(settings: RunSettings) -> Recipe | None:
 
 
 def _say_once(line: str) -> None:
-    """On the first of the processes that `accelerate launch` starts; asked of the environment, since nothing that takes
-    time is imported yet."""
-    if os.environ.get("RANK", "0") == "0":
+    if speaks_for_all():
         typer.echo(line, err=True)
 
 

@@ -16,7 +16,8 @@ from fission_grpo.preflight import require_fit_environments, require_judges, req
 from fission_grpo.rollout import Horizon
 from fission_grpo.simulator_lab.records import check_simulator_records, looks_like_records
 from fission_grpo.tasks.convert.conversion import Conversion, convert_rows
-from fission_grpo.tasks.convert.hub import ENDINGS, fetched
+from fission_grpo.tasks.convert.hub import fetched
+from fission_grpo.tasks.convert.rows import ENDINGS
 from fission_grpo.tasks.gold_chain import canonical
 from fission_grpo.tasks.jsonl import read_tasks, write_tasks
 from fission_grpo.tasks.synthesis.families import SEEN_APIS

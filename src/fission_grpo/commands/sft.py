@@ -8,30 +8,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 
-from fission_grpo.assembly import ENVIRONMENTS, with_own_environments
+from fission_grpo.assembly import ENVIRONMENTS, chat_of_run, model_to_train, with_own_environments
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.commands.tracking import tracking
-from fission_grpo.commands.trained_run import errors_name_the_run, record_origin
+from fission_grpo.commands.trained_run import RunSoFar, errors_name_the_run, record_origin
 from fission_grpo.config import RunSettings
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError
-from fission_grpo.files import read_jsonl
-from fission_grpo.models.catalog import load_chat, load_context_window, load_weights
+from fission_grpo.models.catalog import load_context_window
 from fission_grpo.models.folder import save_model_folder
-from fission_grpo.models.lora import add_lora
 from fission_grpo.models.recomputation import recompute_layers
-from fission_grpo.models.wide_stream import widen_stream
 from fission_grpo.preflight import full_precision_accelerator
 from fission_grpo.progress import progress
 from fission_grpo.run.folder import RunFolder, quoted
 from fission_grpo.run.interruption import Interruption
 from fission_grpo.run.lock import writing_into
 from fission_grpo.run.trackers import require_trackers
-from fission_grpo.seeds import derive
 from fission_grpo.tasks.training_set import SYNTHETIC, training_set
 from fission_grpo.training.checkpoint import Checkpoints
 from fission_grpo.training.conversations import read_conversations
@@ -62,38 +57,15 @@ class Lessons:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FineTunedRun:
-    """A supervised run that has come to its end, or to the first Ctrl-C."""
+class FineTunedRun(RunSoFar):
+    """A supervised run."""
 
-    settings: RunSettings
     lessons: Lessons = field(repr=False)
-    step: int
-    """Updates that have been made."""
 
     @property
     def steps(self) -> int:
         """Updates that there are to be."""
         return self.settings.sft.updates(len(self.lessons.rows))
-
-    @property
-    def finished(self) -> bool:
-        """Whether every update has been made."""
-        return self.step >= self.steps
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.settings.folder
-
-    @property
-    def policy(self) -> Path:
-        """The model as an ordinary Hugging Face folder; there once the run has finished."""
-        return RunFolder(self.folder).policy
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`."""
-        return list(read_jsonl(RunFolder(self.folder).metrics, "step"))
 
     @property
     def how_to_go_on(self) -> str:
@@ -129,11 +101,7 @@ def fine_tune(settings: RunSettings, *, resume: bool = False) -> FineTunedRun:
     accelerator = full_precision_accelerator()
     if accelerator.num_processes > 1:
         raise ConfigError("fission sft runs in one process; start it without `accelerate launch`")
-    chat = load_chat(
-        settings.model,
-        chat_template=settings.chat_template,
-        chat_template_kwargs=settings.chat_template_kwargs,
-    )
+    chat = chat_of_run(settings)
     shown = lessons(settings, chat)
     trainer = supervised_trainer(settings, shown, accelerator)
     with writing_into(run.path):
@@ -248,9 +216,7 @@ def _shown(settings: RunSettings, environments: Environments, *, enough: int) ->
 def supervised_trainer(settings: RunSettings, shown: Lessons, accelerator: Accelerator) -> SupervisedTrainer:
     """Model and optimizer, known to the accelerator, which saves them."""
     sft, trainer = settings.sft, settings.trainer
-    model = widen_stream(load_weights(settings.model, precision=settings.precision))
-    if settings.lora is not None:
-        model = add_lora(model.to(accelerator.device), settings.lora, seed=derive(sft.seed, "lora"))
+    model = model_to_train(settings, seed=sft.seed)
     if trainer.gradient_checkpointing:
         recompute_layers(model)
     # Evaluation mode keeps accelerate from wrapping it, as in `Learner`.

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fission_grpo.assembly import chat_of_run
 from fission_grpo.commands.sft import lessons, supervised_trainer
 from fission_grpo.config import RunSettings
-from fission_grpo.models.catalog import load_chat
 from fission_grpo.models.memory import Memory, Parameters, own_loop_memory, size_text
 from fission_grpo.preflight import full_precision_accelerator
-from fission_grpo.training.supervised import batch_of, mean_loss, measured_after
+from fission_grpo.training.supervised import batch_of, mean_loss, measured_after, trained_tokens
 from fission_grpo.tree.logprobs import packed_groups
 
 COUNTED = 8
@@ -61,11 +61,7 @@ def make_sft_plan(settings: RunSettings) -> SftPlan:
         ConfigError, DataError: see `fine_tune`.
     """
     settings = settings.from_anywhere()
-    chat = load_chat(
-        settings.model,
-        chat_template=settings.chat_template,
-        chat_template_kwargs=settings.chat_template_kwargs,
-    )
+    chat = chat_of_run(settings)
     shown = lessons(settings, chat)
     trainer = supervised_trainer(settings, shown, full_precision_accelerator())
     supervised = trainer.settings
@@ -88,7 +84,7 @@ def make_sft_plan(settings: RunSettings) -> SftPlan:
         updates=supervised.steps,
         batch=supervised.batch,
         passes=supervised.steps * supervised.batch / len(shown.rows),
-        trained_tokens=round(share * sum(sum(row.trained) for batch in counted for row in batch)),
+        trained_tokens=round(share * sum(map(trained_tokens, counted))),
         unique_tokens=round(share * sum(map(len, forests))),
         raw_tokens=round(share * sum(forest.unshared_tokens for forest in forests)),
         longest=longest,

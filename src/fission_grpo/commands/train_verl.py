@@ -28,6 +28,7 @@ from fission_grpo.commands.trained_run import TrainedRun, errors_name_the_run, r
 from fission_grpo.commands.verl_config import verl_values
 from fission_grpo.commands.verl_plugin import settings_json
 from fission_grpo.config import RunSettings
+from fission_grpo.engines.player import judge_of_one
 from fission_grpo.engines.verl.state import newest_step
 from fission_grpo.environments.base import Environments
 from fission_grpo.errors import ConfigError
@@ -125,11 +126,7 @@ def train_inside_verl(
 
 def _values(ground: Groundwork, *, resume: bool) -> dict[str, Any]:
     settings = ground.settings
-    if settings.reward.functions:
-        raise ConfigError(
-            "reward.functions compare siblings, and verl judges each dialogue where it was played; choose our own "
-            "loop, or engine=trl"
-        )
+    judge_of_one(ground.judge)
     prompt = max(len(ground.chat.prompt(task.messages, task.tools)) for task in ground.tasks)
     window = settings.engine.vllm_window or load_context_window(settings.model)
     return verl_values(settings, prompt=prompt, window=window, resume=resume)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -25,34 +26,28 @@ from fission_grpo.tasks.jsonl import record_of
 from fission_grpo.types import Task
 
 
-class GoesOn(Protocol):
-    """A run that can be continued."""
-
-    @property
-    def folder(self) -> Path:
-        """Its folder."""
-        ...
-
-    @property
-    def how_to_go_on(self) -> str:
-        """For a person."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedRun:
+class RunSoFar(ABC):
     """A run that has come to its end, or to the first Ctrl-C. Everything else is in its folder."""
 
     settings: RunSettings
-    environments: Environments
-    """Where its tasks live, by name."""
     step: int
     """Updates that have been made."""
 
     @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Updates that there are to be."""
+
+    @property
+    @abstractmethod
+    def how_to_go_on(self) -> str:
+        """For a run that has not finished, in words for a person."""
+
+    @property
     def finished(self) -> bool:
-        """Whether every update has been made; if not, `train(settings, resume=True)` goes on."""
-        return self.step >= self.settings.trainer.steps
+        """Whether every update has been made; if not, it goes on with `resume=True`."""
+        return self.step >= self.steps
 
     @property
     def folder(self) -> Path:
@@ -71,7 +66,20 @@ class TrainedRun:
         Raises:
             DataError: a line of the file is damaged.
         """
-        return list(read_jsonl(RunFolder(self.folder).metrics))
+        return list(read_jsonl(RunFolder(self.folder).metrics, "step"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedRun(RunSoFar):
+    """A run of reinforcement."""
+
+    environments: Environments
+    """Where its tasks live, by name."""
+
+    @property
+    def steps(self) -> int:
+        """Updates that there are to be."""
+        return self.settings.trainer.steps
 
     @property
     def how_to_go_on(self) -> str:
@@ -84,7 +92,7 @@ class TrainedRun:
         """One line for a person: where the policy is, or how to go on."""
         if self.finished:
             return f"policy in {self.policy}"
-        return f"stopped after step {self.step} of {self.settings.trainer.steps}; {self.how_to_go_on}"
+        return f"stopped after step {self.step} of {self.steps}; {self.how_to_go_on}"
 
 
 def require_same_tasks(run: RunFolder, tasks: Sequence[Task]) -> None:
@@ -122,7 +130,7 @@ def record_origin(
 
 
 @contextmanager
-def errors_name_the_run(run: GoesOn) -> Iterator[None]:
+def errors_name_the_run(run: RunSoFar) -> Iterator[None]:
     """Whatever breaks is told with the place where the rest is safe."""
     try:
         yield

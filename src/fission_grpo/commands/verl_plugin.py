@@ -19,18 +19,23 @@ from torch.utils.data import Dataset
 from verl.experimental.agent_loop.agent_loop import register
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 
-from fission_grpo.algorithm.judge import Judge
 from fission_grpo.algorithm.losses import OBJECTIVES
 from fission_grpo.algorithm.source import FissionSource
-from fission_grpo.assembly import ENVIRONMENTS, Groundwork, lay_groundwork, with_own_environments
+from fission_grpo.assembly import (
+    ENVIRONMENTS,
+    Groundwork,
+    chat_of_run,
+    judge_of_run,
+    lay_groundwork,
+    with_own_environments,
+)
 from fission_grpo.config import RunSettings, Setting, load_settings
-from fission_grpo.engines.player import DialoguePlayer, packed_start
+from fission_grpo.engines.player import DialoguePlayer, judge_of_one, packed_start
 from fission_grpo.engines.verl.loop import START, FissionLoop
 from fission_grpo.engines.verl.trainer import LOOP, FissionTrainer, StepRecord
 from fission_grpo.engines.verl.tree_engine import BACKEND, SHARING
 from fission_grpo.engines.verl.tree_rows import PrefixTreeRows
 from fission_grpo.errors import ConfigError
-from fission_grpo.models.catalog import load_chat
 from fission_grpo.run.folder import RunFolder
 from fission_grpo.run.traces import trace
 
@@ -64,20 +69,20 @@ def settings_from(text: str) -> RunSettings:
 @cache
 def ground_from(text: str) -> Groundwork:
     """Tasks and fission source, for the driver."""
-    return lay_groundwork(settings_from(text))
+    ground = lay_groundwork(settings_from(text))
+    judge_of_one(ground.judge)  # here, and not only in a worker that has begun to play
+    return ground
 
 
 @cache
 def player_from(text: str, window: int) -> DialoguePlayer:
     """Worlds and judge, for a worker; no task is read."""
     settings = settings_from(text)
-    chat = load_chat(
-        settings.model, chat_template=settings.chat_template, chat_template_kwargs=settings.chat_template_kwargs
-    )
+    chat = chat_of_run(settings)
     return DialoguePlayer(
         chat=chat,
         environments=with_own_environments(ENVIRONMENTS, settings.environments),
-        judge=Judge(chat=chat, decision=settings.decision, episode=settings.episode, delta=settings.fission.delta_corr),
+        judge=judge_of_one(judge_of_run(settings, chat)),
         horizon=settings.trainer.horizon,
         recovery_horizon=settings.fission.horizon,
         rollouts=settings.rollouts,

@@ -13,14 +13,29 @@ from typing import Any
 
 from fission_grpo.algorithm.context import CorrectiveContext
 from fission_grpo.algorithm.groups import Member
-from fission_grpo.algorithm.judge import Judge
+from fission_grpo.algorithm.judge import Judge, SiblingsJudge
 from fission_grpo.chat.format import ChatFormat
 from fission_grpo.environments.base import Environments, Snapshot
+from fission_grpo.errors import ConfigError
 from fission_grpo.rollout import Dialogue, Horizon, RolloutSettings, open_task
 from fission_grpo.types import Completion, FinishReason, Task, Turn
 
 NO_PICKLE = (pickle.PicklingError, TypeError, AttributeError)
 """What `pickle` raises for a value that it cannot write."""
+
+
+def judge_of_one(judge: SiblingsJudge) -> Judge:
+    """The judge of a run, where it can judge a dialogue without its siblings.
+
+    Raises:
+        ConfigError: it asks functions that compare them.
+    """
+    if not isinstance(judge, Judge):
+        raise ConfigError(
+            "reward.functions compare siblings, and verl judges each dialogue where it was played; choose our own "
+            "loop, or engine=trl"
+        )
+    return judge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from random import Random
@@ -25,7 +25,7 @@ from fission_grpo.settings import MOST_SEED, Settings
 from fission_grpo.training.checkpoint import Checkpoints
 from fission_grpo.training.learner import require_finite
 from fission_grpo.training.master_weights import adamw, updated
-from fission_grpo.tree.logprobs import PackedGroup, packed_groups, score
+from fission_grpo.tree.logprobs import PackedGroup, Scores, packed_groups, score
 from fission_grpo.types import Distribution, TokenRow
 
 MEASUREMENTS = 20
@@ -102,7 +102,7 @@ class SupervisedTrainer:
             loss=loss,
             learning_rate=float(rate),
             grad_norm=norm,
-            trained_tokens=sum(sum(row.trained) for row in batch),
+            trained_tokens=trained_tokens(batch),
             unique_tokens=sum(len(forest) for forest, _ in packed),
             raw_tokens=sum(forest.unshared_tokens for forest, _ in packed),
         )
@@ -111,16 +111,9 @@ class SupervisedTrainer:
         """Leave the gradient of the mean over a batch in the parameters; returns the loss, in nats per token."""
         self.model.train(False)  # no dropout: small models on exact targets
         self.optimizer.zero_grad()
-        tokens = sum(sum(row.trained) for row in batch)
+        tokens = trained_tokens(batch)
         total = 0.0
-        for scores in score(
-            self.model,
-            batch,
-            packed,
-            width=max(sum(row.trained) for row in batch),
-            distribution=Distribution(),
-            token_budget=self.settings.token_budget,
-        ):
+        for scores in _scored(self.model, batch, packed, token_budget=self.settings.token_budget):
             loss = -scores.logprobs_BT.sum() / tokens
             torch.autograd.backward(loss)
             total += loss.item()
@@ -228,16 +221,22 @@ def supervise(
 def mean_loss(model: Any, rows: Sequence[TokenRow], *, tree: bool, token_budget: int) -> float:
     """Mean negative log-likelihood of the trained tokens, in nats per token."""
     with torch.no_grad():
-        scored = score(
-            model,
-            rows,
-            packed_groups(model, rows, tree=tree),
-            width=max(sum(row.trained) for row in rows),
-            distribution=Distribution(),
-            token_budget=token_budget,
-        )
+        scored = _scored(model, rows, packed_groups(model, rows, tree=tree), token_budget=token_budget)
         total = sum(scores.logprobs_BT.sum().item() for scores in scored)
-    return -total / sum(sum(row.trained) for row in rows)
+    return -total / trained_tokens(rows)
+
+
+def _scored(
+    model: Any, rows: Sequence[TokenRow], packed: Sequence[PackedGroup], *, token_budget: int
+) -> Iterator[Scores]:
+    """Log-probabilities of the trained tokens under the model as it is: nothing is tempered or cut."""
+    width = max(sum(row.trained) for row in rows)
+    return score(model, rows, packed, width=width, distribution=Distribution(), token_budget=token_budget)
+
+
+def trained_tokens(rows: Sequence[TokenRow]) -> int:
+    """How many tokens of some rows are learned."""
+    return sum(sum(row.trained) for row in rows)
 
 
 def hold_back(rows: Sequence[TokenRow], share: float, *, seed: int) -> tuple[list[TokenRow], list[TokenRow]]:

@@ -19,7 +19,7 @@ from fission_grpo import recipe
 from fission_grpo.assembly import lay_groundwork
 from fission_grpo.commands.train_verl import EXTERNAL, PLUGIN, make_verl_plan, verl_config
 from fission_grpo.commands.verl_config import verl_values
-from fission_grpo.commands.verl_plugin import RunTasks, _given, settings_from, settings_json
+from fission_grpo.commands.verl_plugin import RunTasks, _given, ground_from, player_from, settings_from, settings_json
 from fission_grpo.config import RunSettings
 from fission_grpo.engines.player import DialoguePlayer
 from fission_grpo.engines.verl import contract
@@ -181,7 +181,7 @@ def test_the_recipe_of_the_paper_is_what_verl_takes_and_fits(
     shapes[shape].config().save_pretrained(folder)
     load_tokenizer("nano").save_pretrained(folder)
     plan = make_verl_plan(recipe("paper", {"engine.name": "verl", "model": str(folder)}))
-    assert (plan.tasks, plan.updates, plan.rows) == (629, 2 * 234, 64 + 64)
+    assert (plan.tasks, plan.updates, plan.rows) == (630, 2 * 234, 64 + 64)
     assert plan.device.fits
     expected = {
         "data.train_batch_size": 8,
@@ -196,3 +196,14 @@ def test_the_recipe_of_the_paper_is_what_verl_takes_and_fits(
         "trainer.total_training_steps": 234,
     }
     assert {name: plan.verl[name] for name in expected} == expected
+
+
+def test_functions_that_compare_siblings_are_refused_from_the_command_and_from_a_line_of_verl_s_own() -> None:
+    """The driver says so before a worker plays: there, nobody would ask them, and nobody would know."""
+    compared = settings(reward__functions=["math:sin"])
+    with pytest.raises(ConfigError, match=r"reward\.functions compare siblings"):
+        verl_config(lay_groundwork(compared), resume=False)
+    with pytest.raises(ConfigError, match=r"reward\.functions compare siblings"):
+        ground_from(settings_json(compared))
+    with pytest.raises(ConfigError, match=r"reward\.functions compare siblings"):
+        player_from(settings_json(compared), 1536)

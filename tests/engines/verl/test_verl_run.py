@@ -79,7 +79,10 @@ def started(folder: Path, command: Sequence[str]) -> subprocess.Popen[str]:
     environment = {**os.environ, **on_cpu.environment()}
     with said(folder).open("a", encoding="utf-8") as log:
         whole = [sys.executable, "-m", *command]
-        return subprocess.Popen(whole, env=environment, stdout=log, stderr=log, text=True, start_new_session=True)
+        # Hydra keeps a log of a `main_ppo` line wherever that is typed.
+        return subprocess.Popen(
+            whole, env=environment, cwd=folder.parent, stdout=log, stderr=log, text=True, start_new_session=True
+        )
 
 
 def said(folder: Path) -> Path:

@@ -14,9 +14,8 @@ from huggingface_hub.errors import (
 )
 
 from fission_grpo.errors import ConfigError
+from fission_grpo.tasks.convert.rows import ENDINGS
 
-ENDINGS = (".jsonl", ".json", ".parquet")
-"""Of files that hold rows."""
 _UNREACHABLE = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
 """`OSError`, and the base of all errors of the HTTP client, which is another one in each major release of the Hub's."""
 

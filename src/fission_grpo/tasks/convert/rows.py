@@ -78,6 +78,10 @@ _READERS: Mapping[str, Callable[[Path], Iterator[PlacedRow]]] = {
 }
 
 
+ENDINGS = tuple(_READERS)
+"""Of files that hold rows."""
+
+
 def _placed(place: str, row: Any) -> PlacedRow:
     if not isinstance(row, dict):
         return place, None, f"holds {type(row).__name__}, expected an object"
